@@ -1,0 +1,41 @@
+# A newcomer needs Python 3.11+ with venv, and make: each target sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help demo test lint lock clean
+
+help: ## show the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEMO_SECONDS=0: until Ctrl-C)
+	@$(BIN)/python -m sandbox.demo
+
+test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## style, types, and the arrows between the modules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+lock: $(READY) ## write requirements/ anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		--output-file requirements/runtime.txt pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		--group dev --output-file requirements/dev.txt pyproject.toml
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appjwt-worker needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: install the package python3-venv"; exit 1; }
+	@echo "setting up $(VENV), once"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

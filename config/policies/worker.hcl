@@ -1,0 +1,28 @@
+# What appjwt-worker needs, and nothing else. For the default mounts and prefixes; change them where yours differ.
+
+# the list of accounts, and their credentials
+path "secret/metadata/liveperson/accounts/*" {
+  capabilities = ["list"]
+}
+path "secret/data/liveperson/accounts/*" {
+  capabilities = ["read"]
+}
+
+# the tokens, and the settings of their paths
+path "secret/data/liveperson/tokens/*" {
+  capabilities = ["create", "read", "update"]
+}
+path "secret/metadata/liveperson/tokens/*" {
+  capabilities = ["create", "update", "patch", "list"]
+}
+
+# its own login
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

@@ -1,0 +1,87 @@
+"""An account as its secret in Vault describes it, and what makes that secret valid."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from worker.core.errors import AccountDisabledError, InvalidAccountError
+
+_ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAME_SEGMENT = re.compile(r"[A-Za-z0-9_@.+=-]{1,128}")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_LONGEST_NAME = 512
+_LONGEST_VALUE = 1024
+_API_VERSIONS = ("1.0",)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    name: str
+    """The path below the accounts prefix."""
+    account_id: str
+    client_id: str
+    client_secret: SecretStr = field(repr=False)
+    sentinel_domain: str | None = None
+    """Host, with its port where that is not 443; skips the Domain API."""
+    scope: str | None = None
+    """The one scope that the token must contain."""
+
+
+def is_name(name: str) -> bool:
+    """Whether this is an account's name: a relative path that means the same in a URL and in Vault."""
+    segments = name.split("/")
+    return len(name) <= _LONGEST_NAME and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
+
+
+def parse(name: str, secret: Mapping[str, object]) -> Account:
+    """Read an account's secret.
+
+    InvalidAccountError names the field, what is wrong and what is right, never the value found.
+    """
+    enabled = secret.get("enabled", True)
+    if enabled in (False, "false"):
+        raise AccountDisabledError
+    if enabled not in (True, "true"):
+        raise InvalidAccountError('enabled: must be true or false (or "true", "false")')
+    account_id = _text(secret, "account_id") or name.partition("/")[0]
+    if not _ACCOUNT_ID.fullmatch(account_id):
+        raise InvalidAccountError(
+            "account_id: must be 1 to 64 letters, digits, - or _ (default: the name's first part)"
+        )
+    if _text(secret, "api_version", default="1.0") not in _API_VERSIONS:
+        raise InvalidAccountError(f"api_version: must be one of {', '.join(_API_VERSIONS)}")
+    return Account(
+        name=name,
+        account_id=account_id,
+        client_id=_required(secret, "client_id"),
+        client_secret=SecretStr(_required(secret, "client_secret")),
+        sentinel_domain=_text(secret, "sentinel_domain"),
+        scope=_text(secret, "scope"),
+    )
+
+
+def _required(secret: Mapping[str, object], key: str) -> str:
+    value = _text(secret, key)
+    if value is None:
+        near = next((have for have in secret if have.lower().replace("-", "_") == key), None)
+        hint = f" (there is {near!r}: rename it)" if near else ""
+        raise InvalidAccountError(f"{key}: missing or empty{hint}")
+    return value
+
+
+def _text(secret: Mapping[str, object], key: str, default: str | None = None) -> str | None:
+    value = secret.get(key, default)
+    if value is None or value == "":
+        return default
+    if not isinstance(value, str):
+        raise InvalidAccountError(f"{key}: must be a string, is {_JSON_TYPES.get(type(value), 'something else')}")
+    if not _VISIBLE.fullmatch(value):
+        raise InvalidAccountError(f"{key}: holds a space, a line break or a character outside ASCII")
+    if len(value) > _LONGEST_VALUE:
+        raise InvalidAccountError(f"{key}: is longer than {_LONGEST_VALUE} characters")
+    return value
+
+
+_JSON_TYPES = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}

@@ -1,0 +1,66 @@
+"""What became of one attempt at one account: the source of its log line, its count and its next due time."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from worker.core.appjwt import AppJWT
+from worker.core.errors import RefreshError
+from worker.core.plan import Held, Reason
+
+
+class Result(StrEnum):
+    """What contract and metrics call the outcome."""
+
+    REFRESHED = "refreshed"
+    ADOPTED = "adopted"
+    """The stored token is fresh: somebody else renewed it, or this is a restart."""
+    UNCHANGED = "unchanged"
+    """Sentinel's answer ends no later than the stored token: nothing was written, nothing is wrong."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """The account is disabled or gone."""
+
+
+class State(StrEnum):
+    """How an account stands."""
+
+    OK = "ok"
+    FAILING = "failing"
+    INVALID = "invalid"
+    DISABLED = "disabled"
+    FOREIGN = "foreign"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    account: str
+    result: Result
+    duration: float
+    """Seconds from the first read to the last write."""
+    reason: Reason | None = None
+    """Why it was to be refreshed; None = it was not."""
+    account_id: str | None = None
+    """As LivePerson knows it; None = the account's secret was not read."""
+    host: str | None = None
+    """The Sentinel host, as far as it was found."""
+    token: AppJWT | None = None
+    """The token that stands in Vault now, as far as known."""
+    held: Held | None = None
+    version: int | None = None
+    """The version in Vault of `token`."""
+    error: RefreshError | None = None
+    left_at_replacement: float | None = None
+    """Seconds that the replaced token still had; None = none was replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What follows from an outcome."""
+
+    before: State
+    state: State
+    failures: int
+    life_left: float
+    due: float | None
+    """When the account is to be refreshed or tried again; None = never again."""

@@ -1,0 +1,155 @@
+"""Why and when to refresh, when to try again, which of two tokens stands.
+
+Moments are seconds on the steady clock, which neither jumps nor stops; a token's own times are turned into them by
+`Life.of`, with the clock of the server that the token came from. What to do about it is left to refresh and fleet.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError, check
+
+
+class Reason(StrEnum):
+    """Why a token is refreshed."""
+
+    MISSING = "missing"
+    DUE = "due"
+    UNSOUND = "unsound"
+    MANUAL = "manual"
+
+
+RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
+"""LivePerson's policy: 5, 10, 15 s, then a slow loop of 2, 4, 8 min."""
+
+SHORTEST_PAUSE = timedelta(seconds=1)
+LONGEST_SHARE_OF_LIFE = 0.25
+"""While a token lives no pause is longer than this share of what is left: there is always time for a few more tries."""
+RETRY_AFTER_SHARE_OF_LIFE = 0.75
+SHORTEST_TIMEOUT = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A token's life on the steady clock."""
+
+    begins: float
+    ends: float
+
+    @classmethod
+    def of(cls, token: AppJWT, server_now: datetime | None, at: float) -> "Life":
+        """Count from the server's clock at the steady moment `at`; without one the token is taken to be new."""
+        ends = at + (token.exp - (server_now or token.iat)).total_seconds()
+        return cls(begins=ends - token.lifetime.total_seconds(), ends=ends)
+
+    def left(self, now: float) -> float:
+        """Seconds left, 0 when over."""
+        return max(0.0, self.ends - now)
+
+    def share_left(self, now: float) -> float:
+        return self.left(now) / (self.ends - self.begins)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`refresh.at` and `refresh.spread`, for this replica."""
+
+    at: float
+    spread: float
+    replica: str
+
+    def refresh_at(self, name: str, life: Life) -> float:
+        """When this account's token is replaced: the same share of every life, evenly spread over the accounts."""
+        share = self.at + self.spread * (2 * evenly(f"{name}\0{self.replica}") - 1)
+        return life.begins + share * (life.ends - life.begins)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the daemon remembers of a token that it wrote or adopted."""
+
+    fingerprint: str
+    life: Life
+    refresh_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A stored token as judged: it stands, as `token` and `held`, or not. `reason` None = no need to refresh it."""
+
+    reason: Reason | None
+    token: AppJWT | None = None
+    held: Held | None = None
+
+
+def judge(
+    name: str,
+    raw: str | None,
+    expected: Expected,
+    *,
+    server_now: datetime,
+    at: float,
+    timing: Timing,
+    held: Held | None,
+) -> Standing:
+    """Judge a stored token by its own decoded JWT, never by what stands beside it.
+
+    :param raw: the token's text; None = there is none.
+    :param server_now: Vault's clock at the steady moment `at`.
+    :param held: what is remembered; the life of that same token is not counted anew by another clock.
+    """
+    if raw is None:
+        return Standing(Reason.MISSING)
+    try:
+        token = check(raw, expected, server_now)
+    except TokenRefusedError as refused:
+        return Standing(Reason.DUE if refused.check == Check.EXP else Reason.UNSOUND)
+    if held is None or held.fingerprint != token.fingerprint:
+        held = hold(name, token, server_now=server_now, at=at, timing=timing)
+    return Standing(Reason.DUE if held.refresh_at <= at else None, token, held)
+
+
+def hold(name: str, token: AppJWT, *, server_now: datetime | None, at: float, timing: Timing) -> Held:
+    """Plan from a token: `server_now` is the clock of the server that it came from, at the steady moment `at`."""
+    life = Life.of(token, server_now, at)
+    return Held(token.fingerprint, life, timing.refresh_at(name, life))
+
+
+def half_of_what_is_left(held: Held, at: float) -> Held:
+    """Sentinel has nothing newer: keep the plan, or where that is over ask again at half of what is left."""
+    return held if held.refresh_at > at else replace(held, refresh_at=at + held.life.left(at) / 2)
+
+
+def exchange_timeout(limit: timedelta, life_left: float) -> timedelta:
+    """The deadline of one exchange: near the end of a token's life a hanging server must leave time for more tries.
+
+    :param life_left: seconds that the stored token still lives; 0 = none does.
+    """
+    return min(limit, max(SHORTEST_TIMEOUT, timedelta(seconds=life_left / 2))) if life_left else limit
+
+
+def evenly(text: str) -> float:
+    """A number in [0, 1) that is the same for the same text on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+
+def replaces(new: AppJWT, stored: AppJWT | None) -> bool:
+    """Whether the new token may replace the stored sound one: a token in Vault never goes backwards."""
+    return stored is None or new.exp > stored.exp
+
+
+def next_retry(failures: int, life_left: float, retry_after: timedelta | None, jitter: float) -> timedelta:
+    """The pause after so many failures in a row.
+
+    :param life_left: seconds that the stored token still lives; 0 = none does.
+    :param jitter: in [0, 1): up to a fifth of the pause is taken off, so that accounts do not come back in step.
+    """
+    pause = RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1] * (1 - jitter / 5)
+    longest = longest_wait = RETRY_PAUSES[-1]
+    if life_left > 0:
+        longest = min(longest, timedelta(seconds=life_left * LONGEST_SHARE_OF_LIFE))
+        longest_wait = timedelta(seconds=life_left * RETRY_AFTER_SHARE_OF_LIFE)
+    asked_for = min(retry_after or SHORTEST_PAUSE, longest_wait)
+    return max(SHORTEST_PAUSE, min(pause, longest), asked_for)

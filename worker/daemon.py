@@ -1,0 +1,193 @@
+"""The daemon: accounts come and go, what is due is refreshed, a clean stop. It ends only when told to."""
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from worker.clockwork import Clockwork
+from worker.core import plan
+from worker.core.errors import InternalError, RefreshError
+from worker.core.outcome import Next, Outcome, Result
+from worker.dispatch import Dispatcher
+from worker.fleet import Fleet
+from worker.refresh import Accounts, Refresher
+
+# the timer's names for what is not an account; no account's name begins with a slash
+_SYNC, _LOGIN, _PUMP = "/sync", "/login", "/pump"
+
+_TICK = 1.0
+_PATIENCE = 14.0
+"""Seconds that what runs has to end after SIGTERM; with the revocation of the login it stays under the promised 20."""
+
+log = structlog.get_logger()
+
+
+class Timer(Protocol):
+    def at(self, name: str, when: float) -> None: ...
+    def drop(self, name: str) -> None: ...
+
+
+class Daemon:
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        refresher: Refresher,
+        fleet: Fleet,
+        timer: Timer,
+        pool: Executor,
+        clock: Callable[[], float],
+        keep_login_alive: Callable[[], float],
+        report: Callable[[Outcome, Next], None],
+        sync_every: float,
+    ) -> None:
+        """
+        :param keep_login_alive: returns the steady moment at which it wants to be called again.
+        :param report: tells people about an outcome.
+        :param sync_every: seconds.
+        """
+        self._accounts = accounts
+        self._refresher = refresher
+        self._timer = timer
+        self._pool = pool
+        self._clock = clock
+        self._keep_login_alive = keep_login_alive
+        self._report = report
+        self._sync_every = sync_every
+        self._sync_failures = 0
+        self._unlooked: set[str] = set()
+        self._stopping = False
+        self.ready = threading.Event()
+        """Logged in, and every stored token was looked at once; it stays true."""
+        self._dispatcher = Dispatcher(
+            fleet=fleet,
+            refresher=refresher,
+            pool=pool,
+            clock=clock,
+            manual=False,
+            on_done=self._plan,
+            on_wait=partial(timer.at, _PUMP),
+        )
+
+    def begin(self) -> None:
+        self._timer.at(_SYNC, self._clock())
+
+    def ring(self, name: str) -> None:
+        """What the timer does when the moment of a name has come."""
+        if self._stopping:
+            return
+        if name == _SYNC:
+            self._pool.submit(self._sync)
+        elif name == _LOGIN:
+            self._pool.submit(self._log_in)
+        elif name == _PUMP:
+            self._dispatcher.pump()
+        else:
+            self._dispatcher.queue(name)
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self._stopping = True
+        self._dispatcher.stop()
+
+    def _sync(self) -> None:
+        """Compare the accounts there are with those we know, so that no lost event stops one."""
+        pause = self._sync_every
+        try:
+            listed = self._accounts.names()
+        except Exception as error:
+            self._sync_failures += 1
+            pause = min(pause, plan.next_retry(self._sync_failures, 0.0, None, 0.0).total_seconds())
+            if not isinstance(error, RefreshError):
+                log.exception("vault.unavailable", error=str(InternalError(error)))
+        else:
+            self._sync_failures = 0
+            self._take_in(listed)
+        self._timer.at(_SYNC, self._clock() + pause)
+
+    def _take_in(self, listed: frozenset[str]) -> None:
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            first = not dispatcher.fleet
+            new = dispatcher.fleet.add(listed)
+            missing = dispatcher.fleet.missing(listed)
+            overdue = dispatcher.fleet.overdue(self._clock())
+        self._unlooked.update(new)
+        for name in new:
+            if not first:
+                log.info("account.added", account=name)
+            self._pool.submit(self._look, name)
+        for name in missing:
+            self._pool.submit(self._remove_if_gone, name)
+        dispatcher.queue(*overdue)
+        say = log.info if new or missing else log.debug
+        say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing))
+        if not listed:
+            log.warning("accounts.synced", accounts=0, hint="no account below accounts.prefix")
+        self._log_in()
+        self._check_ready()
+
+    def _look(self, name: str) -> None:
+        started = self._clock()
+        try:
+            outcome = self._refresher.look(name)
+        except Exception as error:  # noqa: BLE001 - see Dispatcher
+            outcome = Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))
+        if outcome is None:
+            self._dispatcher.queue(name)
+        else:
+            self._dispatcher.settle(outcome)
+        self._unlooked.discard(name)
+        self._check_ready()
+
+    def _remove_if_gone(self, name: str) -> None:
+        if self._refresher.is_gone(name):
+            with self._dispatcher.lock:
+                self._dispatcher.fleet.remove(name)
+            self._timer.drop(name)
+            log.info("account.removed", account=name)
+
+    def _plan(self, outcome: Outcome, following: Next) -> None:
+        """The last act of each attempt: were the next one planned before, it could come due while this one runs."""
+        self._report(outcome, following)
+        if following.due is not None:
+            self._timer.at(outcome.account, following.due)
+
+    def _log_in(self) -> None:
+        try:
+            again = self._keep_login_alive()
+        except RefreshError:
+            again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
+        if again != float("inf"):
+            self._timer.at(_LOGIN, again)
+
+    def _check_ready(self) -> None:
+        if not self._unlooked and not self.ready.is_set():
+            self.ready.set()
+            log.info("worker.ready", accounts=len(self._dispatcher.fleet))
+
+
+def run(daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, close_session: Callable[[], None]) -> bool:
+    """Run until SIGTERM or SIGINT; whether every thread ended in time."""
+    told = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: told.set())
+    log.info("worker.started")
+    clockwork.start()
+    daemon.begin()
+    while not told.wait(_TICK):
+        clockwork.watch()
+    log.info("worker.stopping")
+    daemon.stop()
+    clockwork.stop()
+    ending = threading.Thread(target=pool.shutdown, kwargs={"wait": True, "cancel_futures": True}, daemon=True)
+    ending.start()
+    ending.join(_PATIENCE)
+    close_session()
+    log.info("worker.stopped")
+    return not ending.is_alive()

@@ -1,0 +1,78 @@
+"""Runs whom the fleet lets run, each in a thread of the pool; daemon and manual refresh share it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from worker.core.errors import InternalError
+from worker.core.outcome import Next, Outcome, Result
+from worker.fleet import Entry, Fleet
+from worker.refresh import Refresher
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        refresher: Refresher,
+        pool: Executor,
+        clock: Callable[[], float],
+        manual: bool,
+        on_done: Callable[[Outcome, Next], None],
+        on_wait: Callable[[float], None],
+    ) -> None:
+        """
+        :param manual: refresh in any case, whether due or not.
+        :param on_done: called as the last act of each attempt.
+        :param on_wait: called with the moment at which `pump` is wanted again, because of the rate cap.
+        """
+        self.fleet = fleet
+        self.lock = threading.Lock()
+        """Held for every use of the fleet."""
+        self._refresher = refresher
+        self._pool = pool
+        self._clock = clock
+        self._manual = manual
+        self._on_done = on_done
+        self._on_wait = on_wait
+        self._stopped = False
+
+    def queue(self, *names: str) -> None:
+        """These accounts are due."""
+        with self.lock:
+            for name in names:
+                self.fleet.queue(name)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start everyone who may run now."""
+        with self.lock:
+            if self._stopped:
+                return
+            while entry := self.fleet.start_next(self._clock()):
+                self._pool.submit(self._run, entry)
+            wanted = self.fleet.next_start()
+        if wanted is not None:
+            self._on_wait(wanted)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take in an outcome, also one that did not come from `queue`."""
+        with self.lock:
+            following = self.fleet.done(outcome, self._clock())
+        if following:
+            self._on_done(outcome, following)
+
+    def stop(self) -> None:
+        """Start nobody any more; what runs ends by itself."""
+        with self.lock:
+            self._stopped = True
+
+    def _run(self, entry: Entry) -> None:
+        started = self._clock()
+        try:
+            outcome = self._refresher.refresh(entry.name, held=entry.held, manual=self._manual)
+        except Exception as error:  # noqa: BLE001 - a bug at one account must stop neither it for good nor the others
+            outcome = Outcome(entry.name, Result.FAILED, self._clock() - started, error=InternalError(error))
+        self.settle(outcome)
+        self.pump()

@@ -1,0 +1,164 @@
+"""Every account's due time and state, and who may run now.
+
+It takes `now` (seconds on the steady clock) and owns no thread, no timer and no lock.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from worker.core import plan
+from worker.core.errors import AccountDisabledError, AccountGoneError, ForeignSecretError, InvalidAccountError
+from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.plan import Held
+
+_SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
+
+
+_STATES: dict[type, State] = {
+    InvalidAccountError: State.INVALID,
+    ForeignSecretError: State.FOREIGN,
+    AccountDisabledError: State.DISABLED,
+    AccountGoneError: State.REMOVED,
+}
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one account. No credential and no token is kept."""
+
+    name: str
+    state: State = State.OK
+    held: Held | None = None
+    host: str | None = None
+    failures: int = 0
+    due: float | None = None
+    running: bool = False
+    queued: bool = False
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One Sentinel host's queue and caps. Accounts whose host is not known yet share a lane of their own."""
+
+    queue: list[tuple[float, str]] = field(default_factory=list)
+    in_flight: int = 0
+    last_start: float = float("-inf")
+
+
+class Fleet:
+    def __init__(
+        self, *, max_in_flight: int, max_per_second: float, recheck_after: float, jitter: Callable[[], float]
+    ) -> None:
+        """
+        :param max_in_flight: exchanges with one Sentinel host at a time.
+        :param recheck_after: seconds until a disabled account is looked at again.
+        :param jitter: a number in [0, 1), another one at each call.
+        """
+        self._max_in_flight = max_in_flight
+        self._spacing = 1 / max_per_second
+        self._recheck_after = recheck_after
+        self._jitter = jitter
+        self._entries: dict[str, Entry] = {}
+        self._lanes: dict[str | None, _Lane] = defaultdict(_Lane)
+        self._started: dict[str, tuple[_Lane, float]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, names: Iterable[str]) -> list[str]:
+        """Take up these accounts; those that are new."""
+        new = [name for name in names if name not in self._entries]
+        self._entries.update((name, Entry(name)) for name in new)
+        return new
+
+    def missing(self, listed: frozenset[str]) -> list[str]:
+        """Accounts that a LIST left out. They stay until their own read says they are gone."""
+        return [name for name in self._entries if name not in listed]
+
+    def remove(self, name: str) -> None:
+        self._entries.pop(name, None)
+
+    def overdue(self, now: float) -> list[str]:
+        """Accounts whose moment is over and whom no timer rang for."""
+        return [
+            entry.name
+            for entry in self._entries.values()
+            if entry.due is not None and entry.due <= now and not entry.running and not entry.queued
+        ]
+
+    def queue(self, name: str) -> None:
+        """The account is due: it runs as soon as it may."""
+        entry = self._entries.get(name)
+        if entry and not entry.running and not entry.queued:
+            entry.queued = True
+            # no token at all first, then whose ends first
+            heapq.heappush(self._lanes[entry.host].queue, (entry.held.life.ends if entry.held else 0.0, name))
+
+    def start_next(self, now: float) -> Entry | None:
+        """Who runs now, marked as running; None = nobody may."""
+        ready = [lane for host, lane in self._lanes.items() if lane.queue and self._may_start(host) <= now]
+        if not ready:
+            return None
+        lane = min(ready, key=lambda lane: lane.queue[0])
+        entry = self._entries.get(heapq.heappop(lane.queue)[1])
+        if entry is None:  # it was removed while it waited
+            return self.start_next(now)
+        entry.queued, entry.running = False, True
+        lane.in_flight += 1
+        lane.last_start = now
+        self._started[entry.name] = (lane, now)
+        return entry
+
+    def next_start(self) -> float | None:
+        """When the rate cap lets the next one run; None = nobody waits for that."""
+        moments = [self._may_start(host) for host, lane in self._lanes.items() if lane.queue]
+        return min((moment for moment in moments if moment != float("inf")), default=None)
+
+    def done(self, outcome: Outcome, now: float) -> Next | None:
+        """Take in what became of an account; None = it was removed meanwhile."""
+        lane, started = self._started.pop(outcome.account, (None, 0.0))
+        if lane:
+            lane.in_flight -= 1
+            if outcome.result is Result.ADOPTED and lane.last_start == started:
+                lane.last_start = float("-inf")  # Sentinel was not asked, so nothing counts against its rate
+        entry = self._entries.get(outcome.account)
+        if entry is None:
+            return None
+        before, entry.running = entry.state, False
+        entry.host = outcome.host or entry.host
+        if outcome.held:
+            entry.held = outcome.held
+        entry.state = _STATES.get(type(outcome.error), State.FAILING) if outcome.error else State.OK
+        entry.failures = entry.failures + 1 if outcome.result is Result.FAILED else 0
+        left = entry.held.life.left(now) if entry.held else 0.0
+        entry.due = self._due(entry, outcome, now, left)
+        if entry.state is State.REMOVED:
+            self.remove(entry.name)
+        return Next(before, entry.state, entry.failures, left, entry.due)
+
+    def _due(self, entry: Entry, outcome: Outcome, now: float, left: float) -> float | None:
+        match entry.state:
+            case State.REMOVED:
+                return None
+            case State.DISABLED:
+                return now + self._recheck_after
+            case State.OK:
+                # never at once again, whatever the token says of its own life
+                return max(entry.held.refresh_at if entry.held else now, now + _SHORTEST_CYCLE)
+        retry_after = outcome.error.retry_after if outcome.error else None
+        return now + plan.next_retry(entry.failures, left, retry_after, self._jitter()).total_seconds()
+
+    def _may_start(self, host: str | None) -> float:
+        """From when on this lane may start one more; inf = when one of its own has ended."""
+        unknown = self._lanes[None]
+        # whoever runs without a known host may be at any host, so it counts against each
+        others = [lane for key, lane in self._lanes.items() if key is not None and host in (key, None)]
+        in_flight = unknown.in_flight + max((lane.in_flight for lane in others), default=0)
+        if in_flight >= self._max_in_flight:
+            return float("inf")
+        return max(lane.last_start for lane in (unknown, *others)) + self._spacing

@@ -1,0 +1,109 @@
+"""Which host is an account's Sentinel? Asked of LivePerson's Domain API, cached, and held against the allow list.
+
+The host that comes out is where client secrets are posted to: nothing else may decide on it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import requests
+
+from worker.core.account import Account
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.net import ExchangeError
+
+_HOST = re.compile(
+    r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[1-9][0-9]{0,4})?"
+)
+_HTTPS_PORT = ":443"
+_LASTING = frozenset({400, 401, 403, 404, 410})
+
+
+class Domains:
+    def __init__(
+        self,
+        http: requests.Session,
+        *,
+        url: str,
+        cache: timedelta,
+        allowed_hosts: Sequence[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._http = http
+        self._url = url.rstrip("/")
+        self._cache_for = cache.total_seconds()
+        self._allowed = tuple(host.lower().removesuffix(_HTTPS_PORT) for host in allowed_hosts)
+        self._clock = clock
+        self._cache: dict[str, tuple[str, float]] = {}
+
+    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
+        """Host, with its port where that is not 443; RefreshError at stage domain.
+
+        While the Domain API has trouble the last host known serves on.
+        """
+        if account.sentinel_domain:
+            return self._allow(account.sentinel_domain, "sentinel_domain of the account")
+        known, looked_up_at = self._cache.get(account.account_id, (None, 0.0))
+        if known and self._clock() < looked_up_at + self._cache_for:
+            return known
+        try:
+            host = self._allow(self._look_up(account.account_id, timeout), "the Domain API's answer")
+        except RefreshError as error:
+            if known and error.kind is Kind.TRANSIENT:
+                return known
+            raise
+        self._cache[account.account_id] = (host, self._clock())
+        return host
+
+    def _look_up(self, account_id: str, timeout: timedelta) -> object:
+        url = f"{self._url}/api/account/{account_id}/service/sentinel/baseURI.json"
+        try:
+            response = self._http.get(url, params={"version": "1.0"}, timeout=timeout.total_seconds())
+        except ExchangeError as error:
+            raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, str(error)) from error
+        status = response.status_code
+        if not response.ok:
+            kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
+            raise RefreshError(
+                Stage.DOMAIN, kind, f"the Domain API answers {status} for account {account_id}", status=status
+            )
+        host = _base_uri(_json(response), account_id)
+        if host is None:
+            raise RefreshError(
+                Stage.DOMAIN, Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", status=status
+            )
+        return host
+
+    def _allow(self, host: object, source: str) -> str:
+        """The host in its plain form, if a secret may be sent to it."""
+        plain = host.lower().removesuffix(_HTTPS_PORT) if isinstance(host, str) else ""
+        if not _HOST.fullmatch(plain):
+            raise RefreshError(Stage.DOMAIN, Kind.LASTING, f"{source} is no host name: {str(host)[:80]!r}")
+        # a suffix stands for its subdomains on the default port; an exact host is compared with its port
+        if not any(plain.endswith(each) if each.startswith(".") else plain == each for each in self._allowed):
+            raise RefreshError(
+                Stage.DOMAIN, Kind.LASTING, f"{source} is {plain}, which sentinel.allowed_hosts does not allow"
+            )
+        return plain
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        raise RefreshError(
+            Stage.DOMAIN, Kind.TRANSIENT, "the Domain API's answer is no JSON", status=response.status_code
+        ) from None
+
+
+def _base_uri(answer: Any, account_id: str) -> object | None:
+    """Find Sentinel in either shape of answer: one service, or a list of all. None = it is not there."""
+    services = answer.get("baseURIs", [answer]) if isinstance(answer, dict) else answer
+    for service in services if isinstance(services, list) else []:
+        if isinstance(service, dict) and service.get("service", "sentinel") == "sentinel":
+            of = service.get("account", account_id)
+            if of == account_id and service.get("baseURI"):
+                return service["baseURI"]  # type: ignore[no-any-return]
+    return None

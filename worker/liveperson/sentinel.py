@@ -1,0 +1,83 @@
+"""The token request, as LivePerson's page on the Connector API has it."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from pydantic import SecretStr
+
+from worker import net
+from worker.core.account import Account
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.redact import redacted
+from worker.core.unchecked import Answer
+
+_TOO_MANY = 429
+_SERVER_ERROR = 500
+_EXCERPT = 160
+
+
+class SentinelClient:
+    def __init__(self, http: requests.Session) -> None:
+        self._http = http
+
+    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
+        """Ask for a new token; RefreshError at stage sentinel.
+
+        Every error body of this endpoint is undocumented: the status alone decides what kind of failure it is.
+        """
+        secret = account.client_secret.get_secret_value()
+        url = f"https://{host}/sentinel/api/account/{account.account_id}/app/token"
+        try:
+            response = self._http.post(
+                url,
+                params={"v": "1.0", "grant_type": "client_credentials"},
+                data={"client_id": account.client_id, "client_secret": secret},
+                timeout=timeout.total_seconds(),
+            )
+        except net.ExchangeError as error:
+            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
+        status = response.status_code
+        if not response.ok:
+            lasting = status < _SERVER_ERROR and status not in (requests.codes.request_timeout, _TOO_MANY)
+            excerpt = redacted(response.text[: _EXCERPT * 4], secret)[:_EXCERPT]
+            raise RefreshError(
+                Stage.SENTINEL,
+                Kind.LASTING if lasting else Kind.TRANSIENT,
+                f"{host} answers {status}" + (f": {excerpt}" if excerpt else ""),
+                status=status,
+                retry_after=_retry_after(response),
+            )
+        answer = _json(response)
+        token = answer.get("access_token")
+        if not isinstance(token, str) or not token:
+            raise RefreshError(
+                Stage.SENTINEL, Kind.TRANSIENT, f"{host} answers {status} without an access_token", status=status
+            )
+        token_type = answer.get("token_type")
+        return Answer(
+            raw=SecretStr(token),
+            token_type=token_type if isinstance(token_type, str) else "Bearer",
+            now=net.server_time(response),
+        )
+
+
+def _json(response: requests.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        answer = None
+    return answer if isinstance(answer, dict) else {}
+
+
+def _retry_after(response: requests.Response) -> timedelta | None:
+    """Seconds or a date (RFC 9110 10.2.3), the date by the server's own clock; None = absent or neither."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return timedelta(seconds=min(int(value), timedelta(days=1).total_seconds()))
+    try:
+        wait = parsedate_to_datetime(value).astimezone(UTC) - (net.server_time(response) or datetime.now(UTC))
+    except (ValueError, OverflowError):
+        return None
+    return max(wait, timedelta(0))

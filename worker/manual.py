@@ -1,0 +1,109 @@
+"""--refresh and --refresh-all: the daemon's code, checks and fence, now and once."""
+
+import difflib
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from worker.core.appjwt import utc
+from worker.core.errors import AccountGoneError, RefreshError
+from worker.core.outcome import Next, Outcome, Result
+from worker.dispatch import Dispatcher
+from worker.fleet import Fleet
+from worker.refresh import Accounts, Refresher
+
+_LONGEST_WAIT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the report says of one account."""
+
+    account: str
+    outcome: Result
+    reason: str | None
+    expires_at: str | None
+    fingerprint: str | None
+    vault_version: int | None
+    error: str | None
+
+
+class ManualRefresh:
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        refresher: Refresher,
+        fleet: Fleet,
+        pool: Executor,
+        clock: Callable[[], float],
+        report: Callable[[Outcome, Next], None],
+    ) -> None:
+        """:param report: tells people about an outcome."""
+        self._accounts = accounts
+        self._clock = clock
+        self._report = report
+        self._outcomes: dict[str, Outcome] = {}
+        self._changed = threading.Condition()
+        self._pump_at = float("inf")
+        self._dispatcher = Dispatcher(
+            fleet=fleet,
+            refresher=refresher,
+            pool=pool,
+            clock=clock,
+            manual=True,
+            on_done=self._done,
+            on_wait=self._pump_later,
+        )
+
+    def run(self, names: Iterable[str], progress: Callable[[int], object] = lambda _: None) -> list[Line]:
+        """Refresh these accounts, wait for all of them, and tell what became of each, in the order given.
+
+        :param progress: called with the number of accounts that are done.
+        """
+        wanted = self._dispatcher.fleet.add(dict.fromkeys(names))
+        self._dispatcher.queue(*wanted)
+        while len(self._outcomes) < len(wanted):
+            with self._changed:
+                self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
+                pump = self._pump_at <= self._clock()
+                if pump:
+                    self._pump_at = float("inf")
+            if pump:
+                self._dispatcher.pump()
+            progress(len(self._outcomes))
+        return [self._line(self._outcomes[name]) for name in wanted]
+
+    def _done(self, outcome: Outcome, following: Next) -> None:
+        self._report(outcome, following)
+        with self._changed:
+            self._outcomes[outcome.account] = outcome
+            self._changed.notify()
+
+    def _pump_later(self, when: float) -> None:
+        with self._changed:
+            self._pump_at = when
+            self._changed.notify()
+
+    def _line(self, outcome: Outcome) -> Line:
+        result, token = outcome.result, outcome.token
+        error = str(outcome.error) if outcome.error else None
+        if isinstance(outcome.error, AccountGoneError):
+            result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
+        return Line(
+            account=outcome.account,
+            outcome=result,
+            reason=outcome.reason,
+            expires_at=utc(token.exp) if token else None,
+            fingerprint=token.fingerprint if token else None,
+            vault_version=outcome.version,
+            error=error,
+        )
+
+    def _nearest(self, name: str) -> str:
+        try:
+            near = difflib.get_close_matches(name, self._accounts.names(), n=1)
+        except RefreshError:
+            return ""
+        return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,265 @@
+"""Every setting; the only reader of environment and files that configure the program."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+DEFAULT_FILE = Path("/etc/appjwt-worker/worker.toml")
+
+_PREFIX = "APPJWT_"
+_FILE_VARIABLE = "APPJWT_CONFIG"
+_KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_VAULTS_OWN_NAMES = {"address": "ADDR", "namespace": "NAMESPACE", "ca_cert": "CACERT", "token": "TOKEN"}
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the text has a line for each fault."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
+    if not match:
+        raise ValueError("must be a duration such as 90s, 20m or 1h")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _listed(value: object) -> object:
+    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+
+
+def _url(value: object) -> object:
+    parts = urlsplit(value) if isinstance(value, str) else None
+    try:
+        sound = parts and parts.scheme in ("https", "http") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not parts or not sound or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as https://vault.example.com:8200")
+    return str(value).rstrip("/")
+
+
+def _path(value: object) -> object:
+    path = value.strip("/") if isinstance(value, str) else ""
+    if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or ".." in path.split("/"):
+        raise ValueError("must be a path in Vault such as liveperson/accounts")
+    return path
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Url = Annotated[str, BeforeValidator(_url)]
+VaultPath = Annotated[str, BeforeValidator(_path)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        return {key: value for key, value in values.items() if value != ""} if isinstance(values, dict) else values
+
+
+class VaultSettings(_Table):
+    address: Url = Field(description="https; plain http to loopback only, or with allow_http = true")
+    allow_http: bool = False
+    namespace: str | None = None
+    ca_cert: Path | None = Field(None, description="PEM file of the only CAs that count; absent = the system's")
+    timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
+    auth_method: Literal["approle", "token"] | None = Field(
+        None, description="absent = token if one is set, else approle"
+    )
+    auth_mount: VaultPath | None = Field(None, description="absent = the method's name")
+    role_id: str | None = None
+    secret_id_file: Path | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (
+            self.address.startswith("http:")
+            and urlsplit(self.address).hostname not in _LOOPBACK
+            and not self.allow_http
+        ):
+            raise ValueError("vault.address: plain http only to loopback, or with vault.allow_http = true")
+        if self.token and self.token_file:
+            raise ValueError("vault.token and vault.token_file: set one of them")
+        if self.method == "token" and not (self.token or self.token_file):
+            raise ValueError("vault.auth_method is token: set vault.token or vault.token_file")
+        if self.method == "approle" and not (self.role_id and self.secret_id_file):
+            raise ValueError("a login is missing: set vault.role_id and vault.secret_id_file (approle), or vault.token")
+        return self
+
+    @property
+    def method(self) -> Literal["approle", "token"]:
+        return self.auth_method or ("token" if self.token or self.token_file else "approle")
+
+
+class AccountsSettings(_Table):
+    mount: VaultPath = "secret"
+    prefix: VaultPath = "liveperson/accounts"
+    sync_every: Duration = Field(timedelta(seconds=60), ge=timedelta(seconds=1))
+
+
+class TokensSettings(_Table):
+    mount: VaultPath = "secret"
+    prefix: VaultPath = "liveperson/tokens"
+
+
+class SentinelSettings(_Table):
+    domain_api: Url = "https://api.liveperson.net"
+    domain_cache: Duration = Field(timedelta(hours=12), le=timedelta(hours=24))
+    allowed_hosts: Listed = Field((".liveperson.net",), min_length=1)
+    timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
+    ca_cert: Path | None = None
+    max_in_flight: int = Field(8, ge=1, le=256)
+    max_per_second: float = Field(20, gt=0, le=1000)
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if self.domain_api.startswith("http:") and urlsplit(self.domain_api).hostname not in _LOOPBACK:
+            raise ValueError("sentinel.domain_api: plain http only to loopback")
+        return self
+
+
+class RefreshSettings(_Table):
+    at: float = Field(0.5, ge=0.1, le=0.9)
+    spread: float = Field(0.05, ge=0, le=0.2)
+
+
+class LogSettings(_Table):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",  # unknown names are found below, with the nearest right one
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    vault: VaultSettings
+    accounts: AccountsSettings = AccountsSettings()
+    tokens: TokensSettings = TokensSettings()
+    sentinel: SentinelSettings = SentinelSettings()
+    refresh: RefreshSettings = RefreshSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        one, other = f"{self.accounts.prefix}/", f"{self.tokens.prefix}/"
+        if self.accounts.mount == self.tokens.mount and (one.startswith(other) or other.startswith(one)):
+            raise ValueError("accounts.prefix and tokens.prefix: on one mount neither may contain the other")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(file: Path | None) -> Settings:
+    """Read environment and file, the environment first; SettingsError with a line for each fault.
+
+    :param file: None = what APPJWT_CONFIG names, else the default file if there is one.
+    """
+    values = _read_file(file)
+    faults = [*_unknown_variables(), *_unknown_keys(values)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    vault = values.setdefault("vault", {})
+    for key, name in _VAULTS_OWN_NAMES.items():
+        found = os.environ.get(f"VAULT_{name}") or os.environ.get(f"BAO_{name}")
+        if found and not (key == "token" and ("token_file" in vault or f"{_PREFIX}VAULT_TOKEN_FILE" in os.environ)):
+            vault.setdefault(key, found)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_in_words(error))) from None
+
+
+def names() -> list[str]:
+    """Every setting as `table.key`."""
+    tables = {table: field.annotation for table, field in Settings.model_fields.items()}
+    return [f"{name}.{key}" for name, table in tables.items() if table for key in table.model_fields]
+
+
+def variable(name: str) -> str:
+    """The environment's name of `table.key`."""
+    return _PREFIX + name.replace(".", "_").upper()
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    named = file or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
+    if named is None and not DEFAULT_FILE.exists():
+        return {}
+    path = named or DEFAULT_FILE
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {(error.strerror or 'unknown').lower()}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is no UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is no TOML: {error}") from None
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = {variable(name): name for name in names()}
+    for found in sorted(os.environ):
+        ours = found.startswith(_PREFIX) and not _KUBERNETES_SERVICE_LINK.fullmatch(found)
+        if ours and found not in (_FILE_VARIABLE, *known):
+            yield f"{found}: there is no such setting{_nearest(found, [*known, _FILE_VARIABLE])}"
+
+
+def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
+    known = names()
+    for table, content in values.items():
+        if not isinstance(content, dict):
+            yield f"{table}: belongs into a table{_nearest(table, [name.partition('.')[2] for name in known])}"
+            continue
+        for key in content:
+            if f"{table}.{key}" not in known:
+                yield f"{table}.{key}: there is no such setting{_nearest(f'{table}.{key}', known)}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _in_words(error: ValidationError) -> Iterator[str]:
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        name = ".".join(str(part) for part in each["loc"][:2])
+        text = "missing" if each["type"] == "missing" else each["msg"].removeprefix("Value error, ")
+        if name == "vault":
+            yield text if each["type"] != "missing" else f"vault.address ({variable('vault.address')}): missing"
+        elif "." in name:
+            yield f"{name} ({variable(name)}): {text[:1].lower()}{text[1:]}"
+        else:
+            yield text

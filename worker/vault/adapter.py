@@ -1,0 +1,57 @@
+"""hvac's seam: the exchange is net's, the errors are ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from hvac.adapters import RawAdapter
+
+from worker import net
+from worker.core.errors import Kind, RefreshError, Stage
+
+_LASTING = frozenset({400, 401, 403, 404, 405})
+_PASSING_TEXT = "Waiting for the primary to upgrade"  # a standby just after its KV v2 mount was made, with status 400
+_LONGEST_TEXT = 200
+
+
+class VaultError(RefreshError):
+    """Vault did not do it. `status` None = no answer came, and whether a write was made is unknown."""
+
+    def __init__(self, text: str, *, status: int | None = None, body: Any = None, stage: Stage = Stage.VAULT) -> None:
+        lasting = status in _LASTING and _PASSING_TEXT not in text
+        super().__init__(stage, Kind.LASTING if lasting else Kind.TRANSIENT, text, status=status)
+        self.body = body
+
+
+class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
+    """Answers are their JSON; every refusal is a VaultError."""
+
+    def __init__(self, *, on_answer: Callable[[requests.Response], None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._on_answer = on_answer
+
+    def get_login_token(self, response: Any) -> Any:
+        return response["auth"]["client_token"]
+
+    def request(self, method: str, url: str, headers: Any = None, **kwargs: Any) -> Any:
+        kwargs["raise_exception"] = False
+        try:
+            response = super().request(method, url, headers, **kwargs)
+        except net.ExchangeError as error:
+            raise VaultError(str(error)) from error
+        self._on_answer(response)
+        try:
+            body = response.json() if response.content else {}
+        except ValueError:
+            body = {}
+        if response.ok:
+            return body
+        raise VaultError(f"status {response.status_code}{_said(body)}", status=response.status_code, body=body)
+
+
+def _said(body: Any) -> str:
+    """What Vault's error list says, on one line."""
+    errors = body.get("errors") if isinstance(body, dict) else None
+    lines = " ".join(str(each) for each in errors or []).replace("1 error occurred:", "").replace("*", "")
+    text = " ".join(lines.split())
+    return f", {text[:_LONGEST_TEXT]}" if text else ""

@@ -1,0 +1,77 @@
+"""The ways to a Vault token."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import hvac
+from pydantic import SecretStr
+
+from worker.vault.adapter import VaultError
+
+
+class Login(Protocol):
+    method: ClassVar[str]
+    own: ClassVar[bool]
+    """Whether the token is made for us, so that it is ours to revoke."""
+
+    def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        """Log in; the `auth` of the answer: client_token, lease_duration (seconds, 0 = endless), renewable."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppRoleLogin:
+    method: ClassVar[str] = "approle"
+    own: ClassVar[bool] = True
+
+    mount: str
+    role_id: str
+    secret_id_file: Path
+    """Read at each login: it may rotate."""
+
+    def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        secret_id = _read(self.secret_id_file, "secret_id")
+        answer = client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount)
+        return dict(answer["auth"])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogin:
+    method: ClassVar[str] = "token"
+    own: ClassVar[bool] = False
+
+    token: SecretStr
+
+    def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        return _looked_up(client, self.token.get_secret_value(), renew=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFileLogin:
+    """The token is somebody else's, such as an Agent's sink: never renewed, and read again when it ends."""
+
+    method: ClassVar[str] = "token"
+    own: ClassVar[bool] = False
+
+    token_file: Path
+
+    def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        return _looked_up(client, _read(self.token_file, "token"), renew=False)
+
+
+def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:
+    client.token = token
+    data = client.auth.token.lookup_self()["data"]
+    return {"client_token": token, "lease_duration": data["ttl"], "renewable": renew and data["renewable"]}
+
+
+def _read(file: Path, what: str) -> str:
+    try:
+        content = file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise VaultError(f"the {what} file {file} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+    except UnicodeDecodeError:
+        raise VaultError(f"the {what} file {file} holds more than a {what}") from None
+    if not content or any(each.isspace() for each in content):
+        raise VaultError(f"the {what} file {file} {'is empty' if not content else f'holds more than a {what}'}")
+    return content

@@ -1,0 +1,210 @@
+"""The one way to Vault: a login that is kept alive, every exchange bounded, every error translated once.
+
+What the secrets mean is left to accounts.py and tokens.py.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import hvac
+import requests
+import structlog
+
+from worker import net
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.vault.adapter import VaultAdapter, VaultError
+from worker.vault.login import Login
+
+_RENEW_AT = 0.5
+_RENEW_AGAIN = 5.0
+
+log = structlog.get_logger()
+
+
+class Operation(StrEnum):
+    LOGIN = "login"
+    RENEW = "renew"
+    LIST = "list"
+    READ_ACCOUNT = "read_account"
+    READ_TOKEN = "read_token"  # noqa: S105 - a name
+    WRITE_TOKEN = "write_token"  # noqa: S105 - a name
+    WRITE_METADATA = "write_metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """What a login or a renewal gave, on the steady clock."""
+
+    ends: float
+    renew_at: float
+    length: float
+    renewable: bool
+
+    @classmethod
+    def of(cls, auth: dict[str, Any], now: float) -> "_Lease":
+        length = float(auth["lease_duration"]) or float("inf")
+        renew_at = now + max(length * _RENEW_AT, _RENEW_AGAIN)
+        return cls(now + length, renew_at, length, bool(auth["renewable"]))
+
+
+class VaultSession:
+    def __init__(
+        self,
+        address: str,
+        login: Login,
+        *,
+        http: requests.Session,
+        namespace: str | None,
+        timeout: timedelta,
+        clock: Callable[[], float],
+    ) -> None:
+        self._login = login
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._lease: _Lease | None = None
+        self._failed: tuple[float, RefreshError] | None = None
+        self._down_since: float | None = None
+        self._clock_sample: tuple[datetime, float] | None = None
+        # token="": with None hvac would look into the environment and into the home directory
+        self._client = hvac.Client(
+            url=address,
+            token="",
+            session=http,
+            namespace=namespace,
+            timeout=timeout.total_seconds(),
+            adapter=VaultAdapter,
+            on_answer=self._sample_clock,
+        )
+
+    def call(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
+        """Make one request to Vault, logged in; VaultError names operation and path.
+
+        A login that has ended is noticed and made anew, once.
+        """
+        stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
+        try:
+            self.keep_alive()
+            try:
+                answer = request(self._client)
+            except VaultError as error:
+                if error.status != requests.codes.forbidden or not self._has_ended():
+                    raise
+                self.keep_alive()
+                answer = request(self._client)
+        except VaultError as error:
+            self._note_failure(error)
+            raise VaultError(
+                f"{operation} {path}: {error}", status=error.status, body=error.body, stage=stage
+            ) from error
+        self._note_success()
+        return answer if isinstance(answer, dict) else {}
+
+    def keep_alive(self) -> float:
+        """Log in or renew if it is time to; the steady moment when it is time again."""
+        lease, asked = self._lease, self._clock()
+        if lease and asked < lease.renew_at:
+            return lease.renew_at
+        # while one thread renews, the others go on with what still lives; without a login they wait for it
+        if self._lock.acquire(blocking=lease is None or asked >= lease.ends):
+            try:
+                self._renew_or_log_in(asked)
+            finally:
+                self._lock.release()
+        return self._lease.renew_at if self._lease else asked
+
+    def now(self) -> datetime:
+        """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
+        if self._clock_sample is None:
+            return datetime.now(UTC)
+        date, at = self._clock_sample
+        return date + timedelta(seconds=self._clock() - at)
+
+    def close(self) -> None:
+        """Revoke the login if we made it."""
+        if self._lease and self._login.own:
+            with contextlib.suppress(VaultError):  # it ends by itself
+                self._client.auth.token.revoke_self()
+        self._lease = None
+
+    def _renew_or_log_in(self, asked: float) -> None:
+        lease, now = self._lease, self._clock()
+        if lease and now < lease.renew_at:
+            return  # another thread did it while this one waited
+        if self._failed and self._failed[0] > asked:
+            raise self._failed[1]  # another thread tried it while this one waited
+        if lease and now < lease.ends:
+            self._renew(lease, now)
+        else:
+            self._log_in()
+
+    def _renew(self, lease: _Lease, now: float) -> None:
+        try:
+            if not self._prolong(lease, now):
+                self._log_in()
+        except VaultError as error:
+            # what we have still lives: nobody need notice
+            self._lease = replace(lease, renew_at=min(now + _RENEW_AGAIN, lease.ends))
+            log.warning("vault.unavailable", operation=Operation.RENEW, error=str(error), status=error.status)
+
+    def _prolong(self, lease: _Lease, now: float) -> bool:
+        """Whether the login could be renewed for about as long as it had."""
+        if not lease.renewable:
+            return False
+        try:
+            auth = self._client.auth.token.renew_self()["auth"]
+        except VaultError as error:
+            if error.kind is Kind.LASTING:
+                return False
+            raise
+        renewed = _Lease.of(auth, now)
+        if renewed.length < lease.length * _RENEW_AT and self._login.own:
+            return False  # capped by its longest life
+        self._lease = renewed
+        log.info("vault.renewed", expires_in=renewed.length)
+        return True
+
+    def _log_in(self) -> None:
+        try:
+            auth = self._login(self._client)
+        except VaultError as error:
+            failure = VaultError(f"{self._login.method} login: {error}", status=error.status)
+            self._failed = (self._clock(), failure)
+            raise failure from error
+        self._client.token = auth["client_token"]
+        self._lease = _Lease.of(auth, self._clock())
+        log.info("vault.login", method=self._login.method, expires_in=auth["lease_duration"])
+
+    def _has_ended(self) -> bool:
+        """Whether a 403 came from an ended login, not from a policy; if so the login is forgotten."""
+        token = self._client.token
+        try:
+            self._client.auth.token.lookup_self()
+        except VaultError as error:
+            if error.status != requests.codes.forbidden:
+                return False
+        else:
+            return False
+        with self._lock:
+            if self._client.token == token:
+                self._lease = None
+        return True
+
+    def _note_failure(self, error: VaultError) -> None:
+        if error.kind is Kind.TRANSIENT and self._down_since is None:
+            self._down_since = self._clock()
+            log.error("vault.unavailable", error=str(error), status=error.status)
+
+    def _note_success(self) -> None:
+        if self._down_since is not None:
+            log.info("vault.recovered", duration=round(self._clock() - self._down_since, 3))
+            self._down_since = None
+
+    def _sample_clock(self, response: requests.Response) -> None:
+        date = net.server_time(response)
+        if date:
+            self._clock_sample = (date, self._clock())

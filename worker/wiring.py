@@ -1,0 +1,128 @@
+"""Builds the parts from the settings and joins them. Nothing else knows settings."""
+
+import random
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import requests
+
+from worker import net
+from worker.clockwork import Clockwork, steady
+from worker.core.plan import Timing
+from worker.daemon import Daemon
+from worker.fleet import Fleet
+from worker.liveperson.domains import Domains
+from worker.liveperson.sentinel import SentinelClient
+from worker.manual import ManualRefresh
+from worker.ops.events import Events
+from worker.refresh import Refresher
+from worker.settings import Settings, SettingsError, VaultSettings
+from worker.vault.accounts import VaultAccounts
+from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.session import VaultSession
+from worker.vault.tokens import VaultTokens
+
+_THREADS = 64
+"""At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every mode needs."""
+
+    session: VaultSession
+    accounts: VaultAccounts
+    refresher: Refresher
+    fleet: Fleet
+    events: Events
+    pool: ThreadPoolExecutor
+
+
+def build(settings: Settings) -> Parts:
+    """SettingsError where a file that a setting names cannot be used."""
+    vault, sentinel = settings.vault, settings.sentinel
+    session = VaultSession(
+        vault.address,
+        _login(vault),
+        http=_http("vault.ca_cert", vault.ca_cert),
+        namespace=vault.namespace,
+        timeout=vault.timeout,
+        clock=steady,
+    )
+    accounts = VaultAccounts(session, mount=settings.accounts.mount, prefix=settings.accounts.prefix)
+    tokens = VaultTokens(session, mount=settings.tokens.mount, prefix=settings.tokens.prefix)
+    http = _http("sentinel.ca_cert", sentinel.ca_cert)
+    refresher = Refresher(
+        accounts=accounts,
+        tokens=tokens,
+        domains=Domains(
+            http,
+            url=sentinel.domain_api,
+            cache=sentinel.domain_cache,
+            allowed_hosts=sentinel.allowed_hosts,
+            clock=steady,
+        ),
+        sentinel=SentinelClient(http),
+        timing=Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname()),
+        timeout=sentinel.timeout,
+        clock=steady,
+    )
+    fleet = Fleet(
+        max_in_flight=sentinel.max_in_flight,
+        max_per_second=sentinel.max_per_second,
+        recheck_after=settings.accounts.sync_every.total_seconds(),
+        jitter=random.random,
+    )
+    events = Events(clock=steady, vault_path=tokens.path)
+    return Parts(
+        session, accounts, refresher, fleet, events, ThreadPoolExecutor(_THREADS, thread_name_prefix="refresh")
+    )
+
+
+def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork]:
+    clockwork = Clockwork(lambda name: made.ring(name))  # noqa: PLW0108 - the two need each other
+    made = Daemon(
+        accounts=parts.accounts,
+        refresher=parts.refresher,
+        fleet=parts.fleet,
+        timer=clockwork,
+        pool=parts.pool,
+        clock=steady,
+        keep_login_alive=parts.session.keep_alive,
+        report=parts.events.report,
+        sync_every=settings.accounts.sync_every.total_seconds(),
+    )
+    return made, clockwork
+
+
+def manual_refresh(parts: Parts) -> ManualRefresh:
+    return ManualRefresh(
+        accounts=parts.accounts,
+        refresher=parts.refresher,
+        fleet=parts.fleet,
+        pool=parts.pool,
+        clock=steady,
+        report=parts.events.report,
+    )
+
+
+def _http(setting: str, ca_cert: Path | None) -> requests.Session:
+    agent = f"appjwt-worker/{version('appjwt-worker')}"
+    try:
+        return net.session(user_agent=agent, ca_cert=str(ca_cert) if ca_cert else None, connections=_THREADS)
+    except OSError as error:  # an SSLError is one too: the file holds no certificate
+        reason = error.strerror or "it holds no certificate"
+        raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None
+
+
+def _login(vault: VaultSettings) -> Login:
+    if vault.method == "approle" and vault.role_id and vault.secret_id_file:
+        return AppRoleLogin(vault.auth_mount or "approle", vault.role_id, vault.secret_id_file)
+    if vault.token_file:
+        return TokenFileLogin(vault.token_file)
+    if vault.token:
+        return TokenLogin(vault.token)
+    raise SettingsError("vault: a login is missing")
