@@ -1,0 +1,217 @@
+"""`make demo`: the installed command against a real OpenBao and a local LivePerson, watched by a reader."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import hvac
+import requests
+
+from sandbox.faults import Fault
+from sandbox.world import World
+
+_LIFE = timedelta(seconds=20)
+_OUTAGE = 5
+_ACCOUNTS = {"le81823118": "va", "le44270193": "va", "12345678": "lo"}
+_BAR = 10
+_WIDTH = 28
+
+_READER_POLICY = """
+path "secret/data/liveperson/tokens/*" { capabilities = ["read"] }
+"""
+
+
+@dataclass
+class Seen:
+    """What the reader saw, for the summary."""
+
+    reads: int = 0
+    expired: int = 0
+    least_left: float = 1.0
+    versions: dict[str, set[str]] = field(default_factory=dict)
+
+    def take(self, account: str, token: dict[str, str]) -> float:
+        """Note one read; the share of life that was left."""
+        left = (int(token["exp"]) - time.time()) / (int(token["exp"]) - int(token["iat"]))
+        self.reads += 1
+        self.expired += left <= 0
+        self.least_left = min(self.least_left, left)
+        self.versions.setdefault(account, set()).add(token["fingerprint"])
+        return left
+
+    def replaced(self) -> int:
+        return sum(len(each) - 1 for each in self.versions.values())
+
+
+class Reader:
+    """An app: it may read the tokens and nothing else, and holds no client secret."""
+
+    def __init__(self, world: World) -> None:
+        world.openbao.policy("reader", _READER_POLICY)
+        http = requests.Session()
+        http.trust_env = False
+        http.verify = str(world.openbao.ca_file)
+        self._vault: Any = hvac.Client(url=world.openbao.address, token=world.openbao.token(["reader"]), session=http)
+
+    def read(self, account: str) -> dict[str, str]:
+        answer = self._vault.secrets.kv.v2.read_secret_version(
+            f"liveperson/tokens/{account}", raise_on_deleted_version=True
+        )
+        token: dict[str, str] = answer["data"]["data"]
+        return token
+
+    def may_write(self) -> bool:
+        try:
+            self._vault.secrets.kv.v2.create_or_update_secret("liveperson/tokens/12345678", {"access_token": "mine"})
+        except hvac.exceptions.Forbidden:
+            return False
+        return True
+
+
+def main() -> int:
+    seconds = float(os.environ.get("DEMO_SECONDS", "60"))
+    _say("A real OpenBao server and a local stand-in for LivePerson start on this machine.")
+    with tempfile.TemporaryDirectory() as folder, World(Path(folder), token_life=_LIFE) as world:
+        for account, region in _ACCOUNTS.items():
+            world.add_account(account, region)
+        _say(f"Three accounts in two regions; their AppJWTs live {_LIFE.seconds} s instead of an hour.")
+        _say("The worker logs in by AppRole, under config/policies/worker.hcl:")
+        _show(world, [])
+        reader = Reader(world)
+        with _worker(world) as (worker, ready):
+            if not ready.wait(20):
+                _say("The worker did not get ready.")
+                return 1
+            refused = "refuses its write" if not reader.may_write() else "LET IT WRITE"
+            _say(f"A reader looks each second. It holds a token that may only read: OpenBao {refused}.")
+            seen = Seen()
+            try:
+                _watch(world, reader, seen, seconds)
+            except KeyboardInterrupt:
+                print()
+            finally:
+                worker.send_signal(signal.SIGTERM)
+                status = worker.wait(20)
+    _say(f"The worker ended with status {status}.\n")
+    print(f"  tokens replaced      {seen.replaced()}, by {world.liveperson.mints()} token requests that were answered")
+    print(f"  reads                {seen.reads}")
+    print(f"  least life left seen {seen.least_left:.0%}")
+    print(f"  expired reads        {seen.expired}")
+    return int(seen.expired > 0 or status != 0 or seen.replaced() < len(_ACCOUNTS))
+
+
+def _watch(world: World, reader: Reader, seen: Seen, seconds: float) -> None:
+    """Read and print once a second; have the outage and the other scenes in between."""
+    began = time.monotonic()
+    outage_ends: float | None = None
+    outage_was = jws_was = manual_was = False
+    print(f"\n{'':8}" + "".join(account.ljust(_WIDTH) for account in _ACCOUNTS))
+    while not seconds or time.monotonic() - began < seconds:
+        at = time.monotonic() - began
+        tokens = {account: reader.read(account) for account in _ACCOUNTS}
+        cells = [_cell(token, seen.take(account, token)) for account, token in tokens.items()]
+        print(f"{at:4.0f} s  " + "".join(cell.ljust(_WIDTH) for cell in cells).rstrip(), flush=True)
+        if at > 6 and not jws_was:
+            jws_was = True
+            _fetch_consumer_jws(world, reader)
+        if at > 14 and not manual_was:
+            manual_was = True
+            account = next(iter(_ACCOUNTS))
+            _show(world, ["--refresh", account])
+            print(_indented(world.run("--refresh", account).stdout))
+        # just before a token is due, or nobody would ask while it is off
+        due = min(datetime.fromisoformat(token["refresh_at"]) for token in tokens.values())
+        if at > (seconds or 60) / 2 and not outage_was and due - datetime.now(UTC) < timedelta(seconds=2):
+            outage_was, outage_ends = True, at + _OUTAGE
+            world.liveperson.faults.set(Fault(status=503))
+            _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: it answers 503.")
+        if outage_ends is not None and at >= outage_ends:
+            outage_ends = None
+            world.liveperson.faults.reset()
+            _say("Sentinel is back. The reader noticed nothing: the old tokens still live.")
+        time.sleep(max(0.0, began + at + 1 - time.monotonic()))
+
+
+def _cell(token: dict[str, str], left: float) -> str:
+    full = round(max(left, 0) * _BAR)
+    return f"{token['fingerprint'][:8]} {'█' * full}{'░' * (_BAR - full)} {left * _LIFE.seconds:4.0f} s"
+
+
+def _fetch_consumer_jws(world: World, reader: Reader) -> None:
+    """What an app does with a token: LivePerson's ConsumerJWS, which verifies it."""
+    account, region = next(iter(_ACCOUNTS.items()))
+    answer = requests.post(
+        f"https://{world.liveperson.hosts[region]}/api/account/{account}/consumer?v=1.0",
+        headers={"Authorization": reader.read(account)["access_token"]},
+        json={"ext_consumer_id": "demo"},
+        verify=str(world.liveperson.ca_file),
+        timeout=5,
+    )
+    _say(f"With a token read from Vault the reader asks LivePerson for a ConsumerJWS: {answer.status_code} Created.")
+
+
+@contextmanager
+def _worker(world: World) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
+    """The daemon as its own process; its log goes by in short."""
+    process = subprocess.Popen(world.command(), env=world.environment(), stderr=subprocess.PIPE, text=True)
+    ready = threading.Event()
+    lines = threading.Thread(target=_tell, args=(process, ready), daemon=True)
+    lines.start()
+    try:
+        yield process, ready
+    finally:
+        process.kill()
+        process.wait()
+        lines.join()
+        if process.stderr:
+            process.stderr.close()
+
+
+def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
+    """Print the log in short; `ready` once every account has a token."""
+    waiting = set(_ACCOUNTS)
+    for line in process.stderr or ():
+        event = json.loads(line)
+        match event["event"]:
+            case "token.refreshed":
+                text = f"{event['account']}: new token, {event['reason']}, version {event['vault_version']} in Vault"
+            case "refresh.failed":
+                text = f"{event['account']}: {event['error']}; {event['life_left']:.0f} s left, tries again"
+            case name:
+                text = f"{name} {event.get('account', '')}"
+        print(f"        worker: {text}", flush=True)
+        if event["event"] == "token.refreshed":
+            waiting.discard(event["account"])
+        if not waiting:
+            ready.set()
+
+
+def _show(world: World, flags: list[str]) -> None:
+    """The command as it is run."""
+    if not flags:
+        for name, value in world.settings.items():
+            print(f"    export {name}={value}")
+    print(f"    $ appjwt-worker {' '.join(flags)}".rstrip(), flush=True)
+
+
+def _say(text: str) -> None:
+    print(f"\n>>> {text}", flush=True)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.strip().splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
