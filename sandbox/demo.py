@@ -8,8 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,11 @@ _OUTAGE = 5
 _ACCOUNTS = {"le81823118": "va", "le44270193": "va", "12345678": "lo"}
 _BAR = 10
 _WIDTH = 28
+_JWS_AT = 6
+_MANUAL_AT = 14
+_JUST_BEFORE = timedelta(seconds=2)
+
+_Tokens = dict[str, dict[str, str]]
 
 _READER_POLICY = """
 path "secret/data/liveperson/tokens/*" { capabilities = ["read"] }
@@ -112,35 +117,45 @@ def main() -> int:
 
 
 def _watch(world: World, reader: Reader, seen: Seen, seconds: float) -> None:
-    """Read and print once a second; have the outage and the other scenes in between."""
+    """Read and print once a second; have the scenes in between."""
     began = time.monotonic()
-    outage_ends: float | None = None
-    outage_was = jws_was = manual_was = False
+    scenes = _scenes(world, reader, (seconds or 60) / 2)
+    next(scenes)
     print(f"\n{'':8}" + "".join(account.ljust(_WIDTH) for account in _ACCOUNTS))
     while not seconds or time.monotonic() - began < seconds:
         at = time.monotonic() - began
         tokens = {account: reader.read(account) for account in _ACCOUNTS}
         cells = [_cell(token, seen.take(account, token)) for account, token in tokens.items()]
         print(f"{at:4.0f} s  " + "".join(cell.ljust(_WIDTH) for cell in cells).rstrip(), flush=True)
-        if at > 6 and not jws_was:
-            jws_was = True
-            _fetch_consumer_jws(world, reader)
-        if at > 14 and not manual_was:
-            manual_was = True
-            account = next(iter(_ACCOUNTS))
-            _show(world, ["--refresh", account])
-            print(_indented(world.run("--refresh", account).stdout))
-        # just before a token is due, or nobody would ask while it is off
-        due = min(datetime.fromisoformat(token["refresh_at"]) for token in tokens.values())
-        if at > (seconds or 60) / 2 and not outage_was and due - datetime.now(UTC) < timedelta(seconds=2):
-            outage_was, outage_ends = True, at + _OUTAGE
-            world.liveperson.faults.set(Fault(status=503))
-            _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: it answers 503.")
-        if outage_ends is not None and at >= outage_ends:
-            outage_ends = None
-            world.liveperson.faults.reset()
-            _say("Sentinel is back. The reader noticed nothing: the old tokens still live.")
+        with suppress(StopIteration):
+            scenes.send((at, tokens))
         time.sleep(max(0.0, began + at + 1 - time.monotonic()))
+
+
+def _scenes(world: World, reader: Reader, midway: float) -> Generator[None, tuple[float, _Tokens], None]:
+    """What happens besides, one after another; each step is sent the time and what the reader just saw."""
+    at, tokens = yield
+    while at < _JWS_AT:
+        at, tokens = yield
+    _fetch_consumer_jws(world, reader)
+    while at < _MANUAL_AT:
+        at, tokens = yield
+    account = next(iter(_ACCOUNTS))
+    _show(world, ["--refresh", account])
+    print(_indented(world.run("--refresh", account).stdout))
+    # begin the outage just before a token is due, or nobody would ask while it lasts
+    while at < midway or min(_until_due(token) for token in tokens.values()) > _JUST_BEFORE:
+        at, tokens = yield
+    _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: it answers 503.")
+    with world.liveperson.faults.on(Fault(status=503)):
+        ends = at + _OUTAGE
+        while at < ends:
+            at, tokens = yield
+    _say("Sentinel is back. The reader noticed nothing: the old tokens still lived.")
+
+
+def _until_due(token: dict[str, str]) -> timedelta:
+    return datetime.fromisoformat(token["refresh_at"]) - datetime.now(UTC)
 
 
 def _cell(token: dict[str, str], left: float) -> str:

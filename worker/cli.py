@@ -112,11 +112,12 @@ def _refresh(flags: argparse.Namespace, parts: "Parts") -> int:
     try:
         parts.session.keep_alive()
         names = flags.refresh or sorted(parts.accounts.names())
+        with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
+            rows = [asdict(line) for line in wiring.manual_refresh(parts).run(names, progress)]
     except RefreshError as error:
         return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
-    with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
-        rows = [asdict(line) for line in wiring.manual_refresh(parts).run(names, progress)]
-    parts.session.close()
+    finally:
+        parts.session.close()
     refreshed, failed = (sum(row["outcome"] == result for row in rows) for result in ("refreshed", "failed"))
     counts = {"refreshed": refreshed, "failed": failed, "skipped": len(rows) - refreshed - failed}
     if flags.output == "json":

@@ -4,12 +4,14 @@ APScheduler plans on the wall clock, and after a step back neither a date job no
 due times are kept here on the steady clock, and on a jump of the wall clock every job is added anew.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.executors.debug import DebugExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 _LARGEST_DRIFT = 1.0
@@ -63,8 +65,9 @@ class Clockwork:
         )
 
     def drop(self, name: str) -> None:
-        if self._due.pop(name, None) is not None and self._scheduler.get_job(name):
-            self._scheduler.remove_job(name)
+        if self._due.pop(name, None) is not None:
+            with contextlib.suppress(JobLookupError):  # it rings just now
+                self._scheduler.remove_job(name)
 
     def watch(self) -> None:
         """To be called each second: notices that the wall clock jumped."""

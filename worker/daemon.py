@@ -5,13 +5,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from typing import Protocol
 
 import structlog
 
 from worker.clockwork import Clockwork
 from worker.core import plan
-from worker.core.errors import InternalError, RefreshError
+from worker.core.errors import InternalError, Kind, RefreshError
 from worker.core.outcome import Next, Outcome, Result
 from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
@@ -82,9 +83,9 @@ class Daemon:
         if self._stopping:
             return
         if name == _SYNC:
-            self._pool.submit(self._sync)
+            self._in_pool(self._sync)
         elif name == _LOGIN:
-            self._pool.submit(self._log_in)
+            self._in_pool(self._log_in)
         elif name == _PUMP:
             self._dispatcher.pump()
         else:
@@ -95,42 +96,50 @@ class Daemon:
         self._stopping = True
         self._dispatcher.stop()
 
+    def _in_pool(self, work: Callable[..., None], *names: str) -> None:
+        def guarded() -> None:
+            try:
+                work(*names)
+            except Exception:
+                log.exception("worker.bug")  # the next sync makes good what was left undone
+
+        self._pool.submit(guarded)
+
     def _sync(self) -> None:
         """Compare the accounts there are with those we know, so that no lost event stops one."""
         pause = self._sync_every
         try:
             listed = self._accounts.names()
-        except Exception as error:
+        except RefreshError as error:
             self._sync_failures += 1
             pause = min(pause, plan.next_retry(self._sync_failures, 0.0, None, 0.0).total_seconds())
-            if not isinstance(error, RefreshError):
-                log.exception("vault.unavailable", error=str(InternalError(error)))
+            if self._sync_failures == 1 and error.kind is Kind.LASTING:  # of the others the session told
+                log.error("vault.unavailable", error=str(error), status=error.status)
         else:
             self._sync_failures = 0
             self._take_in(listed)
-        self._timer.at(_SYNC, self._clock() + pause)
+        finally:
+            self._timer.at(_SYNC, self._clock() + pause)
 
     def _take_in(self, listed: frozenset[str]) -> None:
-        dispatcher = self._dispatcher
+        dispatcher, first = self._dispatcher, not self.ready.is_set()
         with dispatcher.lock:
-            first = not dispatcher.fleet
             new = dispatcher.fleet.add(listed)
             missing = dispatcher.fleet.missing(listed)
             overdue = dispatcher.fleet.overdue(self._clock())
-        self._unlooked.update(new)
+            self._unlooked.update(new)
         for name in new:
             if not first:
                 log.info("account.added", account=name)
-            self._pool.submit(self._look, name)
+            self._in_pool(self._look, name)
         for name in missing:
-            self._pool.submit(self._remove_if_gone, name)
+            self._in_pool(self._remove_if_gone, name)
         dispatcher.queue(*overdue)
-        say = log.info if new or missing else log.debug
-        say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing))
-        if not listed:
-            log.warning("accounts.synced", accounts=0, hint="no account below accounts.prefix")
-        self._log_in()
         self._check_ready()
+        say = log.info if first or new or missing else log.debug
+        hint = None if listed else "there is no account below accounts.prefix"
+        say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing), hint=hint)
+        self._log_in()
 
     def _look(self, name: str) -> None:
         started = self._clock()
@@ -142,21 +151,22 @@ class Daemon:
             self._dispatcher.queue(name)
         else:
             self._dispatcher.settle(outcome)
-        self._unlooked.discard(name)
+        with self._dispatcher.lock:
+            self._unlooked.discard(name)
         self._check_ready()
 
     def _remove_if_gone(self, name: str) -> None:
         if self._refresher.is_gone(name):
             with self._dispatcher.lock:
-                self._dispatcher.fleet.remove(name)
+                news = self._dispatcher.fleet.remove(name)
             self._timer.drop(name)
-            log.info("account.removed", account=name)
+            if news:
+                log.info("account.removed", account=name)
 
     def _plan(self, outcome: Outcome, following: Next) -> None:
         """The last act of each attempt: were the next one planned before, it could come due while this one runs."""
         self._report(outcome, following)
-        if following.due is not None:
-            self._timer.at(outcome.account, following.due)
+        self._timer.at(outcome.account, following.due)
 
     def _log_in(self) -> None:
         try:
@@ -167,17 +177,19 @@ class Daemon:
             self._timer.at(_LOGIN, again)
 
     def _check_ready(self) -> None:
-        if not self._unlooked and not self.ready.is_set():
+        with self._dispatcher.lock:
+            if self._unlooked or self.ready.is_set():
+                return
             self.ready.set()
-            log.info("worker.ready", accounts=len(self._dispatcher.fleet))
+        log.info("worker.ready", accounts=len(self._dispatcher.fleet))
 
 
-def run(daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, close_session: Callable[[], None]) -> bool:
+def run(daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, log_out: Callable[[], None]) -> bool:
     """Run until SIGTERM or SIGINT; whether every thread ended in time."""
     told = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: told.set())
-    log.info("worker.started")
+    log.info("worker.started", version=version("appjwt-worker"))
     clockwork.start()
     daemon.begin()
     while not told.wait(_TICK):
@@ -188,6 +200,6 @@ def run(daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, close_se
     ending = threading.Thread(target=pool.shutdown, kwargs={"wait": True, "cancel_futures": True}, daemon=True)
     ending.start()
     ending.join(_PATIENCE)
-    close_session()
+    log_out()
     log.info("worker.stopped")
     return not ending.is_alive()

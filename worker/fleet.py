@@ -53,7 +53,7 @@ class Fleet:
     ) -> None:
         """
         :param max_in_flight: exchanges with one Sentinel host at a time.
-        :param recheck_after: seconds until a disabled account is looked at again.
+        :param recheck_after: seconds until a disabled or deleted account is looked at again.
         :param jitter: a number in [0, 1), another one at each call.
         """
         self._max_in_flight = max_in_flight
@@ -80,8 +80,10 @@ class Fleet:
         """Accounts that a LIST left out. They stay until their own read says they are gone."""
         return [name for name in self._entries if name not in listed]
 
-    def remove(self, name: str) -> None:
-        self._entries.pop(name, None)
+    def remove(self, name: str) -> bool:
+        """Forget the account; whether that is news."""
+        entry = self._entries.pop(name, None)
+        return entry is not None and entry.state is not State.REMOVED
 
     def overdue(self, now: float) -> list[str]:
         """Accounts whose moment is over and whom no timer rang for."""
@@ -137,15 +139,11 @@ class Fleet:
         entry.failures = entry.failures + 1 if outcome.result is Result.FAILED else 0
         left = entry.held.life.left(now) if entry.held else 0.0
         entry.due = self._due(entry, outcome, now, left)
-        if entry.state is State.REMOVED:
-            self.remove(entry.name)
         return Next(before, entry.state, entry.failures, left, entry.due)
 
-    def _due(self, entry: Entry, outcome: Outcome, now: float, left: float) -> float | None:
+    def _due(self, entry: Entry, outcome: Outcome, now: float, left: float) -> float:
         match entry.state:
-            case State.REMOVED:
-                return None
-            case State.DISABLED:
+            case State.DISABLED | State.REMOVED:  # a deleted secret stays in the LIST, and may come back
                 return now + self._recheck_after
             case State.OK:
                 # never at once again, whatever the token says of its own life

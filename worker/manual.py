@@ -63,8 +63,15 @@ class ManualRefresh:
         :param progress: called with the number of accounts that are done.
         """
         wanted = self._dispatcher.fleet.add(dict.fromkeys(names))
-        self._dispatcher.queue(*wanted)
-        while len(self._outcomes) < len(wanted):
+        try:
+            self._dispatcher.queue(*wanted)
+            self._wait_for(len(wanted), progress)
+        finally:
+            self._dispatcher.stop()  # Ctrl-C: what runs ends, nothing new begins
+        return [self._line(self._outcomes[name]) for name in wanted]
+
+    def _wait_for(self, wanted: int, progress: Callable[[int], object]) -> None:
+        while len(self._outcomes) < wanted:
             with self._changed:
                 self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
                 pump = self._pump_at <= self._clock()
@@ -73,7 +80,6 @@ class ManualRefresh:
             if pump:
                 self._dispatcher.pump()
             progress(len(self._outcomes))
-        return [self._line(self._outcomes[name]) for name in wanted]
 
     def _done(self, outcome: Outcome, following: Next) -> None:
         self._report(outcome, following)

@@ -86,6 +86,7 @@ class Refresher:
         self._timeout = timeout
         self._clock = clock
         self._unwritten: dict[str, _Minted] = {}
+        """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
 
     def look(self, name: str) -> Outcome | None:
         """Adopt the stored token if it is fresh: no credentials are read. None = it is to be refreshed."""
@@ -114,12 +115,12 @@ class Refresher:
             account = self._accounts.read(name)
             expected = Expected.of(account)
             standing = self._judge_as(expected, name, stored, held)
-            minted = self._unwritten.pop(name, None)
+            minted = self._unwritten.get(name)
             if manual or minted is None or minted.expected != expected or minted.held.refresh_at <= started:
                 left = standing.held.life.left(started) if standing.held else 0.0
                 timeout = plan.exchange_timeout(self._timeout, left)
                 host = self._domains.sentinel_host(account, timeout)
-                minted = self._mint(account, host, timeout, reason)
+                minted = self._unwritten[name] = self._mint(account, host, timeout, reason)
             return self._publish(name, started, minted, stored, standing)
         except RefreshError as error:
             return self._ended(name, started, error, reason=reason, host=host)
@@ -161,7 +162,7 @@ class Refresher:
         for tries in range(_WRITE_TRIES):
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
-                    return self._adopted(name, started, stored, standing, minted)
+                    return self._adopted(name, started, stored, standing)
                 held = plan.half_of_what_is_left(standing.held, self._clock())
                 standing = Standing(minted.reason, standing.token, held)
                 return self._outcome(Result.UNCHANGED, name, started, stored.version, standing, minted)
@@ -172,18 +173,13 @@ class Refresher:
                 stored = self._tokens.read(name)
                 standing = self._judge_as(minted.expected, name, stored, minted.held)
                 continue
-            except RefreshError:
-                self._unwritten[name] = minted  # Vault may have it or not: the next try will see
-                raise
             new = Standing(minted.reason, minted.token, minted.held)
             return self._outcome(Result.REFRESHED, name, started, version, new, minted, left)
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, f"others wrote to the token of {name} {_WRITE_TRIES} times")
 
-    def _adopted(
-        self, name: str, started: float, stored: Stored, standing: Standing, minted: _Minted | None = None
-    ) -> Outcome:
+    def _adopted(self, name: str, started: float, stored: Stored, standing: Standing) -> Outcome:
         """The stored token stands. Where it is our own, from a write whose answer was lost, that write succeeded."""
-        minted = self._unwritten.pop(name, minted)
+        minted = self._unwritten.get(name)
         if minted and standing.token and standing.token.fingerprint == minted.token.fingerprint:
             return self._outcome(Result.REFRESHED, name, started, stored.version, standing, minted)
         outcome = self._outcome(Result.ADOPTED, name, started, stored.version, standing, None)
@@ -199,6 +195,8 @@ class Refresher:
         minted: _Minted | None,
         left: float | None = None,
     ) -> Outcome:
+        """The token that `standing` tells of stands in Vault; `minted` is where it came from, if from us."""
+        self._unwritten.pop(name, None)
         return Outcome(
             account=name,
             result=result,
@@ -216,6 +214,8 @@ class Refresher:
         self, name: str, started: float, error: RefreshError, *, reason: Reason | None = None, host: str | None = None
     ) -> Outcome:
         skipped = isinstance(error, AccountDisabledError | AccountGoneError)
+        if skipped:
+            self._unwritten.pop(name, None)
         return Outcome(
             account=name,
             result=Result.SKIPPED if skipped else Result.FAILED,

@@ -62,5 +62,5 @@ class Next:
     state: State
     failures: int
     life_left: float
-    due: float | None
-    """When the account is to be refreshed or tried again; None = never again."""
+    due: float
+    """When the account is to be refreshed, tried or looked at again."""

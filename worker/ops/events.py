@@ -70,8 +70,12 @@ class Events:
 
     def _changed(self, outcome: Outcome, following: Next) -> None:
         match following.state:
+            case State.OK if following.before is State.REMOVED:
+                log.info("account.added", account=outcome.account)
+            case State.OK if following.before is State.DISABLED:
+                log.info("account.changed", account=outcome.account, state=following.state)
             case State.OK:
-                log.info("account.recovered", account=outcome.account, state_before=following.before)
+                log.info("account.recovered", account=outcome.account)
             case State.INVALID:
                 log.error("account.invalid", account=outcome.account, error=str(outcome.error))
             case State.REMOVED:
@@ -81,10 +85,8 @@ class Events:
             case State.FOREIGN | State.FAILING:
                 pass  # refresh.failed said so
 
-    def _wall(self, moment: float | None) -> str | None:
+    def _wall(self, moment: float) -> str:
         """For people: a moment of the steady clock as the wall clock would show it."""
-        if moment is None:
-            return None
         return utc(datetime.now(UTC) + timedelta(seconds=moment - self._clock()))
 
 

@@ -22,6 +22,8 @@ from worker.vault.login import Login
 
 _RENEW_AT = 0.5
 _RENEW_AGAIN = 5.0
+_GOODBYE = 3.0
+"""Seconds: whoever is told to end has no more time than that for a Vault that does not answer."""
 
 log = structlog.get_logger()
 
@@ -128,7 +130,7 @@ class VaultSession:
         """Revoke the login if we made it."""
         if self._lease and self._login.own:
             with contextlib.suppress(VaultError):  # it ends by itself
-                self._client.auth.token.revoke_self()
+                self._client.adapter.post("/v1/auth/token/revoke-self", timeout=_GOODBYE)
         self._lease = None
 
     def _renew_or_log_in(self, asked: float) -> None:
@@ -149,7 +151,7 @@ class VaultSession:
         except VaultError as error:
             # what we have still lives: nobody need notice
             self._lease = replace(lease, renew_at=min(now + _RENEW_AGAIN, lease.ends))
-            log.warning("vault.unavailable", operation=Operation.RENEW, error=str(error), status=error.status)
+            self._note_failure(error)
 
     def _prolong(self, lease: _Lease, now: float) -> bool:
         """Whether the login could be renewed for about as long as it had."""

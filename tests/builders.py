@@ -1,0 +1,102 @@
+"""Tokens, accounts and outcomes for tests, and LivePerson's published sample token."""
+
+import base64
+import functools
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import SecretStr
+
+from worker.core import appjwt
+from worker.core.account import Account
+from worker.core.appjwt import AppJWT, Expected
+
+SAMPLE: Final = (
+    "eyJraWQiOiJhcHBqd3QtMTMtMDUtMTciLCJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJsZTgxODIzMTE4IiwiYXpwIjoiNzU1ODhl"
+    "MTgtMDIxMy00ZTMzLTgxNzQtODgzYWNhYzdlM2M0Iiwic2NvcGUiOiJtc2cuY29uc3VtZXIiLCJpc3MiOiJTZW50aW5lbCIsImV4cCI6MTUyNDY0Nj"
+    "I3MCwiaWF0IjoxNTI0NjQyNjcwfQ.aC1EbVQDIKJkrMgfoqhDqo5KZVMILTGP5UnK_4lUJQIfpFcrymvQKU9E6zt_WDhWmM2SOOcr1sz4u5xVZ9rMW"
+    "ZciDW_9KofEM2NDgVw1EVBxAIgGYeO0sbE9o--HKjk9DHZvukJkQFhYaHMDnj6ay4BNUqTJpDn6y3XQY7eh7rM"
+)
+"""The token in LivePerson's page: real, and ended in 2018."""
+
+ACCOUNT: Final = "le81823118"
+CLIENT_ID: Final = "75588e18-0213-4e33-8174-883acac7e3c4"
+HOUR: Final = timedelta(hours=1)
+ISSUED: Final = datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC)
+"""When the sample was issued, and every token made here that says nothing else."""
+
+HEADER: Final[Mapping[str, object]] = {"kid": "appjwt-13-05-17", "typ": "JWT", "alg": "RS256"}
+CLAIMS: Final[Mapping[str, object]] = {
+    "aud": ACCOUNT,
+    "azp": CLIENT_ID,
+    "scope": "msg.consumer",
+    "iss": "Sentinel",
+    "exp": int((ISSUED + HOUR).timestamp()),
+    "iat": int(ISSUED.timestamp()),
+}
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+"""As a claim or header: leave it out."""
+
+
+def make_token(header: Mapping[str, object] | None = None, **claims: object) -> str:
+    """A signed token like the sample, with these header fields and claims instead."""
+    return _signed(json.dumps(_changed(HEADER, header or {})), json.dumps(_changed(CLAIMS, claims)))
+
+
+def token_of(issued: datetime, life: timedelta = HOUR, **claims: object) -> str:
+    """A signed token that lives from `issued` on, for so long."""
+    return make_token(iat=int(issued.timestamp()), exp=int((issued + life).timestamp()), **claims)
+
+
+def app_jwt(issued: datetime = ISSUED, life: timedelta = HOUR, **claims: object) -> AppJWT:
+    """The same, checked."""
+    return appjwt.check(token_of(issued, life, **claims), Expected(), issued)
+
+
+def compact_jws(header: str | bytes, claims: str | bytes, signature: bytes = b"any") -> str:
+    """Three parts from whatever text there is: for tokens that no library would make."""
+    parts = (part.encode() if isinstance(part, str) else part for part in (header, claims, signature))
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def account_secret(**fields: object) -> dict[str, object]:
+    """What an account's secret in Vault holds, with these fields instead; the client_secret is new each time."""
+    return _changed({"client_id": CLIENT_ID, "client_secret": secrets.token_hex(13)}, fields)
+
+
+def make_account(name: str = ACCOUNT, **fields: object) -> Account:
+    """An account with a new client_secret; the fields are those of the dataclass."""
+    values: dict[str, object] = {
+        "account_id": name.partition("/")[0],
+        "client_id": CLIENT_ID,
+        "client_secret": SecretStr(secrets.token_hex(13)),
+    }
+    return Account(name=name, **(values | fields))  # type: ignore[arg-type] # a test may break a type on purpose
+
+
+def _changed(values: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in {**values, **changes}.items() if value is not ABSENT}
+
+
+def _signed(header: str, claims: str) -> str:
+    signed_part = compact_jws(header, claims, b"")
+    signature = jwt.algorithms.RSAAlgorithm(jwt.algorithms.RSAAlgorithm.SHA256).sign(signed_part[:-1].encode(), _key())
+    return signed_part + base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+
+
+@functools.cache
+def _key() -> rsa.RSAPrivateKey:
+    """Made once per run: it takes a tenth of a second."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
