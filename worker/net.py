@@ -159,7 +159,7 @@ class _BoundedAdapter(HTTPAdapter):
         if len(body) > MAX_ANSWER:
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
         if response.is_redirect:
-            target = urllib3.util.parse_url(response.headers["location"]).host or "another path"
+            target = _host(response.headers["location"]) or "another path"
             raise ExchangeError(f"{name}: a redirect ({response.status_code}) to {target} was not followed")
         response.raw = io.BytesIO(body)
         return response
@@ -169,6 +169,13 @@ class _BoundedAdapter(HTTPAdapter):
 def _proxies(scheme: str, name: str) -> dict[str, str]:
     """HTTPS_PROXY and NO_PROXY, asked once per host: requests would ask the environment at every request."""
     return requests.utils.get_environ_proxies(f"{scheme}://{name}/", None)
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urllib3.util.parse_url(url).host
+    except urllib3.exceptions.LocationParseError:
+        return None
 
 
 def _cause(error: BaseException, timeout: float) -> str:
@@ -191,7 +198,8 @@ def _cause(error: BaseException, timeout: float) -> str:
     for link in reversed(chain):
         for kind, words in known.items():
             if isinstance(link, kind):
-                return words.format(link)
+                by_proxy = any(isinstance(each, urllib3.exceptions.ProxyError) for each in chain if each is not link)
+                return ("the proxy failed: " if by_proxy else "") + words.format(link)
     root = chain[-1]
     system = root.strerror if isinstance(root, OSError) else None
     return system.lower() if system else f"the answer is broken ({type(root).__name__})"
@@ -211,6 +219,14 @@ def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8
     return made
 
 
+def json_of(response: requests.Response) -> Any:
+    """The answer's JSON; None if it is none."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
 def server_time(response: requests.Response) -> datetime | None:
     """The server's clock at the end of the exchange, at the latest: Date counts whole seconds and was set on the way.
 
@@ -218,6 +234,6 @@ def server_time(response: requests.Response) -> datetime | None:
     """
     try:
         date = parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, ValueError):
+        return date.astimezone(UTC) + DATE_RESOLUTION + response.elapsed
+    except (KeyError, ValueError, OverflowError):
         return None
-    return date.astimezone(UTC) + DATE_RESOLUTION + response.elapsed

@@ -1,7 +1,7 @@
 """Raw text + what was expected + now -> AppJWT, or the check that refused it.
 
-The signature is not looked at: TLS to Sentinel is the trust anchor, and neither published sample token verifies with
-the key LivePerson printed. PyJWT only takes the text apart; its own claim checks read the wall clock and are off.
+The signature is left to liveperson/keys.py. PyJWT only takes the text apart; its own claim checks read the wall clock
+and are off.
 """
 
 import hashlib
@@ -31,6 +31,8 @@ class Check(StrEnum):
     IAT = "iat"
     LIFETIME = "lifetime"
     SCOPE = "scope"
+    SIGNATURE = "signature"
+    """Made only where sentinel.verify asks for it, by liveperson/keys.py."""
 
 
 LONGEST_TOKEN = 8192
@@ -120,7 +122,7 @@ def check(raw: str, expected: Expected, now: datetime | None) -> AppJWT:
         (Check.TYP, token.typ.upper() in ("JWT", ""), "JWT", token.typ),
         (Check.AUD, expected.account_id in (None, *token.aud), expected.account_id, " ".join(token.aud)),
         (Check.AZP, expected.client_id in (None, token.azp), expected.client_id, token.azp),
-        (Check.ISS, token.iss.casefold() == "sentinel", "Sentinel", token.iss),
+        (Check.ISS, token.iss.lower() == "sentinel", "Sentinel", token.iss),
         (Check.EXP, token.exp > now, f"an end after {utc(now)}", utc(token.exp)),
         (Check.IAT, ahead <= CLOCK_LEEWAY, f"an issue before {utc(now)}", utc(token.iat)),
         (
@@ -184,7 +186,7 @@ def _time(values: dict[str, Any], key: str) -> datetime:
 
 def utc(moment: datetime) -> str:
     """RFC 3339, whole seconds."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def _shown(value: str) -> str:

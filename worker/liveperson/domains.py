@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 
+from worker import net
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.net import ExchangeError
 
 _HOST = re.compile(
     r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[1-9][0-9]{0,4})?"
@@ -61,7 +61,7 @@ class Domains:
         url = f"{self._url}/api/account/{account_id}/service/sentinel/baseURI.json"
         try:
             response = self._http.get(url, params={"version": "1.0"}, timeout=timeout.total_seconds())
-        except ExchangeError as error:
+        except net.ExchangeError as error:
             raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, str(error)) from error
         status = response.status_code
         if not response.ok:
@@ -69,7 +69,7 @@ class Domains:
             raise RefreshError(
                 Stage.DOMAIN, kind, f"the Domain API answers {status} for account {account_id}", status=status
             )
-        host = _base_uri(_json(response), account_id)
+        host = _base_uri(net.json_of(response), account_id)
         if host is None:
             raise RefreshError(
                 Stage.DOMAIN, Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", status=status
@@ -87,15 +87,6 @@ class Domains:
                 Stage.DOMAIN, Kind.LASTING, f"{source} is {plain}, which sentinel.allowed_hosts does not allow"
             )
         return plain
-
-
-def _json(response: requests.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        raise RefreshError(
-            Stage.DOMAIN, Kind.TRANSIENT, "the Domain API's answer is no JSON", status=response.status_code
-        ) from None
 
 
 def _base_uri(answer: Any, account_id: str) -> object | None:

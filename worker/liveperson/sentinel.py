@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import requests
 from pydantic import SecretStr
@@ -49,8 +48,8 @@ class SentinelClient:
                 status=status,
                 retry_after=_retry_after(response),
             )
-        answer = _json(response)
-        token = answer.get("access_token")
+        answer = net.json_of(response)
+        token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not token:
             raise RefreshError(
                 Stage.SENTINEL, Kind.TRANSIENT, f"{host} answers {status} without an access_token", status=status
@@ -61,14 +60,6 @@ class SentinelClient:
             token_type=token_type if isinstance(token_type, str) else "Bearer",
             now=net.server_time(response),
         )
-
-
-def _json(response: requests.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except (ValueError, RecursionError):
-        answer = None
-    return answer if isinstance(answer, dict) else {}
 
 
 def _retry_after(response: requests.Response) -> timedelta | None:

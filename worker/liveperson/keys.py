@@ -1,0 +1,137 @@
+"""Whose signature is it? Pinned keys from a PEM file, or those that Sentinel publishes as a JWKS.
+
+A kid says which key to try first and nothing more: LivePerson's published tokens carry the same kid and are signed by
+different keys.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from worker import net
+from worker.core.appjwt import AppJWT, Check, TokenRefusedError
+from worker.core.errors import Kind, RefreshError, Stage
+
+_PATH = "/sentinel/well-known/jwks"
+_FRESH_FOR = 3600.0
+_FLOOR = 60.0
+"""Seconds between two fetches from one host, whatever tokens come: an unknown key must not make a storm."""
+_PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    kid: str
+    public: RSAPublicKey
+
+
+class PinnedKeys:
+    """One or more public keys or certificates in a PEM file, read once."""
+
+    def __init__(self, file: Path) -> None:
+        """ValueError or OSError if there is no RSA key in it."""
+        self._keys = [_Key("", each) for each in _load_pem(file.read_bytes())]
+        self._file = file
+
+    def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
+        """TokenRefusedError at check signature unless one of the keys made it."""
+        del host, timeout
+        if not _signed_by_any(token, self._keys):
+            raise TokenRefusedError(Check.SIGNATURE, f"one by a key in {self._file}", "another")
+
+
+class PublishedKeys:
+    """What each Sentinel host publishes, cached."""
+
+    def __init__(self, http: requests.Session, *, clock: Callable[[], float]) -> None:
+        self._http = http
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cache: dict[str, tuple[list[_Key], float]] = {}
+
+    def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
+        """TokenRefusedError at check signature unless one of the host's keys made it.
+
+        A token that no cached key made is a reason to ask anew, but not more often than once a minute.
+        """
+        keys, fetched_at = self._cache.get(host, ([], float("-inf")))
+        if self._clock() < fetched_at + _FRESH_FOR and _signed_by_any(token, keys):
+            return
+        keys = self._fetched(host, timeout, seen=fetched_at)
+        if not _signed_by_any(token, keys):
+            raise TokenRefusedError(Check.SIGNATURE, f"one by a key that {host} publishes", f"kid {token.kid[:80]!r}")
+
+    def _fetched(self, host: str, timeout: timedelta, seen: float) -> list[_Key]:
+        with self._lock:
+            keys, fetched_at = self._cache.get(host, ([], float("-inf")))
+            if fetched_at > seen or self._clock() < fetched_at + _FLOOR:
+                return keys  # another thread asked while this one waited, or it is too soon
+            try:
+                keys = self._fetch(host, timeout)
+            except RefreshError:
+                if not keys:
+                    raise  # else those known serve on
+            self._cache[host] = (keys, self._clock())
+            return keys
+
+    def _fetch(self, host: str, timeout: timedelta) -> list[_Key]:
+        try:
+            response = self._http.get(f"https://{host}{_PATH}", timeout=timeout.total_seconds())
+        except net.ExchangeError as error:
+            raise _unavailable(f"no JWKS from {error}") from error
+        keys = _from_jwks(net.json_of(response)) if response.ok else []
+        if not keys:
+            raise _unavailable(f"{host} publishes no RSA key (status {response.status_code})")
+        return keys
+
+
+def _unavailable(text: str) -> RefreshError:
+    return RefreshError(Stage.CLAIMS, Kind.TRANSIENT, text, check=Check.SIGNATURE)
+
+
+def _signed_by_any(token: AppJWT, keys: Sequence[_Key]) -> bool:
+    return any(_signed_by(token, key.public) for key in sorted(keys, key=lambda key: key.kid != token.kid))
+
+
+def _signed_by(token: AppJWT, key: RSAPublicKey) -> bool:
+    try:
+        jwt.PyJWS().decode(token.raw.get_secret_value(), key, algorithms=["RS256"])
+    except jwt.PyJWTError:
+        return False
+    return True
+
+
+def _from_jwks(document: Any) -> list[_Key]:
+    found = document.get("keys") if isinstance(document, dict) else None
+    keys = []
+    for each in found if isinstance(found, list) else []:
+        try:
+            key = jwt.PyJWK(each, algorithm="RS256").key
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
+            continue  # a key of another kind, or a broken one: the others still count
+        if isinstance(key, RSAPublicKey):
+            kid = each.get("kid")
+            keys.append(_Key(kid if isinstance(kid, str) else "", key))
+    return keys
+
+
+def _load_pem(content: bytes) -> list[RSAPublicKey]:
+    keys = []
+    for block in _PEM_BLOCK.finditer(content):
+        certificate = block[1] == b"CERTIFICATE"
+        key = x509.load_pem_x509_certificate(block[0]).public_key() if certificate else load_pem_public_key(block[0])
+        if isinstance(key, RSAPublicKey):
+            keys.append(key)
+    if not keys:
+        raise ValueError("it holds no RSA public key")
+    return keys
