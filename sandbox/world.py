@@ -40,6 +40,7 @@ class World:
         self.settings = {
             "APPJWT_VAULT_ADDRESS": self.openbao.address,
             "APPJWT_VAULT_CA_CERT": str(self.openbao.ca_file),
+            "APPJWT_VAULT_AUTH_METHOD": "approle",
             "APPJWT_VAULT_ROLE_ID": role_id,
             "APPJWT_VAULT_SECRET_ID_FILE": str(secret_id_file),
             "APPJWT_SENTINEL_DOMAIN_API": self.liveperson.domain_api,

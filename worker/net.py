@@ -4,6 +4,7 @@ Both outside worlds go through here: LivePerson's by a requests session, Vault's
 What an answer means is left to the callers.
 """
 
+import contextlib
 import functools
 import io
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import requests
@@ -118,9 +120,9 @@ class _BoundedAdapter(HTTPAdapter):
     _pools: ClassVar[dict[str, type[HTTPConnectionPool]]] = {"http": _PlainPool, "https": _TLSPool}
 
     def __init__(self, ca_cert: str | None, connections: int) -> None:
-        # ca_cert or, without one, OpenSSL's default paths and SSL_CERT_FILE; certifi's list is never used
-        self._context = ssl.create_default_context(cafile=ca_cert)
-        self._context.sslsocket_class = _TLSSocket
+        self._ca_cert = ca_cert
+        self._ca_read_at = self._ca_changed_at()
+        self._context = _tls_context(ca_cert)
         super().__init__(pool_connections=connections, pool_maxsize=connections)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -135,8 +137,19 @@ class _BoundedAdapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
+        changed_at = self._ca_changed_at()
+        if changed_at not in (None, self._ca_read_at):
+            with contextlib.suppress(OSError):  # half written: the CAs known serve on until it can be read
+                # a new context is a new key, so a new pool: connections made under the old CAs are not used again
+                self._context, self._ca_read_at = _tls_context(self._ca_cert), changed_at
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         return host, {"ssl_context": self._context}
+
+    def _ca_changed_at(self) -> int | None:
+        try:
+            return Path(self._ca_cert).stat().st_mtime_ns if self._ca_cert else None
+        except OSError:
+            return None
 
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Leave it to the context: requests would let REQUESTS_CA_BUNDLE win over the CA of the settings."""
@@ -203,6 +216,13 @@ def _cause(error: BaseException, timeout: float) -> str:
     root = chain[-1]
     system = root.strerror if isinstance(root, OSError) else None
     return system.lower() if system else f"the answer is broken ({type(root).__name__})"
+
+
+def _tls_context(ca_cert: str | None) -> ssl.SSLContext:
+    """For ca_cert or, without one, OpenSSL's default paths and SSL_CERT_FILE; certifi's list is never used."""
+    context = ssl.create_default_context(cafile=ca_cert)
+    context.sslsocket_class = _TLSSocket
+    return context
 
 
 def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8) -> requests.Session:

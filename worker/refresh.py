@@ -18,11 +18,13 @@ from worker.core.plan import Held, Reason, Standing, Timing
 from worker.core.unchecked import Answer, Stored
 
 _WRITE_TRIES = 3
+_SECRET_REFUSED = frozenset({400, 401, 403})
 
 
 class Accounts(Protocol):
     def names(self) -> frozenset[str]: ...
     def read(self, name: str) -> Account: ...
+    def previous(self, current: Account) -> Account | None: ...
 
 
 class Tokens(Protocol):
@@ -38,6 +40,10 @@ class Sentinel(Protocol):
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer: ...
 
 
+class Keys(Protocol):
+    def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Minted:
     """A checked token on its way to Vault."""
@@ -48,6 +54,7 @@ class _Minted:
     host: str
     held: Held
     reason: Reason
+    previous_used: bool
 
     def beside(self) -> dict[str, str]:
         """What Vault's secret tells beside the token itself."""
@@ -73,15 +80,20 @@ class Refresher:
         tokens: Tokens,
         domains: Domains,
         sentinel: Sentinel,
+        keys: Keys | None,
         timing: Timing,
         timeout: timedelta,
         clock: Callable[[], float],
     ) -> None:
-        """:param timeout: for one exchange with LivePerson; less where a token is about to end."""
+        """
+        :param keys: who must have signed a token; None = its signature is not looked at.
+        :param timeout: for one exchange with LivePerson; less where a token is about to end.
+        """
         self._accounts = accounts
         self._tokens = tokens
         self._domains = domains
         self._sentinel = sentinel
+        self._keys = keys
         self._timing = timing
         self._timeout = timeout
         self._clock = clock
@@ -151,11 +163,28 @@ class Refresher:
 
     def _mint(self, account: Account, host: str, timeout: timedelta, reason: Reason) -> _Minted:
         expected = Expected.of(account)
-        answer = self._sentinel.mint(account, host, timeout)
+        answer, previous_used = self._ask(account, host, timeout)
         at = self._clock()
         token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now)
+        if self._keys:
+            self._keys.verify(token, host, timeout)
         held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
-        return _Minted(token, answer.token_type, expected, host, held, reason)
+        return _Minted(token, answer.token_type, expected, host, held, reason, previous_used)
+
+    def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:
+        """Sentinel's answer, and whether it took the client_secret before the newest one only."""
+        try:
+            return self._sentinel.mint(account, host, timeout), False
+        except RefreshError as error:
+            if error.status not in _SECRET_REFUSED:
+                raise
+            before = self._accounts.previous(account)
+            if before is None:
+                raise
+            try:
+                return self._sentinel.mint(before, host, timeout), True
+            except RefreshError:
+                raise error from None  # the newest secret's refusal is the one to mend
 
     def _publish(self, name: str, started: float, minted: _Minted, stored: Stored, standing: Standing) -> Outcome:
         """Write what was minted, unless what stands ends as late; a lost race is looked at again."""
@@ -208,6 +237,7 @@ class Refresher:
             held=standing.held,
             version=version,
             left_at_replacement=left,
+            previous_used=bool(minted and minted.previous_used),
         )
 
     def _ended(

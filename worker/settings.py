@@ -18,6 +18,7 @@ DEFAULT_FILE = Path("/etc/appjwt-worker/worker.toml")
 _PREFIX = "APPJWT_"
 _FILE_VARIABLE = "APPJWT_CONFIG"
 _KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VAULTS_OWN_NAMES = {"address": "ADDR", "namespace": "NAMESPACE", "ca_cert": "CACERT", "token": "TOKEN"}
@@ -79,10 +80,12 @@ class VaultSettings(_Table):
     namespace: str | None = None
     ca_cert: Path | None = Field(None, description="PEM file of the only CAs that count; absent = the system's")
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
-    auth_method: Literal["approle", "token"] | None = Field(
-        None, description="absent = token if one is set, else approle"
+    auth_method: Literal["kubernetes", "jwt", "approle", "token"] | None = Field(
+        None, description="absent = token if one is set, else kubernetes"
     )
     auth_mount: VaultPath | None = Field(None, description="absent = the method's name")
+    role: str | None = None
+    jwt_file: Path = _SERVICE_ACCOUNT_TOKEN
     role_id: str | None = None
     secret_id_file: Path | None = None
     token: SecretStr | None = None
@@ -101,12 +104,17 @@ class VaultSettings(_Table):
         if self.method == "token" and not (self.token or self.token_file):
             raise ValueError("vault.auth_method is token: set vault.token or vault.token_file")
         if self.method == "approle" and not (self.role_id and self.secret_id_file):
-            raise ValueError("a login is missing: set vault.role_id and vault.secret_id_file (approle), or vault.token")
+            raise ValueError("vault.auth_method is approle: set vault.role_id and vault.secret_id_file")
+        if self.method in ("kubernetes", "jwt") and not self.role:
+            raise ValueError(
+                f"vault.role: missing for the login by {self.method}"
+                + ("" if self.auth_method else "; for another way set vault.auth_method or a token")
+            )
         return self
 
     @property
-    def method(self) -> Literal["approle", "token"]:
-        return self.auth_method or ("token" if self.token or self.token_file else "approle")
+    def method(self) -> Literal["kubernetes", "jwt", "approle", "token"]:
+        return self.auth_method or ("token" if self.token or self.token_file else "kubernetes")
 
 
 class AccountsSettings(_Table):
@@ -124,8 +132,10 @@ class SentinelSettings(_Table):
     domain_api: Url = "https://api.liveperson.net"
     domain_cache: Duration = Field(timedelta(hours=12), le=timedelta(hours=24))
     allowed_hosts: Listed = Field((".liveperson.net",), min_length=1)
+    api_version: Literal["1.0", "2.0"] = "1.0"
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
     ca_cert: Path | None = None
+    verify: str = Field("off", description="off, jwks, or a PEM file with the public keys")
     max_in_flight: int = Field(8, ge=1, le=256)
     max_per_second: float = Field(20, gt=0, le=1000)
 

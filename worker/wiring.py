@@ -15,13 +15,14 @@ from worker.core.plan import Timing
 from worker.daemon import Daemon
 from worker.fleet import Fleet
 from worker.liveperson.domains import Domains
+from worker.liveperson.keys import PinnedKeys, PublishedKeys
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.ops.events import Events
-from worker.refresh import Refresher
-from worker.settings import Settings, SettingsError, VaultSettings
+from worker.refresh import Keys, Refresher
+from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
 from worker.vault.accounts import VaultAccounts
-from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
@@ -65,7 +66,8 @@ def build(settings: Settings) -> Parts:
             allowed_hosts=sentinel.allowed_hosts,
             clock=steady,
         ),
-        sentinel=SentinelClient(http),
+        sentinel=SentinelClient(http, api_version=sentinel.api_version),
+        keys=_keys(sentinel, http),
         timing=Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname()),
         timeout=sentinel.timeout,
         clock=steady,
@@ -118,9 +120,26 @@ def _http(setting: str, ca_cert: Path | None) -> requests.Session:
         raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None
 
 
+def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
+    match sentinel.verify:
+        case "off":
+            return None
+        case "jwks":
+            return PublishedKeys(http, clock=steady)
+        case file:
+            try:
+                return PinnedKeys(Path(file))
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise SettingsError(f"sentinel.verify: {file} cannot be used: {reason}") from None
+
+
 def _login(vault: VaultSettings) -> Login:
+    mount = vault.auth_mount or vault.method
+    if vault.method in ("kubernetes", "jwt") and vault.role:
+        return JwtLogin(vault.method, mount, vault.role, vault.jwt_file)
     if vault.method == "approle" and vault.role_id and vault.secret_id_file:
-        return AppRoleLogin(vault.auth_mount or "approle", vault.role_id, vault.secret_id_file)
+        return AppRoleLogin(mount, vault.role_id, vault.secret_id_file)
     if vault.token_file:
         return TokenFileLogin(vault.token_file)
     if vault.token:

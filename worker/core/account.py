@@ -13,7 +13,7 @@ _NAME_SEGMENT = re.compile(r"[A-Za-z0-9_@.+=-]{1,128}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _LONGEST_NAME = 512
 _LONGEST_VALUE = 1024
-_API_VERSIONS = ("1.0",)
+API_VERSIONS = ("1.0", "2.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Account:
     client_secret: SecretStr = field(repr=False)
     sentinel_domain: str | None = None
     """Host, with its port where that is not 443; skips the Domain API."""
+    api_version: str | None = None
+    """None = as the settings say."""
     scope: str | None = None
     """The one scope that the token must contain."""
 
@@ -50,13 +52,15 @@ def parse(name: str, secret: Mapping[str, object]) -> Account:
         raise InvalidAccountError(
             "account_id: must be 1 to 64 letters, digits, - or _ (default: the name's first part)"
         )
-    if _text(secret, "api_version", default="1.0") not in _API_VERSIONS:
-        raise InvalidAccountError(f"api_version: must be one of {', '.join(_API_VERSIONS)}")
+    api_version = _text(secret, "api_version")
+    if api_version not in (None, *API_VERSIONS):
+        raise InvalidAccountError(f"api_version: must be one of {', '.join(API_VERSIONS)}")
     return Account(
         name=name,
         account_id=account_id,
         client_id=_required(secret, "client_id"),
         client_secret=SecretStr(_required(secret, "client_secret")),
+        api_version=api_version,
         sentinel_domain=_text(secret, "sentinel_domain"),
         scope=_text(secret, "scope"),
     )

@@ -52,6 +52,8 @@ class Outcome:
     error: RefreshError | None = None
     left_at_replacement: float | None = None
     """Seconds that the replaced token still had; None = none was replaced."""
+    previous_used: bool = False
+    """Sentinel refused the newest client_secret and took the one before it."""
 
 
 @dataclass(frozen=True, slots=True)

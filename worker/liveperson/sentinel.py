@@ -15,11 +15,24 @@ from worker.core.unchecked import Answer
 _TOO_MANY = 429
 _SERVER_ERROR = 500
 _EXCERPT = 160
+_REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
+    "1.0": (
+        "https://{host}/sentinel/api/account/{account_id}/app/token?v=1.0&grant_type=client_credentials",
+        {},
+    ),
+    "2.0": (
+        "https://{host}/sentinel/api/v2/account/{account_id}/app/token",
+        {"grant_type": "client_credentials"},
+    ),
+}
+"""Per version of the API: where to, and what goes into the form beside the credentials (FACTS: LivePerson's pages)."""
 
 
 class SentinelClient:
-    def __init__(self, http: requests.Session) -> None:
+    def __init__(self, http: requests.Session, *, api_version: str) -> None:
+        """:param api_version: 1.0 or 2.0; an account may have its own."""
         self._http = http
+        self._api_version = api_version
 
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
         """Ask for a new token; RefreshError at stage sentinel.
@@ -27,13 +40,11 @@ class SentinelClient:
         Every error body of this endpoint is undocumented: the status alone decides what kind of failure it is.
         """
         secret = account.client_secret.get_secret_value()
-        url = f"https://{host}/sentinel/api/account/{account.account_id}/app/token"
+        url, form = _REQUESTS[account.api_version or self._api_version]
+        form = {"client_id": account.client_id, "client_secret": secret, **form}
         try:
             response = self._http.post(
-                url,
-                params={"v": "1.0", "grant_type": "client_credentials"},
-                data={"client_id": account.client_id, "client_secret": secret},
-                timeout=timeout.total_seconds(),
+                url.format(host=host, account_id=account.account_id), data=form, timeout=timeout.total_seconds()
             )
         except net.ExchangeError as error:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error

@@ -22,6 +22,8 @@ class Events:
             self._failed(outcome, following)
         elif outcome.result is not Result.SKIPPED:
             self._succeeded(outcome)
+        if outcome.previous_used:
+            log.warning("credentials.previous_used", account=outcome.account, host=outcome.host)
         if following.state is not following.before:
             self._changed(outcome, following)
 

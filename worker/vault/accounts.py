@@ -1,16 +1,20 @@
-"""The accounts: LIST and read below the accounts prefix. The worker never writes there."""
+"""The accounts: LIST and read below the accounts prefix, on KV v1 or v2. The worker never writes there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
 import requests
 
 from worker.core import account
 from worker.core.account import Account
-from worker.core.errors import AccountGoneError, InvalidAccountError
+from worker.core.errors import AccountDisabledError, AccountGoneError, InvalidAccountError
 from worker.vault.adapter import VaultError
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
+_OVERLAP = timedelta(hours=24)
+"""How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
 
 
 class VaultAccounts:
@@ -28,35 +32,61 @@ class VaultAccounts:
 
         AccountGoneError, AccountDisabledError, InvalidAccountError, or VaultError.
         """
+        return account.parse(name, self._secret(name)[0])
+
+    def previous(self, current: Account) -> Account | None:
+        """The same account with the client_secret before its newest, if that was changed within a day. KV v2 only."""
+        try:
+            _, metadata = self._secret(current.name)
+            changed = datetime.fromisoformat(metadata["created_time"])
+            if metadata["version"] < 2 or self._session.now() - changed > _OVERLAP:  # noqa: PLR2004 - the first has none
+                return None
+            before = account.parse(current.name, self._secret(current.name, metadata["version"] - 1)[0])
+        except (AccountDisabledError, AccountGoneError, InvalidAccountError, KeyError, TypeError, ValueError):
+            return None
+        same = (before.client_id, before.account_id) == (current.client_id, current.account_id)
+        return before if same and before.client_secret != current.client_secret else None
+
+    def _secret(self, name: str, version: int | None = None) -> tuple[Mapping[str, object], Mapping[str, Any]]:
+        """The fields of a secret, and on KV v2 its version's metadata."""
         if not account.is_name(name):
             raise InvalidAccountError(
                 f"{name!r}: an account's name holds letters, digits and -_@.+= between slashes only"
             )
         path = f"{self._prefix}/{name}"
+        v2 = self._session.kv_version(Operation.READ_ACCOUNT, self._mount) > 1
         try:
             answer = self._session.call(
                 Operation.READ_ACCOUNT,
                 f"{self._mount}/{path}",
-                lambda client: client.secrets.kv.v2.read_secret_version(
-                    path, mount_point=self._mount, raise_on_deleted_version=True
+                lambda client: (
+                    client.secrets.kv.v2.read_secret_version(
+                        path, version=version, mount_point=self._mount, raise_on_deleted_version=True
+                    )
+                    if v2
+                    else client.secrets.kv.v1.read_secret(path, mount_point=self._mount)
                 ),
             )
         except VaultError as error:
             if error.status == requests.codes.not_found:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
-        secret = answer.get("data", {}).get("data")
+        data = answer.get("data") or {}
+        secret = data.get("data") if v2 else data
         if not isinstance(secret, dict):
             raise InvalidAccountError(f"{self._mount}/{path} holds no fields")
-        return account.parse(name, secret)
+        return secret, data.get("metadata") or {} if v2 else {}
 
     def _walk(self, folder: str, depth: int) -> Iterator[str]:
         path = f"{self._prefix}/{folder}".rstrip("/")
+        v2 = self._session.kv_version(Operation.LIST, self._mount) > 1
         try:
             answer = self._session.call(
                 Operation.LIST,
                 f"{self._mount}/{path}",
-                lambda client: client.secrets.kv.v2.list_secrets(path, mount_point=self._mount),
+                lambda client: (client.secrets.kv.v2 if v2 else client.secrets.kv.v1).list_secrets(
+                    path, mount_point=self._mount
+                ),
             )
         except VaultError as error:
             if error.status == requests.codes.not_found:

@@ -22,6 +22,11 @@ class VaultError(RefreshError):
         super().__init__(stage, Kind.LASTING if lasting else Kind.TRANSIENT, text, status=status)
         self.body = body
 
+    def with_hint(self, hint: str | None) -> "VaultError":
+        """The same, with what to look at."""
+        text = f"{self} ({hint})" if hint else str(self)
+        return VaultError(text, status=self.status, body=self.body, stage=self.stage)
+
 
 class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     """Answers are their JSON; every refusal is a VaultError."""

@@ -11,12 +11,18 @@ from worker.vault.adapter import VaultError
 
 
 class Login(Protocol):
-    method: ClassVar[str]
-    own: ClassVar[bool]
-    """Whether the token is made for us, so that it is ours to revoke."""
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def own(self) -> bool:
+        """Whether the token is made for us, so that it is ours to revoke."""
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         """Log in; the `auth` of the answer: client_token, lease_duration (seconds, 0 = endless), renewable."""
+
+    def is_stale(self) -> bool:
+        """Whether there is something newer to log in with, so that what we have is not to be used any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,40 @@ class AppRoleLogin:
         answer = client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount)
         return dict(answer["auth"])
 
+    def is_stale(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class JwtLogin:
+    """The methods kubernetes and jwt: on the wire they are the same."""
+
+    own: ClassVar[bool] = True
+
+    method: str
+    mount: str
+    role: str
+    jwt_file: Path
+    """Read at each login: a projected service account token is replaced before it ends."""
+
+    def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        jwt = _read(self.jwt_file, "jwt")
+        try:
+            return dict(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount)["auth"])
+        except VaultError as error:
+            raise error.with_hint(_HINTS.get((self.method, error.status))) from error
+
+    def is_stale(self) -> bool:
+        return False
+
+
+_HINTS: dict[tuple[str, int | None], str] = {
+    ("kubernetes", 403): "the role is not bound to this service account, namespace or audience, "
+    "or Vault cannot ask the Kubernetes API for a TokenReview",
+    ("kubernetes", 400): "is vault.role right?",
+    ("jwt", 400): "are vault.role and the token's audience, issuer and subject those of the role?",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogin:
@@ -45,18 +85,32 @@ class TokenLogin:
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         return _looked_up(client, self.token.get_secret_value(), renew=True)
 
+    def is_stale(self) -> bool:
+        return False
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class TokenFileLogin:
-    """The token is somebody else's, such as an Agent's sink: never renewed, and read again when it ends."""
+    """The token is somebody else's, such as an Agent's sink: never renewed, read again when it changed or ended."""
 
     method: ClassVar[str] = "token"
     own: ClassVar[bool] = False
 
     token_file: Path
+    _read_at: int = 0
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
+        self._read_at = self._changed_at()
         return _looked_up(client, _read(self.token_file, "token"), renew=False)
+
+    def is_stale(self) -> bool:
+        return self._changed_at() not in (0, self._read_at)
+
+    def _changed_at(self) -> int:
+        try:
+            return self.token_file.stat().st_mtime_ns
+        except OSError:  # just being replaced: what we have may still live
+            return 0
 
 
 def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class VaultSession:
         self._lease: _Lease | None = None
         self._failed: tuple[float, RefreshError] | None = None
         self._down_since: float | None = None
+        self._kv_versions: dict[str, int] = {}
         self._clock_sample: tuple[datetime, float] | None = None
         # token="": with None hvac would look into the environment and into the home directory
         self._client = hvac.Client(
@@ -109,6 +110,8 @@ class VaultSession:
     def keep_alive(self) -> float:
         """Log in or renew if it is time to; the steady moment when it is time again."""
         lease, asked = self._lease, self._clock()
+        if lease and self._login.is_stale():
+            lease = self._lease = None
         if lease and asked < lease.renew_at:
             return lease.renew_at
         # while one thread renews, the others go on with what still lives; without a login they wait for it
@@ -118,6 +121,17 @@ class VaultSession:
             finally:
                 self._lock.release()
         return self._lease.renew_at if self._lease else asked
+
+    def kv_version(self, operation: Operation, mount: str) -> int:
+        """The version of the KV engine at a mount, asked once: on a v1 mount a v2 path would work, and mean another."""
+        if mount not in self._kv_versions:
+            url = f"/v1/sys/internal/ui/mounts/{mount}"
+            answer = self.call(operation, f"sys/internal/ui/mounts/{mount}", lambda client: client.adapter.get(url))
+            data = answer.get("data") or {}
+            if data.get("type") not in ("kv", "generic"):
+                raise VaultError(f"{mount} is no KV mount but {data.get('type')}", status=requests.codes.bad_request)
+            self._kv_versions[mount] = int((data.get("options") or {}).get("version", 1))
+        return self._kv_versions[mount]
 
     def now(self) -> datetime:
         """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
@@ -175,6 +189,8 @@ class VaultSession:
             auth = self._login(self._client)
         except VaultError as error:
             failure = VaultError(f"{self._login.method} login: {error}", status=error.status)
+            if error.status == requests.codes.forbidden:
+                failure.kind = Kind.TRANSIENT  # a Kubernetes API that is down looks just like a refusal
             self._failed = (self._clock(), failure)
             raise failure from error
         self._client.token = auth["client_token"]

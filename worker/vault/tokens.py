@@ -31,6 +31,11 @@ class VaultTokens:
 
     def read(self, name: str) -> Stored:
         """What is stored; ForeignSecretError if it is not ours, VaultError."""
+        if self._session.kv_version(Operation.READ_TOKEN, self._mount) < 2:  # noqa: PLR2004
+            raise VaultError(
+                f"tokens.mount {self._mount} is KV version 1, which has no check-and-set: tokens need KV version 2",
+                status=requests.codes.bad_request,
+            )
         try:
             answer = self._session.call(
                 Operation.READ_TOKEN,
