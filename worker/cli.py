@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -38,8 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mode that the flags ask for; its exit status."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.output and not (flags.refresh or flags.refresh_all):
-        parser.error("--output goes with --refresh or --refresh-all")
+    manual = flags.refresh or flags.refresh_all
+    if flags.output and not (manual or flags.status or flags.check):
+        parser.error("--output goes with --refresh, --refresh-all, --status or --check")
+    if (flags.if_less_than or flags.dry_run) and not manual:
+        parser.error(f"{'--dry-run' if flags.dry_run else '--if-less-than'} goes with --refresh or --refresh-all")
     try:
         return _run(flags)
     except KeyboardInterrupt:
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="appjwt-worker",
-        usage="%(prog)s [--config FILE] [--refresh ACCOUNT... | --refresh-all] [--output table|json]",
+        usage="%(prog)s [--refresh ACCOUNT... | --refresh-all | --status | --check] [options]",
         description=_ABOUT,
         epilog=_MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         help="get and write new tokens for these accounts now, whatever the schedule says",
     )
     modes.add_argument("--refresh-all", action="store_true", help="the same for every account")
+    modes.add_argument("--status", action="store_true", help="how every account stands, from Vault alone")
+    modes.add_argument(
+        "--check", action="store_true", help="what has to be right first: Vault, rights, accounts, hosts"
+    )
+    parser.add_argument(
+        "--if-less-than",
+        metavar="TIME",
+        type=_life,
+        help="with a refresh: only where less life than that is left, such as 20m",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with a refresh: only say which, and why")
     parser.add_argument("--output", choices=("table", "json"), help="how a mode reports on stdout (default: table)")
     parser.add_argument(
         "--config",
@@ -82,15 +96,26 @@ def _run(flags: argparse.Namespace) -> int:
     from worker import settings, wiring
     from worker.ops import logs
 
-    manual = bool(flags.refresh or flags.refresh_all)
+    mode = (
+        _status if flags.status else _check if flags.check else _refresh if flags.refresh or flags.refresh_all else None
+    )
     try:
         loaded = settings.load(flags.config)
-        quiet = manual and "level" not in loaded.log.model_fields_set
+        quiet = mode and "level" not in loaded.log.model_fields_set
         logs.configure("warning" if quiet else loaded.log.level, loaded.log.format)
         parts = wiring.build(loaded)
     except settings.SettingsError as error:
         return _complain(str(error), WRONG_INPUT)
-    return _refresh(flags, parts) if manual else _daemon(loaded, parts)
+    if mode is None:
+        return _daemon(loaded, parts)
+    from worker.core.errors import RefreshError
+
+    try:
+        return mode(flags, parts)
+    except RefreshError as error:
+        return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
+    finally:
+        parts.session.close()
 
 
 def _daemon(settings: "Settings", parts: "Parts") -> int:
@@ -106,26 +131,68 @@ def _refresh(flags: argparse.Namespace, parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import wiring
-    from worker.core.errors import RefreshError
     from worker.ops import terminal
+    from worker.refresh import ByHand
 
-    try:
-        parts.session.keep_alive()
-        names = flags.refresh or sorted(parts.accounts.names())
-        with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
-            rows = [asdict(line) for line in wiring.manual_refresh(parts).run(names, progress)]
-    except RefreshError as error:
-        return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
-    finally:
-        parts.session.close()
+    parts.session.keep_alive()
+    names = flags.refresh or sorted(parts.accounts.names())
+    by_hand = ByHand(flags.if_less_than or float("inf"), dry_run=flags.dry_run)
+    with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
+        rows = [asdict(line) for line in wiring.manual_refresh(parts, by_hand).run(names, progress)]
     refreshed, failed = (sum(row["outcome"] == result for row in rows) for result in ("refreshed", "failed"))
     counts = {"refreshed": refreshed, "failed": failed, "skipped": len(rows) - refreshed - failed}
-    if flags.output == "json":
-        print(terminal.as_json({"accounts": rows, **counts}))
-    else:
-        print(terminal.as_table(rows), ", ".join(f"{count} {what}" for what, count in counts.items()), sep="\n\n")
-    sys.stdout.flush()
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items())
+    if flags.dry_run:
+        summary = f"dry run: {sum(row['reason'] is not None for row in rows)} would be refreshed, {failed} failed"
+    _print(flags, {"accounts": rows, **counts}, rows, summary)
     return ACCOUNT_FAILED if failed else OK
+
+
+def _status(flags: argparse.Namespace, parts: "Parts") -> int:
+    from dataclasses import asdict
+
+    from worker import status
+
+    parts.session.keep_alive()
+    lines = status.lines(parts.accounts.names(), parts.tokens, parts.pool)
+    rows = [asdict(line) for line in lines]
+    ended = sum(not line.is_well for line in lines)
+    _print(flags, {"accounts": rows}, rows, f"{len(rows)} accounts, {ended} without a live token")
+    return ACCOUNT_FAILED if ended else OK
+
+
+def _check(flags: argparse.Namespace, parts: "Parts") -> int:
+    from dataclasses import asdict
+
+    from worker import wiring
+
+    lines = list(wiring.preflight(parts).run())
+    rows = [asdict(line) for line in lines]
+    failed = [line.check for line in lines if not line.ok]
+    _print(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} checks passed, {len(failed)} did not")
+    if {"vault", "login"} & {*failed}:
+        return VAULT_UNUSABLE
+    return ACCOUNT_FAILED if failed else OK
+
+
+def _print(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[str, Any]], summary: str) -> None:
+    from worker.ops import terminal
+
+    if flags.output == "json":
+        print(terminal.as_json(document))
+    else:
+        print(terminal.as_table(rows), summary, sep="\n\n")
+    sys.stdout.flush()
+
+
+def _life(text: str) -> float:
+    """Seconds."""
+    from worker.settings import duration
+
+    try:
+        return duration(text).total_seconds()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _complain(text: str, status: int) -> int:

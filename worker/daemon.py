@@ -70,7 +70,7 @@ class Daemon:
             refresher=refresher,
             pool=pool,
             clock=clock,
-            manual=False,
+            by_hand=None,
             on_done=self._plan,
             on_wait=partial(timer.at, _PUMP),
         )

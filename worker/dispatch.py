@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
 from worker.fleet import Entry, Fleet
-from worker.refresh import Refresher
+from worker.refresh import ByHand, Refresher
 
 
 class Dispatcher:
@@ -18,12 +18,12 @@ class Dispatcher:
         refresher: Refresher,
         pool: Executor,
         clock: Callable[[], float],
-        manual: bool,
+        by_hand: ByHand | None,
         on_done: Callable[[Outcome, Next], None],
         on_wait: Callable[[float], None],
     ) -> None:
         """
-        :param manual: refresh in any case, whether due or not.
+        :param by_hand: what the operator asks for; None = refresh what is due.
         :param on_done: called as the last act of each attempt.
         :param on_wait: called with the moment at which `pump` is wanted again, because of the rate cap.
         """
@@ -33,7 +33,7 @@ class Dispatcher:
         self._refresher = refresher
         self._pool = pool
         self._clock = clock
-        self._manual = manual
+        self._by_hand = by_hand
         self._on_done = on_done
         self._on_wait = on_wait
         self._stopped = False
@@ -71,7 +71,7 @@ class Dispatcher:
     def _run(self, entry: Entry) -> None:
         started = self._clock()
         try:
-            outcome = self._refresher.refresh(entry.name, held=entry.held, manual=self._manual)
+            outcome = self._refresher.refresh(entry.name, held=entry.held, by_hand=self._by_hand)
         except Exception as error:  # noqa: BLE001 - a bug at one account must stop neither it for good nor the others
             outcome = Outcome(entry.name, Result.FAILED, self._clock() - started, error=InternalError(error))
         self.settle(outcome)

@@ -4,14 +4,14 @@ import difflib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.core.appjwt import utc
 from worker.core.errors import AccountGoneError, RefreshError
 from worker.core.outcome import Next, Outcome, Result
 from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
-from worker.refresh import Accounts, Refresher
+from worker.refresh import Accounts, ByHand, Refresher
 
 _LONGEST_WAIT = 1.0
 
@@ -39,6 +39,7 @@ class ManualRefresh:
         pool: Executor,
         clock: Callable[[], float],
         report: Callable[[Outcome, Next], None],
+        by_hand: ByHand,
     ) -> None:
         """:param report: tells people about an outcome."""
         self._accounts = accounts
@@ -52,7 +53,7 @@ class ManualRefresh:
             refresher=refresher,
             pool=pool,
             clock=clock,
-            manual=True,
+            by_hand=by_hand,
             on_done=self._done,
             on_wait=self._pump_later,
         )
@@ -82,7 +83,7 @@ class ManualRefresh:
             progress(len(self._outcomes))
 
     def _done(self, outcome: Outcome, following: Next) -> None:
-        self._report(outcome, following)
+        self._report(outcome, replace(following, due=float("inf")))  # nobody will try again
         with self._changed:
             self._outcomes[outcome.account] = outcome
             self._changed.notify()

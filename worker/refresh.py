@@ -45,6 +45,16 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ByHand:
+    """What the operator asks for: refresh whatever the schedule says."""
+
+    if_less_than: float = float("inf")
+    """Only where less life than that is left, in seconds."""
+    dry_run: bool = False
+    """Only say whether, and why."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Minted:
     """A checked token on its way to Vault."""
 
@@ -110,26 +120,30 @@ class Refresher:
             return self._ended(name, started, error)
         return None if standing.reason else self._adopted(name, started, stored, standing)
 
-    def refresh(self, name: str, *, held: Held | None = None, manual: bool = False) -> Outcome:
-        """Refresh the account's token if it is due, or if `manual` in any case. RefreshError becomes an outcome.
+    def refresh(self, name: str, *, held: Held | None = None, by_hand: ByHand | None = None) -> Outcome:
+        """Refresh the account's token if it is due, or as the operator asks. RefreshError becomes an outcome.
 
         :param held: what was remembered of the stored token when it became due.
         """
         started = self._clock()
-        reason: Reason | None = None
+        reason = Reason.MANUAL if by_hand else None
         host: str | None = None
         try:
             stored = self._tokens.read(name)
             standing = self._judge(name, stored, held)
-            reason = Reason.MANUAL if manual else standing.reason
-            if reason is None:
+            left = standing.held.life.left(started) if standing.held else 0.0
+            if by_hand and left >= by_hand.if_less_than:
+                return self._skipped(name, started, stored, standing, reason=None)
+            if standing.reason is None and not by_hand:
                 return self._adopted(name, started, stored, standing)
             account = self._accounts.read(name)
             expected = Expected.of(account)
             standing = self._judge_as(expected, name, stored, held)
+            if by_hand and by_hand.dry_run:
+                return self._skipped(name, started, stored, standing, standing.reason or reason)
+            reason = reason or standing.reason or Reason.DUE
             minted = self._unwritten.get(name)
-            if manual or minted is None or minted.expected != expected or minted.held.refresh_at <= started:
-                left = standing.held.life.left(started) if standing.held else 0.0
+            if by_hand or minted is None or minted.expected != expected or minted.held.refresh_at <= started:
                 timeout = plan.exchange_timeout(self._timeout, left)
                 host = self._domains.sentinel_host(account, timeout)
                 minted = self._unwritten[name] = self._mint(account, host, timeout, reason)
@@ -213,6 +227,10 @@ class Refresher:
             return self._outcome(Result.REFRESHED, name, started, stored.version, standing, minted)
         outcome = self._outcome(Result.ADOPTED, name, started, stored.version, standing, None)
         return replace(outcome, host=stored.host)
+
+    def _skipped(self, name: str, started: float, stored: Stored, standing: Standing, reason: Reason | None) -> Outcome:
+        outcome = self._outcome(Result.SKIPPED, name, started, stored.version, standing, None)
+        return replace(outcome, host=stored.host, reason=reason)
 
     def _outcome(
         self,

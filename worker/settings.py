@@ -28,10 +28,11 @@ class SettingsError(Exception):
     """Settings that cannot be used; the text has a line for each fault."""
 
 
-def _duration(value: object) -> object:
+def duration(value: object) -> timedelta:
+    """Read `90s`, `20m`, `1h`; ValueError in a sentence."""
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
     if not match:
         raise ValueError("must be a duration such as 90s, 20m or 1h")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
@@ -59,7 +60,7 @@ def _path(value: object) -> object:
     return path
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(duration)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Url = Annotated[str, BeforeValidator(_url)]
 VaultPath = Annotated[str, BeforeValidator(_path)]

@@ -4,12 +4,14 @@ import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
 import requests
 
 from worker import net
+from worker.check import Preflight
 from worker.clockwork import Clockwork, steady
 from worker.core.plan import Timing
 from worker.daemon import Daemon
@@ -19,10 +21,11 @@ from worker.liveperson.keys import PinnedKeys, PublishedKeys
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.ops.events import Events
-from worker.refresh import Keys, Refresher
+from worker.refresh import ByHand, Keys, Refresher
 from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.rights import VaultRights
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
@@ -36,6 +39,12 @@ class Parts:
 
     session: VaultSession
     accounts: VaultAccounts
+    tokens: VaultTokens
+    rights: VaultRights
+    domains: Domains
+    sentinel: SentinelClient
+    timeout: timedelta
+    """For one exchange with LivePerson."""
     refresher: Refresher
     fleet: Fleet
     events: Events
@@ -56,17 +65,19 @@ def build(settings: Settings) -> Parts:
     accounts = VaultAccounts(session, mount=settings.accounts.mount, prefix=settings.accounts.prefix)
     tokens = VaultTokens(session, mount=settings.tokens.mount, prefix=settings.tokens.prefix)
     http = _http("sentinel.ca_cert", sentinel.ca_cert)
+    domains = Domains(
+        http,
+        url=sentinel.domain_api,
+        cache=sentinel.domain_cache,
+        allowed_hosts=sentinel.allowed_hosts,
+        clock=steady,
+    )
+    client = SentinelClient(http, api_version=sentinel.api_version)
     refresher = Refresher(
         accounts=accounts,
         tokens=tokens,
-        domains=Domains(
-            http,
-            url=sentinel.domain_api,
-            cache=sentinel.domain_cache,
-            allowed_hosts=sentinel.allowed_hosts,
-            clock=steady,
-        ),
-        sentinel=SentinelClient(http, api_version=sentinel.api_version),
+        domains=domains,
+        sentinel=client,
         keys=_keys(sentinel, http),
         timing=Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname()),
         timeout=sentinel.timeout,
@@ -80,7 +91,23 @@ def build(settings: Settings) -> Parts:
     )
     events = Events(clock=steady, vault_path=tokens.path)
     return Parts(
-        session, accounts, refresher, fleet, events, ThreadPoolExecutor(_THREADS, thread_name_prefix="refresh")
+        session=session,
+        accounts=accounts,
+        tokens=tokens,
+        rights=VaultRights(
+            session,
+            accounts_mount=settings.accounts.mount,
+            accounts_prefix=settings.accounts.prefix,
+            tokens_mount=settings.tokens.mount,
+            tokens_prefix=settings.tokens.prefix,
+        ),
+        domains=domains,
+        sentinel=client,
+        timeout=sentinel.timeout,
+        refresher=refresher,
+        fleet=fleet,
+        events=events,
+        pool=ThreadPoolExecutor(_THREADS, thread_name_prefix="refresh"),
     )
 
 
@@ -100,7 +127,7 @@ def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork]:
     return made, clockwork
 
 
-def manual_refresh(parts: Parts) -> ManualRefresh:
+def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
     return ManualRefresh(
         accounts=parts.accounts,
         refresher=parts.refresher,
@@ -108,6 +135,19 @@ def manual_refresh(parts: Parts) -> ManualRefresh:
         pool=parts.pool,
         clock=steady,
         report=parts.events.report,
+        by_hand=by_hand,
+    )
+
+
+def preflight(parts: Parts) -> Preflight:
+    return Preflight(
+        vault=parts.session,
+        granted=parts.rights.granted,
+        accounts=parts.accounts,
+        tokens=parts.tokens,
+        domains=parts.domains,
+        reach=parts.sentinel.reach,
+        timeout=parts.timeout,
     )
 
 

@@ -16,7 +16,10 @@ path "secret/metadata/liveperson/tokens/*" {
   capabilities = ["create", "update", "patch", "list"]
 }
 
-# its own login
+# its own login, and --check
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -65,4 +65,4 @@ class Next:
     failures: int
     life_left: float
     due: float
-    """When the account is to be refreshed, tried or looked at again."""
+    """When the account is to be refreshed, tried or looked at again; inf = never."""

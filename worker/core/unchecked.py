@@ -1,6 +1,7 @@
 """Tokens as they come in, before any check: from Sentinel, and from Vault."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import SecretStr
@@ -26,9 +27,13 @@ class Stored:
     """The newest version's token; None = there is none to be read."""
     host: str | None
     """The Sentinel host it names: good for queueing, not for sending secrets to."""
+    refresh_at: str | None
+    """When its writer planned to replace it: good for showing."""
     marked: bool
     """Whether our mark is in the metadata: it is set together with the other settings."""
     kept_for: timedelta
     """How long the newest version is kept before it goes by itself; 0 = it is gone, or would stay for ever."""
     now: datetime
     """Vault's clock when it answered."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """The metadata's custom keys: ours on the account's state, and other people's."""

@@ -34,6 +34,13 @@ class SentinelClient:
         self._http = http
         self._api_version = api_version
 
+    def reach(self, host: str, timeout: timedelta) -> datetime | None:
+        """Connect without asking for anything: any answer will do. Sentinel's clock; RefreshError if there is none."""
+        try:
+            return net.server_time(self._http.get(f"https://{host}/", timeout=timeout.total_seconds()))
+        except net.ExchangeError as error:
+            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
+
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
         """Ask for a new token; RefreshError at stage sentinel.
 

@@ -87,8 +87,10 @@ class Events:
             case State.FOREIGN | State.FAILING:
                 pass  # refresh.failed said so
 
-    def _wall(self, moment: float) -> str:
+    def _wall(self, moment: float) -> str | None:
         """For people: a moment of the steady clock as the wall clock would show it."""
+        if moment == float("inf"):
+            return None
         return utc(datetime.now(UTC) + timedelta(seconds=moment - self._clock()))
 
 

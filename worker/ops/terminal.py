@@ -19,9 +19,24 @@ def as_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Columns as wide as what is in them; columns that are empty in each row are left out."""
     keys = [key for key in rows[0] if any(row[key] is not None for row in rows)] if rows else []
     cells = [[key.upper().replace("_", " ") for key in keys]]
-    cells += [["-" if row[key] is None else redacted(str(row[key])) for key in keys] for row in rows]
+    cells += [[_cell(row[key]) for key in keys] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "ok" if value else "FAILED"
+        case float():
+            minutes, seconds = divmod(int(value), 60)
+            return (
+                f"{minutes // 60}h {minutes % 60:02}m {seconds:02}s" if minutes >= 60 else f"{minutes}m {seconds:02}s"
+            )  # noqa: PLR2004
+        case _:
+            return redacted(str(value))
 
 
 @contextmanager

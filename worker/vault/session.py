@@ -25,6 +25,8 @@ _RENEW_AGAIN = 5.0
 _GOODBYE = 3.0
 """Seconds: whoever is told to end has no more time than that for a Vault that does not answer."""
 
+_HEALTH: dict[int | None, str] = {501: "it is not initialised", 503: "it is sealed"}
+
 log = structlog.get_logger()
 
 
@@ -121,6 +123,24 @@ class VaultSession:
             finally:
                 self._lock.release()
         return self._lease.renew_at if self._lease else asked
+
+    @property
+    def revokes(self) -> bool:
+        """Whether the login is ours to revoke at the end."""
+        return self._login.own
+
+    @property
+    def renews(self) -> bool:
+        """Whether the login can be renewed, and by us."""
+        return bool(self._lease and self._lease.renewable)
+
+    def health(self) -> str:
+        """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
+        try:
+            told = self._client.adapter.get("/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"})
+        except VaultError as error:
+            raise error.with_hint(_HEALTH.get(error.status)) from error
+        return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
 
     def kv_version(self, operation: Operation, mount: str) -> int:
         """The version of the KV engine at a mount, asked once: on a v1 mount a v2 path would work, and mean another."""

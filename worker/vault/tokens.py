@@ -52,20 +52,23 @@ class VaultTokens:
         secret = _mapping(_mapping(answer).get("data"))
         data, metadata = _mapping(secret.get("data")), _mapping(secret.get("metadata"))
         version = metadata.get("version", 0)
-        marked = _mapping(metadata.get("custom_metadata")).get("managed_by") == MANAGED_BY
+        notes = _mapping(metadata.get("custom_metadata"))
+        marked = notes.get("managed_by") == MANAGED_BY
         if version and not marked and data.get("managed_by") != MANAGED_BY:
             raise ForeignSecretError(
                 f"{self.path(name)} holds a secret that is not ours; to hand it over: vault kv metadata put "
                 f"-mount={self._mount} -custom-metadata=managed_by={MANAGED_BY} {self._below(name)}"
             )
-        token, host = data.get("access_token"), data.get("sentinel_host")
+        token, host, refresh_at = (data.get(key) for key in ("access_token", "sentinel_host", "refresh_at"))
         return Stored(
             version=version,
             raw=SecretStr(token) if isinstance(token, str) else None,
             host=host if isinstance(host, str) else None,
+            refresh_at=refresh_at if isinstance(refresh_at, str) else None,
             marked=marked,
             kept_for=_kept_for(metadata),
             now=self._session.now(),
+            notes=notes,
         )
 
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
