@@ -7,7 +7,7 @@ from datetime import timedelta
 from threading import Lock
 from typing import Final, Literal
 
-Service = Literal["domain", "sentinel", "idp"]
+Service = Literal["domain", "sentinel", "jwks", "idp"]
 
 
 class _Drop:

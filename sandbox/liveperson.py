@@ -32,6 +32,7 @@ import trustme
 from aiohttp import web
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sandbox.faults import DROP, Fault, Faults, Service
@@ -122,11 +123,9 @@ class LivePerson:
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         ca.issue_cert("localhost", "127.0.0.1").configure_cert(self._tls)
 
-        # Loaded once: parsing a PEM at each signature would take a hundred times as long as signing.
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self.public_key_pem = (
-            self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        )
+        self.published_keys: list[RSAPublicKey] = []
+        """What the JWKS tells: all keys so far; take out what is to be forgotten."""
+        self.rotate_key()
 
         self.token_life = token_life
         self.faults = Faults()
@@ -183,6 +182,17 @@ class LivePerson:
         else:
             del self._accounts[account_id].apps[client_id]
 
+    @property
+    def public_key_pem(self) -> str:
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def rotate_key(self, *, publish: bool = True) -> None:
+        """Sign with a new key from now on. The kid stays the same, as LivePerson's does."""
+        # Kept as an object: parsing a PEM at each signature would take a hundred times as long as signing.
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        if publish:
+            self.published_keys.append(self._key.public_key())
+
     def mints(self, account_id: str | None = None) -> int:
         """How many token requests were answered with a token, for one account or all."""
         return sum(
@@ -216,6 +226,16 @@ class LivePerson:
         if "client_secret" in call.query:  # it would end up in access logs
             return _oauth_error(400, "invalid_request", "credentials belong in the body")
         return self._grant(call)
+
+    def _sentinel_v2(self, call: _Call) -> Answer:
+        if dict(parse_qsl(call.body.decode(errors="replace"))).get("grant_type") != "client_credentials":
+            return _oauth_error(400, "unsupported_grant_type", "grant_type=client_credentials is required in the body")
+        return self._grant(call)
+
+    def _jwks(self, call: _Call) -> Answer:
+        del call
+        keys = [json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key)) for key in self.published_keys]
+        return of_json(200, {"keys": [{**key, "kid": _HEADER["kid"], "use": "sig", "alg": "RS256"} for key in keys]})
 
     def _grant(self, call: _Call) -> Answer:
         """Check account and credentials, as every version of the API does, and mint."""
@@ -310,6 +330,8 @@ class LivePerson:
                     running,
                     region,
                     ("sentinel", "POST", "/sentinel/api/account/{account}/app/token", self._sentinel_v1),
+                    ("sentinel", "POST", "/sentinel/api/v2/account/{account}/app/token", self._sentinel_v2),
+                    ("jwks", "GET", "/sentinel/well-known/{account:jwks}", self._jwks),
                     ("idp", "POST", "/api/account/{account}/consumer", self._consumer_jws),
                 )
             self._started.set_result(lambda: loop.call_soon_threadsafe(stopped.set))

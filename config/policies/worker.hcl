@@ -13,7 +13,7 @@ path "secret/data/liveperson/tokens/*" {
   capabilities = ["create", "read", "update"]
 }
 path "secret/metadata/liveperson/tokens/*" {
-  capabilities = ["create", "update", "patch", "list"]
+  capabilities = ["create", "update", "patch"]
 }
 
 # its own login, and --check

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -31,10 +32,7 @@ def _cell(value: object) -> str:
         case bool():
             return "ok" if value else "FAILED"
         case float():
-            minutes, seconds = divmod(int(value), 60)
-            return (
-                f"{minutes // 60}h {minutes % 60:02}m {seconds:02}s" if minutes >= 60 else f"{minutes}m {seconds:02}s"
-            )  # noqa: PLR2004
+            return str(timedelta(seconds=int(value)))
         case _:
             return redacted(str(value))
 
