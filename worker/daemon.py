@@ -147,10 +147,7 @@ class Daemon:
             outcome = self._refresher.look(name)
         except Exception as error:  # noqa: BLE001 - see Dispatcher
             outcome = Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))
-        if outcome is None:
-            self._dispatcher.queue(name)
-        else:
-            self._dispatcher.settle(outcome)
+        self._dispatcher.settle(outcome)
         with self._dispatcher.lock:
             self._unlooked.discard(name)
         self._check_ready()

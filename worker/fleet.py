@@ -135,9 +135,12 @@ class Fleet:
         entry.host = outcome.host or entry.host
         if outcome.held:
             entry.held = outcome.held
+        left = entry.held.life.left(now) if entry.held else 0.0
+        if outcome.is_to_do:
+            entry.due = now
+            return Next(before, before, entry.failures, left, now)
         entry.state = _STATES.get(type(outcome.error), State.FAILING) if outcome.error else State.OK
         entry.failures = entry.failures + 1 if outcome.result is Result.FAILED else 0
-        left = entry.held.life.left(now) if entry.held else 0.0
         entry.due = self._due(entry, outcome, now, left)
         return Next(before, entry.state, entry.failures, left, entry.due)
 

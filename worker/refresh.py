@@ -110,15 +110,17 @@ class Refresher:
         self._unwritten: dict[str, _Minted] = {}
         """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
 
-    def look(self, name: str) -> Outcome | None:
-        """Adopt the stored token if it is fresh: no credentials are read. None = it is to be refreshed."""
+    def look(self, name: str) -> Outcome:
+        """Adopt the stored token if it is fresh, or say why it is to be refreshed. No credentials are read."""
         started = self._clock()
         try:
             stored = self._tokens.read(name)
             standing = self._judge(name, stored, None)
         except RefreshError as error:
             return self._ended(name, started, error)
-        return None if standing.reason else self._adopted(name, started, stored, standing)
+        if standing.reason:
+            return self._skipped(name, started, stored, standing, standing.reason)
+        return self._adopted(name, started, stored, standing)
 
     def refresh(self, name: str, *, held: Held | None = None, by_hand: ByHand | None = None) -> Outcome:
         """Refresh the account's token if it is due, or as the operator asks. RefreshError becomes an outcome.
@@ -128,6 +130,7 @@ class Refresher:
         started = self._clock()
         reason = Reason.MANUAL if by_hand else None
         host: str | None = None
+        standing: Standing | None = None
         try:
             stored = self._tokens.read(name)
             standing = self._judge(name, stored, held)
@@ -149,7 +152,7 @@ class Refresher:
                 minted = self._unwritten[name] = self._mint(account, host, timeout, reason)
             return self._publish(name, started, minted, stored, standing)
         except RefreshError as error:
-            return self._ended(name, started, error, reason=reason, host=host)
+            return self._ended(name, started, error, reason=reason, host=host, standing=standing)
 
     def is_gone(self, name: str) -> bool:
         """Whether the account's own read says so; a fault says nothing."""
@@ -259,7 +262,14 @@ class Refresher:
         )
 
     def _ended(
-        self, name: str, started: float, error: RefreshError, *, reason: Reason | None = None, host: str | None = None
+        self,
+        name: str,
+        started: float,
+        error: RefreshError,
+        *,
+        reason: Reason | None = None,
+        host: str | None = None,
+        standing: Standing | None = None,
     ) -> Outcome:
         skipped = isinstance(error, AccountDisabledError | AccountGoneError)
         if skipped:
@@ -270,5 +280,6 @@ class Refresher:
             duration=self._clock() - started,
             reason=reason,
             host=host,
+            held=standing.held if standing else None,
             error=error,
         )

@@ -18,7 +18,7 @@ class Result(StrEnum):
     """Sentinel's answer ends no later than the stored token: nothing was written, nothing is wrong."""
     FAILED = "failed"
     SKIPPED = "skipped"
-    """The account is disabled or gone."""
+    """The account is disabled or gone; or it was only looked at."""
 
 
 class State(StrEnum):
@@ -54,6 +54,11 @@ class Outcome:
     """Seconds that the replaced token still had; None = none was replaced."""
     previous_used: bool = False
     """Sentinel refused the newest client_secret and took the one before it."""
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether it was only looked at, and is to be refreshed for `reason`."""
+        return self.result is Result.SKIPPED and self.reason is not None and self.error is None
 
 
 @dataclass(frozen=True, slots=True)
