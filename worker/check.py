@@ -11,7 +11,6 @@ from worker.refresh import Accounts, Domains, Tokens
 _LARGEST_SKEW = timedelta(minutes=1)
 _REMEDIES = {
     Stage.VAULT: "see the token's path in Vault and the rights above",
-    Stage.CREDENTIALS: "mend the account's secret in Vault",
     Stage.DOMAIN: "see account_id, sentinel.domain_api and sentinel.allowed_hosts",
 }
 
@@ -56,8 +55,10 @@ class Preflight:
         domains: Domains,
         reach: Callable[[str, timedelta], datetime | None],
         timeout: timedelta,
+        mend_account: str,
     ) -> None:
         """
+        :param mend_account: the command that mends an account's secret, with a place for {name}.
         :param granted: the login's rights at each path that matters.
         :param reach: connects to a Sentinel host without asking for a token; its clock. RefreshError if it cannot.
         """
@@ -68,6 +69,7 @@ class Preflight:
         self._domains = domains
         self._reach = reach
         self._timeout = timeout
+        self._mend_account = mend_account
 
     def run(self) -> Iterator[Line]:
         """The lines, each as soon as it is known. What makes the rest pointless ends them."""
@@ -133,7 +135,8 @@ class Preflight:
             except AccountDisabledError:
                 yield Line(f"account {name}", ok=True, detail="disabled")
             except RefreshError as error:
-                yield Line(f"account {name}", ok=False, detail=str(error), remedy=_REMEDIES.get(error.stage))
+                remedy = _REMEDIES.get(error.stage, self._mend_account.format(name=name))
+                yield Line(f"account {name}", ok=False, detail=str(error), remedy=remedy)
             else:
                 hosts.setdefault(host, []).append(name)
                 yield Line(f"account {name}", ok=True, detail=f"valid, at {host}")

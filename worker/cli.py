@@ -111,7 +111,7 @@ def _run(flags: argparse.Namespace) -> int:
     from worker.core.errors import RefreshError
 
     try:
-        return mode(flags, parts)
+        return mode(flags, loaded, parts)
     except RefreshError as error:
         return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
     finally:
@@ -127,7 +127,7 @@ def _daemon(settings: "Settings", parts: "Parts") -> int:
     return OK
 
 
-def _refresh(flags: argparse.Namespace, parts: "Parts") -> int:
+def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import wiring
@@ -148,7 +148,7 @@ def _refresh(flags: argparse.Namespace, parts: "Parts") -> int:
     return ACCOUNT_FAILED if failed else OK
 
 
-def _status(flags: argparse.Namespace, parts: "Parts") -> int:
+def _status(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import status
@@ -161,12 +161,12 @@ def _status(flags: argparse.Namespace, parts: "Parts") -> int:
     return ACCOUNT_FAILED if ended else OK
 
 
-def _check(flags: argparse.Namespace, parts: "Parts") -> int:
+def _check(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import wiring
 
-    lines = list(wiring.preflight(parts).run())
+    lines = list(wiring.preflight(settings, parts).run())
     rows = [asdict(line) for line in lines]
     failed = [line.check for line in lines if not line.ok]
     _print(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} checks passed, {len(failed)} did not")

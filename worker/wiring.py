@@ -4,7 +4,6 @@ import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,8 +42,6 @@ class Parts:
     rights: VaultRights
     domains: Domains
     sentinel: SentinelClient
-    timeout: timedelta
-    """For one exchange with LivePerson."""
     refresher: Refresher
     fleet: Fleet
     events: Events
@@ -103,7 +100,6 @@ def build(settings: Settings) -> Parts:
         ),
         domains=domains,
         sentinel=client,
-        timeout=sentinel.timeout,
         refresher=refresher,
         fleet=fleet,
         events=events,
@@ -139,7 +135,7 @@ def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
     )
 
 
-def preflight(parts: Parts) -> Preflight:
+def preflight(settings: Settings, parts: Parts) -> Preflight:
     return Preflight(
         vault=parts.session,
         granted=parts.rights.granted,
@@ -147,7 +143,8 @@ def preflight(parts: Parts) -> Preflight:
         tokens=parts.tokens,
         domains=parts.domains,
         reach=parts.sentinel.reach,
-        timeout=parts.timeout,
+        timeout=settings.sentinel.timeout,
+        mend_account=f"vault kv patch -mount={settings.accounts.mount} {settings.accounts.prefix}/{{name}} FIELD=VALUE",
     )
 
 
