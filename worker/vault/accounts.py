@@ -7,7 +7,7 @@ import requests
 from worker.core import account
 from worker.core.account import Account
 from worker.core.errors import AccountGoneError, InvalidAccountError
-from worker.vault.adapter import VaultError
+from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
@@ -45,7 +45,7 @@ class VaultAccounts:
             if error.status == requests.codes.not_found:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
-        secret = answer.get("data", {}).get("data")
+        secret = mapping(answer.get("data")).get("data")
         if not isinstance(secret, dict):
             raise InvalidAccountError(f"{self._mount}/{path} holds no fields")
         return account.parse(name, secret)
@@ -62,7 +62,10 @@ class VaultAccounts:
             if error.status == requests.codes.not_found:
                 return  # an empty folder
             raise
-        for key in answer.get("data", {}).get("keys", []):
+        keys = mapping(answer.get("data")).get("keys")
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise OddAnswerError
+        for key in keys:
             if not key.endswith("/"):
                 yield folder + key
             elif depth < _DEEPEST:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from worker.core.appjwt import AppJWT
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
-from worker.vault.adapter import VaultError
+from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.session import Operation, VaultSession
 
 MANAGED_BY = "appjwt-worker"
@@ -31,6 +31,7 @@ class VaultTokens:
 
     def read(self, name: str) -> Stored:
         """What is stored; ForeignSecretError if it is not ours, VaultError."""
+        none: int | None = None
         try:
             answer = self._session.call(
                 Operation.READ_TOKEN,
@@ -44,10 +45,13 @@ class VaultTokens:
             if error.status != requests.codes.not_found:
                 raise
             answer = error.body
-        secret = _mapping(_mapping(answer).get("data"))
-        data, metadata = _mapping(secret.get("data")), _mapping(secret.get("metadata"))
-        version = metadata.get("version", 0)
-        marked = _mapping(metadata.get("custom_metadata")).get("managed_by") == MANAGED_BY
+            none = 0
+        secret = mapping(mapping(answer).get("data"))
+        data, metadata = mapping(secret.get("data")), mapping(secret.get("metadata"))
+        version = metadata.get("version", none)
+        if not isinstance(version, int):
+            raise OddAnswerError
+        marked = mapping(metadata.get("custom_metadata")).get("managed_by") == MANAGED_BY
         if version and not marked and data.get("managed_by") != MANAGED_BY:
             raise ForeignSecretError(
                 f"{self.path(name)} holds a secret that is not ours; to hand it over: vault kv metadata put "
@@ -87,7 +91,10 @@ class VaultTokens:
             if error.status == requests.codes.bad_request and _CAS_MISMATCH in str(error):
                 raise CasMismatchError(str(error)) from error
             raise
-        return int(answer["data"]["version"])
+        version = mapping(answer.get("data")).get("version")
+        if not isinstance(version, int):
+            raise OddAnswerError
+        return version
 
     def _settle(self, name: str, lifetime: timedelta) -> None:
         """Set the metadata before the data: delete_version_after does not reach back to a version already there."""
@@ -124,7 +131,3 @@ def _kept_for(metadata: Mapping[str, Any]) -> timedelta:
         return datetime.fromisoformat(metadata["deletion_time"]) - datetime.fromisoformat(metadata["created_time"])
     except (KeyError, TypeError, ValueError):
         return timedelta(0)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
