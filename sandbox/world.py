@@ -22,24 +22,28 @@ _COMMAND = "appjwt-worker"
 class World:
     """`settings` is the environment that the command needs; change it before the command is started."""
 
-    def __init__(self, folder: Path, *, token_life: timedelta = timedelta(hours=1), audit: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, token_life: timedelta = timedelta(hours=1), vault_tls: bool = True, audit: bool = False
+    ) -> None:
         self._folder = folder
         self._running = ExitStack()
         self.liveperson = LivePerson(folder, token_life=token_life)
-        self.openbao = OpenBao(folder, audit=audit)
+        self.openbao = OpenBao(folder, tls=vault_tls, audit=audit)
         self.settings: dict[str, str] = {}
+        self.secrets: list[str] = []
+        """What nobody may ever see in anything that is printed, as far as it was made here."""
 
     def __enter__(self) -> Self:
         self._running.enter_context(self.liveperson)
         self._running.enter_context(self.openbao)
         self.openbao.policy("appjwt-worker", (_POLICIES / "worker.hcl").read_text())
         role_id, secret_id = self.openbao.approle("appjwt-worker", ["appjwt-worker"])
+        self.secrets += secret_id, self.openbao.root_token
         secret_id_file = self._folder / "secret_id"
         secret_id_file.write_text(secret_id)
         secret_id_file.chmod(0o600)
         self.settings = {
             "APPJWT_VAULT_ADDRESS": self.openbao.address,
-            "APPJWT_VAULT_CA_CERT": str(self.openbao.ca_file),
             "APPJWT_VAULT_AUTH_METHOD": "approle",
             "APPJWT_VAULT_ROLE_ID": role_id,
             "APPJWT_VAULT_SECRET_ID_FILE": str(secret_id_file),
@@ -47,6 +51,8 @@ class World:
             "APPJWT_SENTINEL_ALLOWED_HOSTS": ",".join(self.liveperson.hosts.values()),
             "APPJWT_SENTINEL_CA_CERT": str(self.liveperson.ca_file),
         }
+        if self.openbao.ca_file:
+            self.settings["APPJWT_VAULT_CA_CERT"] = str(self.openbao.ca_file)
         return self
 
     def __exit__(
@@ -57,6 +63,7 @@ class World:
     def add_account(self, name: str, region: str = "va") -> Credentials:
         """An account known to LivePerson, and its secret where the worker looks for it."""
         credentials = self.liveperson.add_account(name.partition("/")[0], region)
+        self.secrets.append(credentials.client_secret)
         self.openbao.put_account(name, asdict(credentials))
         return credentials
 

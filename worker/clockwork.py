@@ -5,12 +5,14 @@ due times are kept here on the steady clock, and on a jump of the wall clock eve
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import structlog
-from apscheduler.executors.debug import DebugExecutor
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -27,7 +29,7 @@ def steady() -> float:
 
 
 class Clockwork:
-    """Rings each name once at its moment, from APScheduler's thread: what `ring` does must be short."""
+    """Rings each name once at its moment, all from one thread: what `ring` does must be short."""
 
     def __init__(
         self,
@@ -39,10 +41,12 @@ class Clockwork:
         self._ring = ring
         self._clock = clock
         self._wall = wall
-        self._due: dict[str, float] = {}
+        self._due: dict[str, tuple[float, str]] = {}
+        """The steady moment at which each name is to ring, and the id of APScheduler's job for that."""
+        self._lock = threading.Lock()
         self._offset = wall() - clock()
-        # `ring` only hands the name on, so it runs in the scheduler's own thread; the threads that work are not its
-        self._scheduler = BackgroundScheduler(executors={"default": DebugExecutor()}, timezone=UTC)
+        # not the scheduler's own thread: that one ends for good where `ring` removes a job that it is about to run
+        self._scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(1)}, timezone=UTC)
 
     def start(self) -> None:
         self._scheduler.start()
@@ -52,22 +56,25 @@ class Clockwork:
 
     def at(self, name: str, when: float) -> None:
         """Ring `name` at the steady moment `when`, at once if that is over, instead of when it was to ring before."""
-        self._due[name] = when
+        # a new id each time: APScheduler removes a job by its id after it ran, and `ring` may plan the name anew
+        job = uuid4().hex
+        with self._lock:
+            before, self._due[name] = self._due.get(name), (when, job)
+        self._remove(before)
         wait = min(timedelta(seconds=max(0.0, when - self._clock())), _FARTHEST)
         self._scheduler.add_job(
             self._fire,
             "date",
             run_date=datetime.fromtimestamp(self._wall(), UTC) + wait,
-            args=[name],
-            id=name,
-            replace_existing=True,
+            args=[name, job],
+            id=job,
             misfire_grace_time=None,  # by default a job that is a second late is dropped for good
         )
 
     def drop(self, name: str) -> None:
-        if self._due.pop(name, None) is not None:
-            with contextlib.suppress(JobLookupError):  # it rings just now
-                self._scheduler.remove_job(name)
+        with self._lock:
+            before = self._due.pop(name, None)
+        self._remove(before)
 
     def watch(self) -> None:
         """To be called each second: notices that the wall clock jumped."""
@@ -75,9 +82,23 @@ class Clockwork:
         jump, self._offset = offset - self._offset, offset
         if abs(jump) > _LARGEST_DRIFT:
             log.warning("clock.skewed", against="steady", skew=round(jump, 3))
-            for name, when in list(self._due.items()):
+            for name, (when, _) in list(self._due.items()):
                 self.at(name, when)
 
-    def _fire(self, name: str) -> None:
-        self._due.pop(name, None)
-        self._ring(name)
+    def _fire(self, name: str, job: str) -> None:
+        with self._lock:
+            when, planned = self._due.get(name, (0.0, None))
+            if planned != job:
+                return  # planned anew, or dropped, after APScheduler took this job up
+            early = when > self._clock()
+            if not early:
+                del self._due[name]
+        if early:
+            self.at(name, when)  # the wall clock was put forward, and `watch` has not seen it yet
+        else:
+            self._ring(name)
+
+    def _remove(self, planned: tuple[float, str] | None) -> None:
+        if planned:
+            with contextlib.suppress(JobLookupError):  # it ran, or is about to
+                self._scheduler.remove_job(planned[1])

@@ -61,7 +61,7 @@ class Fleet:
         self._recheck_after = recheck_after
         self._jitter = jitter
         self._entries: dict[str, Entry] = {}
-        self._lanes: dict[str | None, _Lane] = defaultdict(_Lane)
+        self._lanes: dict[str | None, _Lane] = defaultdict(_Lane, {None: _Lane()})
         self._started: dict[str, tuple[_Lane, float]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -73,7 +73,8 @@ class Fleet:
     def add(self, names: Iterable[str]) -> list[str]:
         """Take up these accounts; those that are new."""
         new = [name for name in names if name not in self._entries]
-        self._entries.update((name, Entry(name)) for name in new)
+        # who was removed while it ran and is back already still takes up its slot
+        self._entries.update((name, Entry(name, running=name in self._started)) for name in new)
         return new
 
     def missing(self, listed: frozenset[str]) -> list[str]:
@@ -103,18 +104,17 @@ class Fleet:
 
     def start_next(self, now: float) -> Entry | None:
         """Who runs now, marked as running; None = nobody may."""
-        ready = [lane for host, lane in self._lanes.items() if lane.queue and self._may_start(host) <= now]
-        if not ready:
-            return None
-        lane = min(ready, key=lambda lane: lane.queue[0])
-        entry = self._entries.get(heapq.heappop(lane.queue)[1])
-        if entry is None:  # it was removed while it waited
-            return self.start_next(now)
-        entry.queued, entry.running = False, True
-        lane.in_flight += 1
-        lane.last_start = now
-        self._started[entry.name] = (lane, now)
-        return entry
+        while ready := [lane for host, lane in self._lanes.items() if lane.queue and self._may_start(host) <= now]:
+            lane = min(ready, key=lambda lane: lane.queue[0])
+            entry = self._entries.get(heapq.heappop(lane.queue)[1])
+            if entry is None or not entry.queued:
+                continue  # it was removed while it waited, and may be back
+            entry.queued, entry.running = False, True
+            lane.in_flight += 1
+            lane.last_start = now
+            self._started[entry.name] = (lane, now)
+            return entry
+        return None
 
     def next_start(self) -> float | None:
         """When the rate cap lets the next one run; None = nobody waits for that."""

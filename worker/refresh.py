@@ -128,9 +128,9 @@ class Refresher:
         :param held: what was remembered of the stored token when it became due.
         """
         started = self._clock()
+        standing = Standing(None)
         reason = Reason.MANUAL if by_hand else None
         host: str | None = None
-        standing: Standing | None = None
         try:
             stored = self._tokens.read(name)
             standing = self._judge(name, stored, held)
@@ -150,9 +150,9 @@ class Refresher:
                 timeout = plan.exchange_timeout(self._timeout, left)
                 host = self._domains.sentinel_host(account, timeout)
                 minted = self._unwritten[name] = self._mint(account, host, timeout, reason)
-            return self._publish(name, started, minted, stored, standing)
+            return self._publish(name, started, minted, stored, held)
         except RefreshError as error:
-            return self._ended(name, started, error, reason=reason, host=host, standing=standing)
+            return self._ended(name, started, error, reason=reason, host=host, held=standing.held)
 
     def is_gone(self, name: str) -> bool:
         """Whether the account's own read says so; a fault says nothing."""
@@ -177,6 +177,11 @@ class Refresher:
         raw = stored.raw.get_secret_value() if stored.raw else None
         at = self._clock()
         return plan.judge(name, raw, expected, server_now=stored.now, at=at, timing=self._timing, held=held)
+
+    def _judge_beside(self, minted: _Minted, name: str, stored: Stored, held: Held | None) -> Standing:
+        """Judge by Sentinel's clock, which `minted` knows: by a Vault's that lags a new token would not stand."""
+        sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.ends - self._clock())
+        return self._judge_as(minted.expected, name, replace(stored, now=sentinel_now), held)
 
     def _mint(self, account: Account, host: str, timeout: timedelta, reason: Reason) -> _Minted:
         expected = Expected.of(account)
@@ -203,21 +208,21 @@ class Refresher:
             except RefreshError:
                 raise error from None  # the newest secret's refusal is the one to mend
 
-    def _publish(self, name: str, started: float, minted: _Minted, stored: Stored, standing: Standing) -> Outcome:
+    def _publish(self, name: str, started: float, minted: _Minted, stored: Stored, held: Held | None) -> Outcome:
         """Write what was minted, unless what stands ends as late; a lost race is looked at again."""
         for tries in range(_WRITE_TRIES):
+            standing = self._judge_beside(minted, name, stored, held)
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
                     return self._adopted(name, started, stored, standing)
-                held = plan.half_of_what_is_left(standing.held, self._clock())
-                standing = Standing(minted.reason, standing.token, held)
+                later = plan.half_of_what_is_left(standing.held, self._clock())
+                standing = Standing(minted.reason, standing.token, later)
                 return self._outcome(Result.UNCHANGED, name, started, stored.version, standing, minted)
             left = standing.held.life.left(self._clock()) if standing.held else None
             try:
                 version = self._tokens.write(name, minted.token, minted.beside(), stored)
             except CasMismatchError:
                 stored = self._tokens.read(name)
-                standing = self._judge_as(minted.expected, name, stored, minted.held)
                 continue
             new = Standing(minted.reason, minted.token, minted.held)
             return self._outcome(Result.REFRESHED, name, started, version, new, minted, left)
@@ -269,7 +274,7 @@ class Refresher:
         *,
         reason: Reason | None = None,
         host: str | None = None,
-        standing: Standing | None = None,
+        held: Held | None = None,
     ) -> Outcome:
         skipped = isinstance(error, AccountDisabledError | AccountGoneError)
         if skipped:
@@ -280,6 +285,6 @@ class Refresher:
             duration=self._clock() - started,
             reason=reason,
             host=host,
-            held=standing.held if standing else None,
+            held=held,
             error=error,
         )

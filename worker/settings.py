@@ -1,5 +1,6 @@
 """Every setting; the only reader of environment and files that configure the program."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -20,7 +21,10 @@ _FILE_VARIABLE = "APPJWT_CONFIG"
 _KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_URL = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*", re.IGNORECASE)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_EARLIEST, _LATEST = 0.05, 0.95
+"""Shares of life: a refresh right at the beginning would be a hot loop, one at the end would come too late."""
 _VAULTS_OWN_NAMES = {"address": "ADDR", "namespace": "NAMESPACE", "ca_cert": "CACERT", "token": "TOKEN"}
 
 
@@ -35,7 +39,10 @@ def duration(value: object) -> timedelta:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
     if not match:
         raise ValueError("must be a duration such as 90s, 20m or 1h")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise ValueError("is longer than any duration can be") from None
 
 
 def _listed(value: object) -> object:
@@ -43,19 +50,18 @@ def _listed(value: object) -> object:
 
 
 def _url(value: object) -> object:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    try:
-        sound = parts and parts.scheme in ("https", "http") and parts.hostname and parts.port != 0
-    except ValueError:
-        sound = False
-    if not parts or not sound or parts.username or parts.query or parts.fragment:
-        raise ValueError("must be a URL such as https://vault.example.com:8200")
-    return str(value).rstrip("/")
+    with contextlib.suppress(ValueError):  # a port or an IPv6 address that is none
+        parts = urlsplit(value if isinstance(value, str) and _URL.fullmatch(value) else "")
+        if parts.hostname and parts.port != 0:
+            return parts.geturl().rstrip("/")  # its scheme in lower case: the checks below look for http:
+    raise ValueError("must be a URL such as https://vault.example.com:8200")
 
 
 def _path(value: object) -> object:
     path = value.strip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or ".." in path.split("/"):
+    if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or not all(
+        each.strip(".") for each in path.split("/")
+    ):
         raise ValueError("must be a path in Vault such as liveperson/accounts")
     return path
 
@@ -67,7 +73,8 @@ VaultPath = Annotated[str, BeforeValidator(_path)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # extra: unknown names are found below; here, a service link such as APPJWT_VAULT_SERVICE_HOST would be one
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +158,15 @@ class RefreshSettings(_Table):
     at: float = Field(0.5, ge=0.1, le=0.9)
     spread: float = Field(0.05, ge=0, le=0.2)
 
+    @model_validator(mode="after")
+    def _inside_the_life(self) -> Self:
+        earliest, latest = (round(share, 6) for share in (self.at - self.spread, self.at + self.spread))
+        if earliest < _EARLIEST or latest > _LATEST:
+            raise ValueError(
+                f"refresh.at, refresh.spread: at - spread must be {_EARLIEST} or more, at + spread {_LATEST} or less"
+            )
+        return self
+
 
 class LogSettings(_Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -201,17 +217,22 @@ def load(file: Path | None) -> Settings:
     """
     values = _read_file(file)
     faults = [*_unknown_variables(), *_unknown_keys(values)]
-    if faults:
-        raise SettingsError("\n".join(faults))
-    vault = values.setdefault("vault", {})
+    tables: dict[str, Any] = {table: content for table, content in values.items() if isinstance(content, dict)}
+    vault = tables.setdefault("vault", {})
     for key, name in _VAULTS_OWN_NAMES.items():
         found = os.environ.get(f"VAULT_{name}") or os.environ.get(f"BAO_{name}")
-        if found and not (key == "token" and ("token_file" in vault or f"{_PREFIX}VAULT_TOKEN_FILE" in os.environ)):
+        if found and not (key == "token" and ("token_file" in vault or os.environ.get(f"{_PREFIX}VAULT_TOKEN_FILE"))):
             vault.setdefault(key, found)
     try:
-        return Settings(**values)
+        loaded = Settings(**tables)
     except ValidationError as error:
-        raise SettingsError("\n".join(_in_words(error))) from None
+        faults += _in_words(error)
+    except ValueError:  # a variable that is called as a table: pydantic-settings wants JSON in it, we do not know it
+        if not faults:
+            raise
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return loaded
 
 
 def names() -> list[str]:
@@ -241,11 +262,11 @@ def _read_file(file: Path | None) -> dict[str, Any]:
 
 
 def _unknown_variables() -> Iterator[str]:
-    known = {variable(name): name for name in names()}
+    known = [each.removeprefix(_PREFIX) for each in (*map(variable, names()), _FILE_VARIABLE)]
     for found in sorted(os.environ):
-        ours = found.startswith(_PREFIX) and not _KUBERNETES_SERVICE_LINK.fullmatch(found)
-        if ours and found not in (_FILE_VARIABLE, *known):
-            yield f"{found}: there is no such setting{_nearest(found, [*known, _FILE_VARIABLE])}"
+        name = found.removeprefix(_PREFIX)
+        if name not in (found, *known) and not _KUBERNETES_SERVICE_LINK.fullmatch(found):
+            yield f"{found}: there is no such setting{_nearest(name, known, _PREFIX)}"
 
 
 def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
@@ -259,13 +280,15 @@ def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
                 yield f"{table}.{key}: there is no such setting{_nearest(f'{table}.{key}', known)}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False, include_context=False, include_input=False):
+        if each["type"] == "model_type":
+            continue  # what should be a table was told as unknown
         name = ".".join(str(part) for part in each["loc"][:2])
         text = "missing" if each["type"] == "missing" else each["msg"].removeprefix("Value error, ")
         if name == "vault":

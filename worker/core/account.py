@@ -69,7 +69,7 @@ def parse(name: str, secret: Mapping[str, object]) -> Account:
 def _required(secret: Mapping[str, object], key: str) -> str:
     value = _text(secret, key)
     if value is None:
-        near = next((have for have in secret if have.lower().replace("-", "_") == key), None)
+        near = next((have for have in secret if have != key and have.lower().replace("-", "_") == key), None)
         hint = f" (there is {near!r}: rename it)" if near else ""
         raise InvalidAccountError(f"{key}: missing or empty{hint}")
     return value

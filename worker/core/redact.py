@@ -3,7 +3,8 @@
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 GONE = "[redacted]"
@@ -25,10 +26,30 @@ _LOOKS_SECRET = re.compile(
 
 def redacted(text: str, *secrets: str) -> str:
     """The text on one line without these secrets, whole, in part or encoded, and without all that looks like one."""
+    return " ".join(redacted_lines(text, *secrets).split())
+
+
+def redacted_lines(text: str, *secrets: str) -> str:
+    """The same with its lines and spaces as they stand; a character that would steer a terminal becomes a space."""
     for secret in secrets:
         for form in _forms(secret):
             text = _without_pieces(text, form)
-    return " ".join(_LOOKS_SECRET.sub(GONE, text).split())
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in _LOOKS_SECRET.sub(GONE, text))
+
+
+def cleaned(value: Any) -> Any:
+    """A field of a log line or a report, redacted as deep as it goes; what JSON does not know becomes a text."""
+    match value:
+        case str():
+            return redacted(value)
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {redacted(str(key)): cleaned(each) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [cleaned(each) for each in value]
+        case _:
+            return redacted(repr(value))
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from worker.core.redact import redacted
+from worker.core.redact import cleaned, redacted_lines
 
 _CHATTY = ("apscheduler", "urllib3", "hvac")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
@@ -51,7 +51,7 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+        logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
 
 
 _FIRST = ("timestamp", "level", "event")
@@ -64,4 +64,4 @@ def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The last line of defence: nobody should have put a secret here."""
-    return {key: redacted(value) if type(value) is str else value for key, value in event.items()}
+    return {key: redacted_lines(value) if key == "exception" else cleaned(value) for key, value in event.items()}

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.core.redact import redacted
+from worker.core.redact import cleaned, redacted
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2)
+    return json.dumps(cleaned(document), indent=2)
 
 
 def as_table(rows: Sequence[Mapping[str, object]]) -> str:

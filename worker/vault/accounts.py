@@ -9,7 +9,7 @@ import requests
 from worker.core import account
 from worker.core.account import Account
 from worker.core.errors import AccountDisabledError, AccountGoneError, InvalidAccountError
-from worker.vault.adapter import VaultError
+from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
@@ -71,11 +71,11 @@ class VaultAccounts:
             if error.status == requests.codes.not_found:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
-        data = answer.get("data") or {}
+        data = mapping(answer.get("data"))
         secret = data.get("data") if v2 else data
         if not isinstance(secret, dict):
             raise InvalidAccountError(f"{self._mount}/{path} holds no fields")
-        return secret, data.get("metadata") or {} if v2 else {}
+        return secret, mapping(data.get("metadata")) if v2 else {}
 
     def _walk(self, folder: str, depth: int) -> Iterator[str]:
         path = f"{self._prefix}/{folder}".rstrip("/")
@@ -92,7 +92,10 @@ class VaultAccounts:
             if error.status == requests.codes.not_found:
                 return  # an empty folder
             raise
-        for key in answer.get("data", {}).get("keys", []):
+        keys = mapping(answer.get("data")).get("keys")
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise OddAnswerError
+        for key in keys:
             if not key.endswith("/"):
                 yield folder + key
             elif depth < _DEEPEST:

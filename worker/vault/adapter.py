@@ -1,6 +1,6 @@
 """hvac's seam: the exchange is net's, the errors are ours."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
@@ -28,6 +28,13 @@ class VaultError(RefreshError):
         return VaultError(text, status=self.status, body=self.body, stage=self.stage)
 
 
+class OddAnswerError(VaultError):
+    """A success, but not in Vault's form: somebody else answers at its address."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer is not Vault's")
+
+
 class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     """Answers are their JSON; every refusal is a VaultError."""
 
@@ -45,18 +52,23 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
         except net.ExchangeError as error:
             raise VaultError(str(error)) from error
         self._on_answer(response)
-        try:
-            body = response.json() if response.content else {}
-        except ValueError:
-            body = {}
-        if response.ok:
-            return body
-        raise VaultError(f"status {response.status_code}{_said(body)}", status=response.status_code, body=body)
+        body = net.json_of(response) if response.content else {}
+        if not response.ok:
+            raise VaultError(f"status {response.status_code}{_said(body)}", status=response.status_code, body=body)
+        if not isinstance(body, dict):
+            raise OddAnswerError
+        return body
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def _said(body: Any) -> str:
     """What Vault's error list says, on one line."""
-    errors = body.get("errors") if isinstance(body, dict) else None
-    lines = " ".join(str(each) for each in errors or []).replace("1 error occurred:", "").replace("*", "")
+    errors = mapping(body).get("errors")
+    lines = " ".join(map(str, errors if isinstance(errors, list) else []))
+    lines = lines.replace("1 error occurred:", "").replace("*", "")
     text = " ".join(lines.split())
     return f", {text[:_LONGEST_TEXT]}" if text else ""

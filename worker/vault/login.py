@@ -1,6 +1,6 @@
 """The ways to a Vault token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,8 +21,8 @@ class Login(Protocol):
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         """Log in; the `auth` of the answer: client_token, lease_duration (seconds, 0 = endless), renewable."""
 
-    def is_stale(self) -> bool:
-        """Whether there is something newer to log in with, so that what we have is not to be used any more."""
+    def has_changed(self) -> bool:
+        """Whether logging in now would give another token than the last time, though that one may live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class AppRoleLogin:
         answer = client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount)
         return dict(answer["auth"])
 
-    def is_stale(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 
@@ -63,7 +63,7 @@ class JwtLogin:
         except VaultError as error:
             raise error.with_hint(_HINTS.get((self.method, error.status))) from error
 
-    def is_stale(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 
@@ -85,32 +85,32 @@ class TokenLogin:
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         return _looked_up(client, self.token.get_secret_value(), renew=True)
 
-    def is_stale(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 
 @dataclass(slots=True)
 class TokenFileLogin:
-    """The token is somebody else's, such as an Agent's sink: never renewed, read again when it changed or ended."""
+    """The token is somebody else's, such as an Agent's sink: never renewed, and read again on change or its end."""
 
     method: ClassVar[str] = "token"
     own: ClassVar[bool] = False
 
     token_file: Path
-    _read_at: int = 0
+    _read_at: int | None = field(default=None, init=False)
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         self._read_at = self._changed_at()
         return _looked_up(client, _read(self.token_file, "token"), renew=False)
 
-    def is_stale(self) -> bool:
-        return self._changed_at() not in (0, self._read_at)
+    def has_changed(self) -> bool:
+        return self._changed_at() not in (None, self._read_at)
 
-    def _changed_at(self) -> int:
+    def _changed_at(self) -> int | None:
         try:
             return self.token_file.stat().st_mtime_ns
-        except OSError:  # just being replaced: what we have may still live
-            return 0
+        except OSError:
+            return None
 
 
 def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import structlog
 
 from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.vault.adapter import VaultAdapter, VaultError
+from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
 from worker.vault.login import Login
 
 _RENEW_AT = 0.5
@@ -94,10 +94,11 @@ class VaultSession:
         stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
         try:
             self.keep_alive()
+            token = self._client.token
             try:
                 answer = request(self._client)
             except VaultError as error:
-                if error.status != requests.codes.forbidden or not self._has_ended():
+                if error.status != requests.codes.forbidden or not self._has_ended(token):
                     raise
                 self.keep_alive()
                 answer = request(self._client)
@@ -112,9 +113,7 @@ class VaultSession:
     def keep_alive(self) -> float:
         """Log in or renew if it is time to; the steady moment when it is time again."""
         lease, asked = self._lease, self._clock()
-        if lease and self._login.is_stale():
-            lease = self._lease = None
-        if lease and asked < lease.renew_at:
+        if lease and asked < lease.renew_at and not self._login.has_changed():
             return lease.renew_at
         # while one thread renews, the others go on with what still lives; without a login they wait for it
         if self._lock.acquire(blocking=lease is None or asked >= lease.ends):
@@ -169,7 +168,7 @@ class VaultSession:
 
     def _renew_or_log_in(self, asked: float) -> None:
         lease, now = self._lease, self._clock()
-        if lease and now < lease.renew_at:
+        if lease and now < lease.renew_at and not self._login.has_changed():
             return  # another thread did it while this one waited
         if self._failed and self._failed[0] > asked:
             raise self._failed[1]  # another thread tried it while this one waited
@@ -192,12 +191,13 @@ class VaultSession:
         if not lease.renewable:
             return False
         try:
-            auth = self._client.auth.token.renew_self()["auth"]
+            renewed = _Lease.of(self._client.auth.token.renew_self()["auth"], now)
         except VaultError as error:
             if error.kind is Kind.LASTING:
                 return False
             raise
-        renewed = _Lease.of(auth, now)
+        except (LookupError, TypeError, ValueError) as error:
+            raise OddAnswerError from error
         if renewed.length < lease.length * _RENEW_AT and self._login.own:
             return False  # capped by its longest life
         self._lease = renewed
@@ -207,26 +207,27 @@ class VaultSession:
     def _log_in(self) -> None:
         try:
             auth = self._login(self._client)
-        except VaultError as error:
-            failure = VaultError(f"{self._login.method} login: {error}", status=error.status)
-            if error.status == requests.codes.forbidden:
+            lease, token = _Lease.of(auth, self._clock()), auth["client_token"]
+        except (VaultError, LookupError, TypeError, ValueError) as error:
+            cause = error if isinstance(error, VaultError) else OddAnswerError()
+            failure = VaultError(f"{self._login.method} login: {cause}", status=cause.status)
+            if cause.status == requests.codes.forbidden:
                 failure.kind = Kind.TRANSIENT  # a Kubernetes API that is down looks just like a refusal
             self._failed = (self._clock(), failure)
             raise failure from error
-        self._client.token = auth["client_token"]
-        self._lease = _Lease.of(auth, self._clock())
+        self._client.token, self._lease = token, lease
         log.info("vault.login", method=self._login.method, expires_in=auth["lease_duration"])
 
-    def _has_ended(self) -> bool:
+    def _has_ended(self, token: str) -> bool:
         """Whether a 403 came from an ended login, not from a policy; if so the login is forgotten."""
-        token = self._client.token
-        try:
-            self._client.auth.token.lookup_self()
-        except VaultError as error:
-            if error.status != requests.codes.forbidden:
-                return False
-        else:
-            return False
+        if self._client.token == token:
+            try:
+                self._client.auth.token.lookup_self()
+            except VaultError as error:
+                if error.status != requests.codes.forbidden:
+                    return False
+            else:
+                return bool(self._client.token != token)  # another thread logged in meanwhile
         with self._lock:
             if self._client.token == token:
                 self._lease = None

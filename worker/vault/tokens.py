@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from worker.core.appjwt import AppJWT
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
-from worker.vault.adapter import VaultError
+from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.session import Operation, VaultSession
 
 MANAGED_BY = "appjwt-worker"
@@ -36,6 +36,7 @@ class VaultTokens:
                 f"tokens.mount {self._mount} is KV version 1, which has no check-and-set: tokens need KV version 2",
                 status=requests.codes.bad_request,
             )
+        none: int | None = None
         try:
             answer = self._session.call(
                 Operation.READ_TOKEN,
@@ -49,10 +50,13 @@ class VaultTokens:
             if error.status != requests.codes.not_found:
                 raise
             answer = error.body
-        secret = _mapping(_mapping(answer).get("data"))
-        data, metadata = _mapping(secret.get("data")), _mapping(secret.get("metadata"))
-        version = metadata.get("version", 0)
-        notes = _mapping(metadata.get("custom_metadata"))
+            none = 0
+        secret = mapping(mapping(answer).get("data"))
+        data, metadata = mapping(secret.get("data")), mapping(secret.get("metadata"))
+        version = metadata.get("version", none)
+        if not isinstance(version, int):
+            raise OddAnswerError
+        notes = mapping(metadata.get("custom_metadata"))
         marked = notes.get("managed_by") == MANAGED_BY
         if version and not marked and data.get("managed_by") != MANAGED_BY:
             raise ForeignSecretError(
@@ -95,7 +99,10 @@ class VaultTokens:
             if error.status == requests.codes.bad_request and _CAS_MISMATCH in str(error):
                 raise CasMismatchError(str(error)) from error
             raise
-        return int(answer["data"]["version"])
+        version = mapping(answer.get("data")).get("version")
+        if not isinstance(version, int):
+            raise OddAnswerError
+        return version
 
     def _settle(self, name: str, lifetime: timedelta) -> None:
         """Set the metadata before the data: delete_version_after does not reach back to a version already there."""
@@ -132,7 +139,3 @@ def _kept_for(metadata: Mapping[str, Any]) -> timedelta:
         return datetime.fromisoformat(metadata["deletion_time"]) - datetime.fromisoformat(metadata["created_time"])
     except (KeyError, TypeError, ValueError):
         return timedelta(0)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

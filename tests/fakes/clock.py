@@ -1,0 +1,32 @@
+"""Time that passes only when it is told to."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+HOUR: Final = timedelta(hours=1)
+MINUTE: Final = timedelta(minutes=1)
+SECOND: Final = timedelta(seconds=1)
+
+
+class Clock:
+    """The steady clock, and the true time that goes along with it."""
+
+    def __init__(self) -> None:
+        self._steady = 1_000.0
+        self._epoch = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(seconds=self._steady)
+
+    def __call__(self) -> float:
+        return self._steady
+
+    def now(self) -> datetime:
+        return self._epoch + timedelta(seconds=self._steady)
+
+    def advance(self, by: timedelta) -> None:
+        self._steady += by.total_seconds()
+
+    def advance_to(self, moment: float) -> None:
+        self._steady = max(self._steady, moment)
+
+
+def nothing(*_: object) -> None:
+    """What a call-back does until a test sets another."""

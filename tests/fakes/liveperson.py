@@ -1,0 +1,175 @@
+"""The one fake LivePerson: the second implementation of Domains and Sentinel.
+
+tests/ports holds all it promises against the real parts and the LivePerson of the sandbox.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from pydantic import SecretStr
+
+from sandbox.faults import DROP, Fault, Faults, Service
+from sandbox.liveperson import Credentials
+from tests import builders
+from tests.fakes.clock import HOUR, Clock, nothing
+from worker.core.account import Account
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.unchecked import Answer
+
+
+@dataclass
+class _App:
+    secret: str = field(repr=False)
+    last_token: str = field(default="", repr=False)
+    last_end: datetime | None = None
+
+
+@dataclass
+class _Customer:
+    region: str
+    apps: dict[str, _App] = field(default_factory=dict)
+
+
+class FakeLivePerson:
+    """Domains and Sentinel at once; whoever sets it up sees the same as of sandbox.liveperson.LivePerson.
+
+    Of the faults it knows those that make a difference to a caller of the Protocols.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        token_life: timedelta = HOUR,
+        regions: tuple[str, ...] = ("va", "lo"),
+        cache: timedelta = timedelta(hours=12),
+    ) -> None:
+        self._clock = clock
+        self._cache_for = cache
+        self.token_life = token_life
+        self.faults = Faults()
+        self.domain_api = "api.liveperson.test"
+        self.hosts = {region: f"{region}.sentinel.liveperson.test" for region in regions}
+        self.allowed_hosts = set(self.hosts.values())
+        self.requests: list[tuple[Service, str]] = []
+        """Service and account_id of each request."""
+        self.timeouts: list[timedelta] = []
+        """How long each of these requests might have taken."""
+        self.at_request: Callable[[str, str], object] = nothing
+        self.at_answer: Callable[[str, str], object] = nothing
+        self._customers: dict[str, _Customer] = {}
+        self._mints: Counter[str] = Counter()
+        self._looked_up: dict[str, tuple[str, float]] = {}
+
+    # as sandbox.liveperson has it
+
+    def add_account(self, account_id: str, region: str | None = None) -> Credentials:
+        customer = self._customers.setdefault(account_id, _Customer(next(iter(self.hosts))))
+        customer.region = region or customer.region
+        credentials = Credentials(str(uuid4()), uuid4().hex)
+        customer.apps[credentials.client_id] = _App(credentials.client_secret)
+        return credentials
+
+    def rotate(self, account_id: str, client_id: str) -> Credentials:
+        credentials = Credentials(client_id, uuid4().hex)
+        self._customers[account_id].apps[client_id].secret = credentials.client_secret
+        return credentials
+
+    def remove(self, account_id: str) -> None:
+        del self._customers[account_id]
+
+    def mints(self, account_id: str | None = None) -> int:
+        return self._mints.total() if account_id is None else self._mints[account_id]
+
+    # the Protocols
+
+    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
+        if account.sentinel_domain:
+            return self._allowed(account.sentinel_domain)
+        known, until = self._looked_up.get(account.account_id, (None, 0.0))
+        if known and self._clock() < until:
+            return known
+        try:
+            host = self._allowed(self._look_up(account.account_id, timeout))
+        except RefreshError as error:
+            if known and error.kind is Kind.TRANSIENT:
+                return known
+            raise
+        self._looked_up[account.account_id] = (host, self._clock() + self._cache_for.total_seconds())
+        return host
+
+    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
+        fault = self._request("sentinel", account.account_id, host, timeout)
+        if fault.status is not None:
+            raise _refusal(Stage.SENTINEL, fault.status, fault)
+        if fault.answer is not None:
+            raise RefreshError(
+                Stage.SENTINEL, Kind.TRANSIENT, f"{host} answers 200 without an access_token", status=200
+            )
+        customer = self._customers.get(account.account_id)
+        if customer is None or self.hosts[customer.region] != host:
+            raise _refusal(Stage.SENTINEL, 404)
+        app = customer.apps.get(account.client_id)
+        if app is None or app.secret != account.client_secret.get_secret_value():
+            raise _refusal(Stage.SENTINEL, 401)
+        now = self._clock.now() + fault.skew
+        if not fault.same_token or app.last_end is None or app.last_end <= now:
+            app.last_end = now + self.token_life
+            app.last_token = self._token(account, now, fault)
+        self._mints[account.account_id] += 1
+        self.at_answer("sentinel", account.account_id)
+        if fault.cut:
+            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{host}: connection lost")
+        return Answer(SecretStr(app.last_token), "Bearer", None if fault.no_date else now)
+
+    def _look_up(self, account_id: str, timeout: timedelta) -> str:
+        fault = self._request("domain", account_id, self.domain_api, timeout)
+        if fault.status is not None:
+            raise _refusal(Stage.DOMAIN, fault.status)
+        if fault.answer is not None:
+            return str(json.loads(fault.answer)["baseURI"])
+        customer = self._customers.get(account_id)
+        if customer is None:
+            raise _refusal(Stage.DOMAIN, 404)
+        return self.hosts[customer.region]
+
+    def _allowed(self, host: str) -> str:
+        if host not in self.allowed_hosts:
+            raise RefreshError(Stage.DOMAIN, Kind.LASTING, f"{host} is not allowed")
+        return host
+
+    def _request(self, service: Service, account_id: str, host: str, timeout: timedelta) -> Fault:
+        self.requests.append((service, account_id))
+        self.timeouts.append(timeout)
+        self.at_request(service, account_id)
+        fault = self.faults.take(service, account_id, host)
+        if fault.refuse or fault.hang:
+            stage = Stage.DOMAIN if service == "domain" else Stage.SENTINEL
+            raise RefreshError(stage, Kind.TRANSIENT, f"{host}: no answer")
+        return fault
+
+    def _token(self, account: Account, now: datetime, fault: Fault) -> str:
+        iat = int(now.timestamp())
+        exp = iat + int(self.token_life.total_seconds())
+        claims = {**builders.CLAIMS, "aud": account.account_id, "azp": account.client_id, "exp": exp, "iat": iat}
+        return builders.compact_jws(_json({**builders.HEADER, **fault.header}), _json({**claims, **fault.claims}))
+
+
+def _json(values: Mapping[str, object]) -> str:
+    return json.dumps({key: value for key, value in values.items() if value is not DROP})
+
+
+def _refusal(stage: Stage, status: int, fault: Fault | None = None) -> RefreshError:
+    lasting = status < 500 and status not in (408, 429)
+    retry_after = fault.headers.get("Retry-After") if fault else None
+    return RefreshError(
+        stage,
+        Kind.LASTING if lasting else Kind.TRANSIENT,
+        f"answers {status}",
+        status=status,
+        retry_after=timedelta(seconds=int(retry_after)) if retry_after else None,
+    )

@@ -1,0 +1,256 @@
+"""The one fake Vault: KV v2 in memory, and the second implementation of Accounts and Tokens over it.
+
+tests/ports holds all it promises against a real OpenBao.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import SecretStr
+
+from tests.fakes.clock import HOUR, Clock, nothing
+from worker.core import account
+from worker.core.account import Account
+from worker.core.appjwt import AppJWT
+from worker.core.errors import (
+    AccountGoneError,
+    CasMismatchError,
+    ForeignSecretError,
+    InvalidAccountError,
+    Kind,
+    RefreshError,
+    Stage,
+)
+from worker.core.unchecked import Stored
+
+MANAGED_BY: Final = "appjwt-worker"
+_MAX_VERSIONS_BY_DEFAULT = 10
+
+
+@dataclass
+class _Version:
+    data: Mapping[str, object] | None
+    """None = destroyed."""
+    created: datetime
+    deletion: datetime | None
+
+
+@dataclass
+class _Path:
+    """KV v2's metadata of one path."""
+
+    current: int = 0
+    versions: dict[int, _Version] = field(default_factory=dict)
+    max_versions: int = 0
+    delete_version_after: timedelta = timedelta()
+    custom_metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Newest:
+    """What reading a path tells; `data` None = that version was deleted, ran out or was destroyed."""
+
+    version: int
+    data: Mapping[str, object] | None
+    custom_metadata: Mapping[str, str]
+    kept_for: timedelta
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What reading a path's metadata tells."""
+
+    versions: tuple[int, ...]
+    max_versions: int
+    delete_version_after: timedelta
+    custom_metadata: Mapping[str, str]
+
+
+class CasError(Exception):
+    """The write did not know the newest version."""
+
+
+class Kv:
+    """A mount of KV v2, as an operator uses it."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._paths: dict[str, _Path] = {}
+
+    def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
+        """`vault kv put`; the version's number, or CasError."""
+        there = self._paths.get(path, _Path())
+        if cas not in (None, there.current):
+            raise CasError(f"{cas} is not {there.current}")
+        self._paths[path] = there
+        now, kept = self._now(), there.delete_version_after
+        there.current += 1
+        there.versions[there.current] = _Version(dict(data), now, now + kept if kept else None)
+        for old in sorted(there.versions)[: -(there.max_versions or _MAX_VERSIONS_BY_DEFAULT)]:
+            del there.versions[old]
+        return there.current
+
+    def read(self, path: str) -> Newest | None:
+        """`vault kv get`; None = 404 without metadata, as where only metadata was ever written."""
+        there = self._paths.get(path)
+        if not there or not there.current:
+            return None
+        version = there.versions[there.current]
+        lives = version.deletion is None or version.deletion > self._now()
+        kept_for = (version.deletion or version.created) - version.created
+        return Newest(there.current, version.data if lives else None, dict(there.custom_metadata), kept_for)
+
+    def delete(self, path: str) -> None:
+        """`vault kv delete`: the newest version can no longer be read."""
+        self._newest(path).deletion = self._now()
+
+    def destroy(self, path: str) -> None:
+        """`vault kv destroy`, of the newest version."""
+        self._newest(path).data = None
+
+    def remove(self, path: str) -> None:
+        """`vault kv metadata delete`: as if the path had never been."""
+        self._paths.pop(path, None)
+
+    def set_metadata(
+        self,
+        path: str,
+        *,
+        max_versions: int | None = None,
+        delete_version_after: timedelta | None = None,
+        custom_metadata: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """`vault kv metadata patch`, or `put` if there is nothing yet: what is left out stays, None removes a key."""
+        there = self._paths.setdefault(path, _Path())
+        if max_versions is not None:
+            there.max_versions = max_versions
+        if delete_version_after is not None:
+            there.delete_version_after = delete_version_after
+        for key, value in (custom_metadata or {}).items():
+            if value is None:
+                there.custom_metadata.pop(key, None)
+            else:
+                there.custom_metadata[key] = value
+
+    def metadata(self, path: str) -> Metadata | None:
+        """`vault kv metadata get`."""
+        there = self._paths.get(path)
+        if not there:
+            return None
+        versions = tuple(sorted(there.versions))
+        return Metadata(versions, there.max_versions, there.delete_version_after, dict(there.custom_metadata))
+
+    def below(self, folder: str) -> frozenset[str]:
+        """LIST at every depth: a deleted secret is still in it, a removed one is not."""
+        return frozenset(path.removeprefix(folder) for path in self._paths if path.startswith(folder))
+
+    def _newest(self, path: str) -> _Version:
+        there = self._paths[path]
+        return there.versions[there.current]
+
+
+class FakeVault:
+    """`accounts` and `tokens` are what the worker has of it, `kv` what an operator has; the rest is what can go wrong.
+
+    Each request that the real parts would make calls `at_request` before it takes effect and `at_answer` after: a test
+    may raise there, as a crash does, or let another replica go first.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.skew = timedelta()
+        """How far Vault's own clock is ahead."""
+        self.is_down = False
+        self.denied: set[str] = set()
+        """Operations that the policy no longer allows, named as in worker.vault.session."""
+        self.losing: set[str] = set()
+        """Operations that are carried out and whose answers get lost."""
+        self.calls: list[tuple[str, str]] = []
+        """Operation and account of each request."""
+        self.at_request: Callable[[str, str], object] = nothing
+        self.at_answer: Callable[[str, str], object] = nothing
+        self.kv = Kv(self.now)
+        self.accounts = FakeAccounts(self)
+        self.tokens = FakeTokens(self)
+
+    def now(self) -> datetime:
+        return self._clock.now() + self.skew
+
+    @contextmanager
+    def request(self, operation: str, name: str) -> Iterator[None]:
+        """What happens around every request."""
+        stage = Stage.CREDENTIALS if operation == "read_account" else Stage.VAULT
+        self.calls.append((operation, name))
+        self.at_request(operation, name)
+        if self.is_down:
+            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection refused")
+        if operation in self.denied:
+            raise RefreshError(stage, Kind.LASTING, f"{operation} {name}: status 403, permission denied", status=403)
+        yield
+        self.at_answer(operation, name)
+        if operation in self.losing:
+            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection lost")
+
+
+class FakeAccounts:
+    FOLDER: Final = "liveperson/accounts/"
+
+    def __init__(self, vault: FakeVault) -> None:
+        self._vault = vault
+
+    def names(self) -> frozenset[str]:
+        with self._vault.request("list", ""):
+            return self._vault.kv.below(self.FOLDER)
+
+    def read(self, name: str) -> Account:
+        if not account.is_name(name):
+            raise InvalidAccountError(f"{name!r} is no account's name")
+        with self._vault.request("read_account", name):
+            newest = self._vault.kv.read(self.FOLDER + name)
+        if newest is None or newest.data is None:
+            raise AccountGoneError(f"there is no secret at {self.FOLDER}{name}")
+        return account.parse(name, newest.data)
+
+
+class FakeTokens:
+    FOLDER: Final = "liveperson/tokens/"
+
+    def __init__(self, vault: FakeVault) -> None:
+        self._vault = vault
+
+    def read(self, name: str) -> Stored:
+        with self._vault.request("read_token", name):
+            newest = self._vault.kv.read(self.FOLDER + name) or Newest(0, None, {}, timedelta())
+        data = newest.data or {}
+        marked = newest.custom_metadata.get("managed_by") == MANAGED_BY
+        if newest.version and not marked and data.get("managed_by") != MANAGED_BY:
+            raise ForeignSecretError(f"{self.FOLDER}{name} holds a secret that is not ours")
+        token, host = data.get("access_token"), data.get("sentinel_host")
+        return Stored(
+            version=newest.version,
+            raw=SecretStr(token) if isinstance(token, str) else None,
+            host=host if isinstance(host, str) else None,
+            marked=marked,
+            kept_for=newest.kept_for,
+            now=self._vault.now(),
+        )
+
+    def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
+        path = self.FOLDER + name
+        if not (replaces.marked and replaces.kept_for > token.lifetime):
+            with self._vault.request("write_metadata", name):
+                self._vault.kv.set_metadata(
+                    path,
+                    max_versions=5,
+                    delete_version_after=token.lifetime + max(token.lifetime, HOUR),
+                    custom_metadata={"managed_by": MANAGED_BY},
+                )
+        data = {"access_token": token.raw.get_secret_value(), **beside, "managed_by": MANAGED_BY}
+        with self._vault.request("write_token", name):
+            try:
+                return self._vault.kv.put(path, data, cas=replaces.version)
+            except CasError as error:
+                raise CasMismatchError(f"write_token {name}: {error}") from error

@@ -1,0 +1,264 @@
+"""The installed command as processes of a small world. All that they print is kept, and searched for secrets."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import hvac
+import jwt
+import requests
+
+from sandbox.world import World
+
+_PIECE = 12
+"""Characters of a secret in a row that are a leak."""
+_LOOKS_SECRET = re.compile(r"eyJ[A-Za-z0-9_-]{8,}|\b(?:hv[sb]\.|[sb]\.)[A-Za-z0-9]{20,}")
+"""A JWT, and a Vault token, which nobody but the worker ever sees."""
+
+Settings = Mapping[str, str | None]
+"""Changes to the world's settings; None takes one away."""
+
+Thing = TypeVar("Thing")
+
+
+def eventually(look: Callable[[], Thing | None], within: float = 20) -> Thing:
+    """What `look` finds once it finds something."""
+    give_up = time.monotonic() + within
+    while not (found := look()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not within {within} s")
+        time.sleep(0.05)
+    return found
+
+
+def leaks(text: str, secrets: list[str]) -> list[str]:
+    """The places in a text that hold a piece of a secret, plain or encoded, or what looks like one."""
+    pieces = {form[i : i + _PIECE] for secret in secrets for form in _forms(secret) for i in range(len(form) - _PIECE)}
+    found = [text[at - 40 : at + 40] for at in range(len(text)) if text[at : at + _PIECE] in pieces]
+    return found + _LOOKS_SECRET.findall(text)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    raw = secret.encode()
+    yield from (secret, quote(secret, safe=""), raw.hex(), "".join(f"%{byte:02X}" for byte in raw))
+    for shift in range(3):  # base64 depends on where in the text the secret begins
+        encoded = base64.b64encode(bytes(shift) + raw).decode()
+        yield encoded[4:-4]
+        yield encoded[4:-4].replace("+", "-").replace("/", "_")
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+class Daemon:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def events(self, name: str | None = None, **fields: object) -> list[dict[str, Any]]:
+        """The log lines so far, of this event with these fields."""
+        whole = self._log.read_text().rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines()]
+        return [line for line in lines if name in (None, line["event"]) and fields.items() <= line.items()]
+
+    def wait_for(self, name: str, *, count: int = 1, within: float = 20, **fields: object) -> dict[str, Any]:
+        """The log line that makes it this many."""
+
+        def found() -> dict[str, Any] | None:
+            assert self.process.poll() is None, self._log.read_text()
+            lines = self.events(name, **fields)
+            return lines[count - 1] if len(lines) >= count else None
+
+        try:
+            return eventually(found, within)
+        except TimeoutError as error:
+            raise AssertionError(f"no {name} {fields} in:\n{self._log.read_text()}") from error
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Tell it to end; the seconds that it took. It must end well."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        assert self.process.wait(25) == 0, self._log.read_text()
+        return time.monotonic() - began
+
+
+class Scene(World):
+    """A world with the processes that run in it."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        super().__init__(folder, **options)
+        self.folder = folder
+        self._logs: list[Path] = []
+        self._printed: list[str] = []
+        self._processes = ExitStack()
+
+    def __exit__(self, *failure: Any) -> None:
+        try:
+            self._processes.close()
+            if failure == (None, None, None):
+                self.check_for_leaks()
+        finally:
+            super().__exit__(*failure)
+
+    def environment(self, changes: Settings | None = None) -> dict[str, str]:
+        changed = {**super().environment(), **(changes or {})}
+        return {name: value for name, value in changed.items() if value is not None}
+
+    def call(self, *flags: str, changes: Settings | None = None) -> Done:
+        """Run a mode to its end, and keep what it printed."""
+        done = subprocess.run(
+            self.command(*flags),
+            env=self.environment(changes),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.keep(done.stdout, done.stderr)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def daemon(self, changes: Settings | None = None) -> Daemon:
+        """Start a daemon, which ends with the scene at the latest."""
+        log = self.folder / f"daemon-{len(self._logs)}.log"
+        self._logs.append(log)
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                self.command(),
+                env=self.environment({"APPJWT_ACCOUNTS_SYNC_EVERY": "1s", **(changes or {})}),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self._processes.callback(process.wait)
+        self._processes.callback(process.kill)
+        return Daemon(process, log)
+
+    def keep(self, *printed: str) -> None:
+        self._printed += printed
+
+    def check_for_leaks(self) -> None:
+        printed = "\n".join([*self._printed, *(log.read_text() for log in self._logs)])
+        assert not leaks(printed, [*self.secrets, *self._stored_tokens()])
+        assert "Traceback" not in printed, printed
+
+    def versions(self, account: str) -> dict[str, Any]:
+        """The versions of a stored token that Vault keeps, by number."""
+        answer = self.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
+        versions: dict[str, Any] = answer["data"]["versions"]
+        return versions
+
+    def logins(self) -> list[str]:
+        """The accessors of the worker's logins that live."""
+        tokens = self.openbao.client.auth.token
+        found = []
+        for accessor in tokens.list_accessors()["data"]["keys"]:
+            data = tokens.lookup_accessor(accessor)["data"]
+            if (data["meta"] or {}).get("role_name") == "appjwt-worker":
+                found.append(accessor)
+        return found
+
+    def _stored_tokens(self) -> list[str]:
+        """Every version there still is of every token."""
+        kv, found = self.openbao.client.secrets.kv.v2, []
+        for path in self._walk("liveperson/tokens/"):
+            for version in kv.read_secret_metadata(path)["data"]["versions"]:
+                try:
+                    answer = kv.read_secret_version(path, version=version, raise_on_deleted_version=True)
+                except hvac.exceptions.InvalidPath:  # it ran out
+                    continue
+                found.append(answer["data"]["data"].get("access_token", ""))
+        return found
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        try:
+            keys = self.openbao.client.secrets.kv.v2.list_secrets(folder)["data"]["keys"]
+        except (hvac.exceptions.InvalidPath, requests.ConnectionError):  # empty; or it was killed
+            return
+        for key in keys:
+            if key.endswith("/"):
+                yield from self._walk(folder + key)
+            else:
+                yield folder + key
+
+
+@contextmanager
+def scene(folder: Path, *, life: float = 3600, vault_tls: bool = True) -> Iterator[Scene]:
+    with Scene(folder, token_life=timedelta(seconds=life), vault_tls=vault_tls) as made:
+        yield made
+
+
+_READER = 'path "secret/data/liveperson/tokens/*" { capabilities = ["read"] }'
+
+
+@dataclass
+class Reader:
+    """An app that may read tokens and nothing else. It polls each path all the while and keeps book."""
+
+    world: World
+    accounts: list[str]
+    reads: int = 0
+    least_share: float = 1.0
+    """Of a token's life, by its own claims and the wall clock."""
+    seen: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """By account: version and end of each token, as often as it changed."""
+    failures: list[str] = field(default_factory=list)
+    _told: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self.world.openbao.policy("reader", _READER)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = str(self.world.openbao.ca_file)
+        self._session.headers["X-Vault-Token"] = self.world.openbao.token(["reader"])
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.set()
+        self._thread.join()
+        self._session.close()
+
+    def _poll(self) -> None:
+        while not self._told.wait(0.2):
+            for account in self.accounts:
+                try:
+                    self._read(account)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the test is to hear of it
+                    self.failures.append(f"{account}: {error!r}")
+
+    def _read(self, account: str) -> None:
+        url = f"{self.world.openbao.address}/v1/secret/data/liveperson/tokens/{account}"
+        answer = self._session.get(url, timeout=5)
+        answer.raise_for_status()
+        data = answer.json()["data"]
+        claims = jwt.decode(data["data"]["access_token"], options={"verify_signature": False})
+        share = (claims["exp"] - time.time()) / (claims["exp"] - claims["iat"])
+        self.reads += 1
+        self.least_share = min(self.least_share, share)
+        if share <= 0:
+            self.failures.append(f"{account}: expired")
+        now, seen = (data["metadata"]["version"], claims["exp"]), self.seen.setdefault(account, [])
+        if seen and (now[0] < seen[-1][0] or now[1] < seen[-1][1]):
+            self.failures.append(f"{account}: backwards, {seen[-1]} to {now}")
+        if not seen or seen[-1] != now:
+            seen.append(now)

@@ -1,0 +1,131 @@
+"""Small servers for the wire itself: each answers as its test says, byte by byte, and remembers what it got."""
+
+import asyncio
+import contextlib
+import ssl
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Awaitable, Callable
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+Talk = Callable[[StreamReader, StreamWriter], Awaitable[None]]
+"""What is said on one connection. Whoever returns hangs up."""
+
+
+class Server:
+    """A server on a free port of 127.0.0.1, in a thread of its own. Without `tls` it speaks in clear."""
+
+    def __init__(self, talk: Talk, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self._talk = talk
+        self._tls = tls
+        self.port = port
+        self.connections = 0
+        self.requests: list[bytes] = []
+        """Each request that a `Talk` of `answering` took, head and body as they came."""
+        self._open: dict[asyncio.Task[None], StreamWriter] = {}
+        self._ready = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="server")
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._told.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=self._tls)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._told.wait()
+        server.close()
+        for task, writer in self._open.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.sleep(0.01)  # an aborted transport lets go of its socket a few rounds of the loop later
+
+    def _handle(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._converse(reader, writer))
+        self._open[task] = writer
+        task.add_done_callback(self._open.pop)
+
+    async def _converse(self, reader: StreamReader, writer: StreamWriter) -> None:
+        gone = contextlib.suppress(OSError, asyncio.IncompleteReadError)  # the client has
+        with gone:
+            await self._talk(reader, writer)
+        writer.close()
+        with gone:
+            await writer.wait_closed()
+
+
+class Answering(Server):
+    """Takes requests and gives each the same answer, as often as the client asks on a connection."""
+
+    def __init__(
+        self, answer: bytes, *, tls: ssl.SSLContext | None = None, port: int = 0, keep_alive: bool = True
+    ) -> None:
+        super().__init__(self._answer, tls=tls, port=port)
+        self._bytes = answer
+        self._keep_alive = keep_alive
+
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            self.requests.append(await request(reader))
+            writer.write(self._bytes)
+            await writer.drain()
+            if not self._keep_alive:
+                return
+
+
+async def request(reader: StreamReader) -> bytes:
+    """One request, head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    for line in head.lower().split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name == b"content-length":
+            return head + await reader.readexactly(int(value))
+    return head
+
+
+def http(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
+    """A whole answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+class Proxy(Server):
+    """A forward proxy that knows CONNECT: it sees where to, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(self._connect)
+        self.targets: list[str] = []
+
+    async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
+        method, target, _ = (await request(reader)).decode().split(" ", 2)
+        self.targets.append(f"{method} {target}")
+        host, _, port = target.rpartition(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            await asyncio.gather(_pipe(reader, there_writer), _pipe(there_reader, writer))
+        finally:
+            there_writer.transport.abort()
+
+
+async def _pipe(reader: StreamReader, writer: StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()

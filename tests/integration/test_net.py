@@ -1,0 +1,498 @@
+"""One exchange is bounded in time and size, goes to whom it is for, and says clearly why it failed."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import gzip
+import re
+import socket
+import ssl
+import threading
+import time
+import tracemalloc
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+import trustme
+from pydantic import SecretStr
+
+from tests.integration.servers import Answering, Proxy, Server, Talk, http, request
+from worker import net
+from worker.core.account import Account
+from worker.core.errors import Kind, RefreshError
+from worker.liveperson.sentinel import SentinelClient
+
+DEADLINE = 0.4
+TOLERANCE = 0.8
+"""Seconds that a loaded machine may take on top; a deadline that starts anew with each byte takes for ever."""
+
+PATH, QUERY, HEADER, BODY = "a-path-of-ours", "a-query-of-ours", "a-header-of-ours", "a-body-of-ours"
+
+Tls = Callable[..., ssl.SSLContext]
+Open = Callable[..., requests.Session]
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tls(ca: trustme.CA) -> Tls:
+    """A server's side of TLS."""
+
+    def context(*names: str, authority: trustme.CA = ca, not_after: datetime | None = None) -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*(names or ("127.0.0.1", "localhost")), not_after=not_after).configure_cert(made)
+        return made
+
+    return context
+
+
+@pytest.fixture
+def session(ca_file: Path) -> Iterator[Open]:
+    with contextlib.ExitStack() as stack:
+
+        def opened(ca_cert: Path | None = ca_file) -> requests.Session:
+            made = net.session(user_agent="test", ca_cert=str(ca_cert) if ca_cert else None)
+            return stack.enter_context(made)
+
+        yield opened
+
+
+def post(session: requests.Session, url: str, *, timeout: float = 5) -> requests.Response:
+    return session.post(
+        f"{url}/{PATH}?q={QUERY}", data={"secret": BODY}, headers={"X-Vault-Token": HEADER}, timeout=timeout
+    )
+
+
+def failure(session: requests.Session, url: str, *, timeout: float = 5) -> str:
+    """What is said of an exchange that comes to nothing. Whatever the cause, it gives nothing away."""
+    with pytest.raises(net.ExchangeError) as caught:
+        post(session, url, timeout=timeout)
+    text = str(caught.value)
+    assert not any(ours in text for ours in (PATH, QUERY, HEADER, BODY, "secret"))
+    assert "\n" not in text
+    assert len(text) < 200
+    return text
+
+
+# The deadline
+
+
+async def _silent(reader: StreamReader, writer: StreamWriter) -> None:
+    del reader, writer
+    await asyncio.Event().wait()
+
+
+def _dripping(at_once: bytes, drops: bytes) -> Talk:
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        await request(reader)
+        writer.write(at_once)
+        for drop in drops:
+            writer.write(bytes([drop]))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    return talk
+
+
+def _endless(at_once: bytes, piece: bytes) -> Talk:
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        await request(reader)
+        writer.write(at_once)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    return talk
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+SLOW: dict[str, Talk] = {
+    "accepts and says nothing": _silent,
+    "drips the status line": _dripping(b"", http(b"x" * 99)),
+    "drips headers": _dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 99),
+    "drips the body": _dripping(http(b"x" * 99)[:-99], b"x" * 99),
+    "drips chunks": _dripping(CHUNKED, b"1\r\nx\r\n" * 99),
+    "drips a body without an end": _dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 999),
+    "says 100 for ever": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "trailers for ever": _endless(CHUNKED + b"0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_the_deadline_is_for_the_whole_exchange_when_a_server(kind: str, tls: Tls, session: Open) -> None:
+    with Server(SLOW[kind], tls=tls()) as server:
+        opened = session()
+        began = time.monotonic()
+        text = failure(opened, server.url, timeout=DEADLINE)
+        assert DEADLINE <= time.monotonic() - began < DEADLINE + TOLERANCE
+        assert text == f"127.0.0.1:{server.port}: no complete answer within {DEADLINE} s"
+
+
+@pytest.mark.parametrize(
+    "handshake",
+    [b"", b"\x16\x03\x03\x40\x00" + bytes(999)],
+    ids=["does not begin the handshake", "drips the handshake"],
+)
+def test_the_deadline_holds_when_a_server(handshake: bytes, session: Open) -> None:
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        del reader
+        for byte in handshake:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+        await asyncio.Event().wait()
+
+    with Server(talk) as server:
+        began = time.monotonic()
+        text = failure(session(), f"https://127.0.0.1:{server.port}", timeout=DEADLINE)
+        assert time.monotonic() - began < DEADLINE + TOLERANCE
+        assert text == f"127.0.0.1:{server.port}: no complete answer within {DEADLINE} s"
+
+
+def test_the_deadline_holds_when_a_server_does_not_read_the_request(tls: Tls, session: Open) -> None:
+    async def deaf(reader: StreamReader, writer: StreamWriter) -> None:
+        del reader
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    with Server(deaf, tls=tls()) as server:
+        began = time.monotonic()
+        with pytest.raises(net.ExchangeError, match="no complete answer within"):
+            session().post(server.url, data=bytes(30_000_000), timeout=DEADLINE)
+        assert time.monotonic() - began < DEADLINE + TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("at_once", "piece"),
+    [(b"HTTP/1.1 200 ", b"A" * 9999), (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 99), (CHUNKED, b"0" * 9999)],
+    ids=["status line", "headers", "chunk's length"],
+)
+def test_it_gives_up_at_once_on_an_endless(at_once: bytes, piece: bytes, tls: Tls, session: Open) -> None:
+    with Server(_endless(at_once, piece), tls=tls()) as server:
+        text = failure(session(), server.url)
+        assert re.fullmatch(rf"127.0.0.1:{server.port}: the answer is broken \(\w+\)", text)
+
+
+def test_the_deadline_is_for_one_exchange_and_the_next_has_its_own(tls: Tls, session: Open) -> None:
+    async def slowly(reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            await request(reader)
+            await asyncio.sleep(DEADLINE * 0.6)
+            writer.write(http())
+
+    with Server(slowly, tls=tls()) as server:
+        opened = session()
+        assert [post(opened, server.url, timeout=DEADLINE).status_code for _ in range(3)] == [200] * 3
+        assert server.connections == 1
+
+
+@pytest.fixture
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address that does not even refuse: its queue of connections is full. Linux answers on all of 127.0.0.0/8."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next_one(
+    silent_address: tuple[str, int], tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, port = silent_address
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in (silent, "127.0.0.1")]
+    # the one thing here that no real part can give: a resolver with two addresses for a name
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    with Answering(http(), tls=tls("several.invalid"), port=port):
+        began = time.monotonic()
+        assert session().get(f"https://several.invalid:{port}", timeout=1).ok
+        assert time.monotonic() - began < 1
+    addresses.reverse()  # now the first one refuses
+    text = failure(session(), f"https://several.invalid:{port}", timeout=DEADLINE)
+    assert text == f"several.invalid:{port}: no complete answer within {DEADLINE} s"
+
+
+# The size
+
+
+def test_an_answer_may_be_large_and_not_larger(tls: Tls, session: Open) -> None:
+    with Answering(http(b" " * net.MAX_ANSWER), tls=tls()) as server:
+        assert len(post(session(), server.url).content) == net.MAX_ANSWER
+    with Answering(http(b" " * (net.MAX_ANSWER + 1)), tls=tls()) as server:
+        assert failure(session(), server.url) == f"127.0.0.1:{server.port}: the answer is larger than 4 MiB"
+
+
+def test_a_gzip_bomb_neither_fills_the_memory_nor_comes_through(tls: Tls, session: Open) -> None:
+    bomb = gzip.compress(bytes(1 << 20)) * 300
+    with Answering(http(bomb, "Content-Encoding: gzip"), tls=tls()) as server:
+        opened = session()
+        tracemalloc.start()
+        try:
+            text = failure(opened, server.url)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert text == f"127.0.0.1:{server.port}: the answer is larger than 4 MiB"
+    assert peak < 64 << 20
+
+
+# Where to, and who it is
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_nothing_follows_it(status: int, tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls()) as elsewhere:
+        there = f"https://localhost:{elsewhere.port}/{PATH}?q={QUERY}"
+        with Answering(http(b"", f"Location: {there}", status=f"{status} Elsewhere"), tls=tls()) as server:
+            text = failure(session(), server.url)
+            assert len(server.requests) == 1
+        assert elsewhere.connections == 0
+    assert text == f"127.0.0.1:{server.port}: a redirect ({status}) to localhost was not followed"
+
+
+@pytest.mark.parametrize("location", ["/", "http://[::1", "https://a:b:c/", "\x00", "https://ü/"])
+def test_a_redirect_to_nonsense_is_refused_like_any_other(location: str, tls: Tls, session: Open) -> None:
+    with Answering(http(b"", f"Location: {location}", status="307 Elsewhere"), tls=tls()) as server:
+        assert "was not followed" in failure(session(), server.url)
+
+
+def test_a_certificate_is_refused_with_the_reason(tls: Tls, session: Open) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    contexts = {
+        "unable to get local issuer certificate": tls(authority=trustme.CA()),
+        "IP address mismatch, certificate is not valid for '127.0.0.1'": tls("other.invalid"),
+        "certificate has expired": tls("127.0.0.1", not_after=yesterday),
+    }
+    for reason, context in contexts.items():
+        with Answering(http(), tls=context) as server:
+            text = failure(session(), server.url)
+            assert text.rstrip(".") == f"127.0.0.1:{server.port}: its certificate is refused: {reason}"
+            assert server.requests == []
+
+
+def test_a_host_name_must_be_in_the_certificate(tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls("127.0.0.1")) as server:
+        assert "Hostname mismatch" in failure(session(), f"https://localhost:{server.port}")
+
+
+def test_the_settings_ca_wins_over_every_variable(
+    ca_file: Path, tmp_path: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = trustme.CA()
+    other_file = tmp_path / "other.pem"
+    other.cert_pem.write_to_path(other_file)
+    variables = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+    with Answering(http(), tls=tls()) as server:
+        for name in variables:
+            monkeypatch.setenv(name, str(other_file))
+        assert post(session(), server.url).ok
+        for name in variables:
+            monkeypatch.setenv(name, str(ca_file))
+        assert "its certificate is refused" in failure(session(other_file), server.url)
+
+
+def test_without_a_ca_of_the_settings_the_systems_count(
+    ca_file: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answering(http(), tls=tls()) as server:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        assert "its certificate is refused" in failure(session(None), server.url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+        assert post(session(None), server.url).ok
+
+
+def test_a_netrc_adds_no_credentials(tmp_path: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password something\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Answering(http(), tls=tls()) as server:
+        assert post(session(), server.url).ok
+        assert b"authorization" not in server.requests[0].lower()
+
+
+def test_a_cookie_of_one_answer_is_not_sent_with_the_next_request(tls: Tls, session: Open) -> None:
+    with Answering(http(b"{}", "Set-Cookie: who=first"), tls=tls()) as server:
+        opened = session()
+        assert post(opened, server.url).ok
+        assert post(opened, server.url).ok
+        assert b"cookie" not in server.requests[1].lower()
+
+
+# Proxies. They are looked up once per host: these tests use the name, the others the address.
+
+
+def test_a_proxy_is_used_and_sees_neither_path_nor_body(
+    tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "elsewhere.invalid")
+    with Answering(http(), tls=tls()) as server, Proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        opened = session()
+        for _ in range(2):
+            assert post(opened, f"https://localhost:{server.port}").ok
+        assert proxy.targets == [f"CONNECT localhost:{server.port}"]
+        assert len(server.requests) == 2
+        assert PATH.encode() in server.requests[0]
+        opened.close()
+
+
+def test_no_proxy_is_honoured(tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Answering(http(), tls=tls()) as server, Proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "elsewhere.invalid,localhost")
+        assert post(session(), f"https://localhost:{server.port}").ok
+        assert proxy.targets == []
+
+
+def test_through_a_proxy_the_servers_certificate_still_counts(
+    tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answering(http(), tls=tls(authority=trustme.CA())) as server, Proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert "its certificate is refused" in failure(session(), f"https://localhost:{server.port}")
+        assert proxy.targets
+        assert server.requests == []
+
+
+def test_the_deadline_holds_when_a_proxy_is_silent(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    for talk in (_silent, _dripping(b"HTTP/1.1 200 ", b"Connection " * 99)):
+        with Server(talk) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            host = f"proxied{proxy.port}.invalid"
+            began = time.monotonic()
+            assert "no complete answer within" in failure(session(), f"https://{host}", timeout=DEADLINE)
+            assert time.monotonic() - began < DEADLINE + TOLERANCE
+
+
+def test_a_proxy_that_fails_is_blamed_and_its_password_is_not_told(
+    session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answering(http(b"", status="407 Who are you?")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://someone:something@127.0.0.1:{proxy.port}")
+        text = failure(session(), f"https://refused{proxy.port}.invalid")
+        assert text == f"refused{proxy.port}.invalid: the proxy refused or failed"
+    text = failure(session(), f"https://down{proxy.port}.invalid")
+    assert text == f"down{proxy.port}.invalid: the proxy failed: connection refused"
+
+
+# Connections
+
+
+def test_connections_are_kept_alive_and_used_again(tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls()) as server:
+        opened = session()
+        for _ in range(5):
+            assert post(opened, server.url).ok
+        assert (server.connections, len(server.requests)) == (1, 5)
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls(), keep_alive=False) as server:
+        opened = session()
+        for _ in range(3):
+            assert post(opened, server.url).ok
+            time.sleep(0.05)
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", http(b"123456789")[:-4], CHUNKED + b"9\r\n12345"],
+    ids=["nothing", "status line", "headers", "body", "chunk"],
+)
+def test_an_answer_cut_in_its(cut: bytes, tls: Tls, session: Open) -> None:
+    with Answering(cut, tls=tls(), keep_alive=False) as server:
+        text = failure(session(), server.url)
+        assert re.fullmatch(rf"127.0.0.1:{server.port}: (connection lost|the answer is broken \(\w+\))", text)
+
+
+def test_a_refused_connection_and_an_unknown_name_are_told_apart(session: Open) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        assert failure(session(), f"https://127.0.0.1:{port}") == f"127.0.0.1:{port}: connection refused"
+    assert failure(session(), "https://vault.invalid") == "vault.invalid: the host name cannot be resolved"
+
+
+def test_a_server_without_tls_is_named_as_such(session: Open) -> None:
+    async def in_clear(reader: StreamReader, writer: StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(http(status="400 Bad Request"))
+
+    with Server(in_clear) as server:
+        text = failure(session(), f"https://127.0.0.1:{server.port}")
+        assert re.fullmatch(rf"127.0.0.1:{server.port}: TLS failed: \w+", text)
+
+
+@pytest.mark.parametrize(
+    "date", ["Fri, 31 Dec 9999 23:59:59 GMT", "never", "", "Mon, 99 Xxx 2026", "Mon, 32 Jan 2026 25:00:00 GMT"]
+)
+def test_a_date_that_is_no_time_is_no_date(date: str, tls: Tls, session: Open) -> None:
+    with Answering(http(b"{}", f"Date: {date}"), tls=tls()) as server:
+        assert net.server_time(post(session(), server.url)) is None
+
+
+def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open) -> None:
+    """`bool()` of such a response is False: whoever asks `if response` takes the answer for none."""
+    date = "Wed, 25 Apr 2018 07:51:10 GMT"
+    answer = http(b'{"error": "slow"}', f"Date: {date}", "Retry-After: 7", status="429 Too Many Requests")
+    with Answering(answer, tls=tls()) as server:
+        opened = session()
+        response = post(opened, server.url)
+        assert (bool(response), response.status_code, response.json()) == (False, 429, {"error": "slow"})
+        seen = net.server_time(response)
+        assert seen
+        assert seen - datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC) < timedelta(seconds=3)
+
+        account = Account("a", "a", client_id="c", client_secret=SecretStr("unlikely-secret"))
+        with pytest.raises(RefreshError) as caught:
+            SentinelClient(opened).mint(account, f"127.0.0.1:{server.port}", timedelta(seconds=5))
+        assert caught.value.kind is Kind.TRANSIENT
+        assert (caught.value.status, caught.value.retry_after) == (429, timedelta(seconds=7))
+
+
+def open_files() -> int:
+    gc.collect()  # pytest.raises keeps an exception, its frames and what they hold in a cycle
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_nothing_is_left_open_whatever_came(tls: Tls, session: Open) -> None:
+    opened = session()
+    failing: list[Callable[[], Server]] = [
+        functools.partial(Server, _silent, tls=tls()),
+        functools.partial(Server, SLOW["drips the body"], tls=tls()),
+        functools.partial(Server, SLOW["drips headers"]),
+        functools.partial(Answering, http(b" " * (net.MAX_ANSWER + 1)), tls=tls()),
+        functools.partial(Answering, http(b"", "Location: /", status="307 Elsewhere"), tls=tls()),
+        functools.partial(Answering, http(b"12345")[:-2], tls=tls(), keep_alive=False),
+        functools.partial(Answering, http(), tls=tls(authority=trustme.CA())),
+        functools.partial(Answering, b"nonsense\r\n\r\n", tls=tls()),
+    ]
+    threads, files = threading.active_count(), open_files()
+    for make in failing:
+        with make() as server:
+            failure(opened, server.url, timeout=0.2)
+    with Answering(http(), tls=tls()) as server:
+        assert post(opened, server.url).ok
+    opened.close()
+    assert (threading.active_count(), open_files()) == (threads, files)

@@ -1,0 +1,22 @@
+"""What holds for every unit test: no sockets, no settings from outside, examples that are few and always the same."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("unit", derandomize=True, max_examples=100, deadline=None, database=None)
+settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def _no_socket(socket_disabled: None) -> None:
+    """A unit test that would open a socket fails."""
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have a Vault of their own."""
+    for name in os.environ:
+        if name.startswith(("APPJWT_", "VAULT_", "BAO_")):
+            monkeypatch.delenv(name)

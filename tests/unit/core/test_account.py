@@ -1,0 +1,147 @@
+"""What makes an account's secret valid, and that no fault of it is told with a value."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret
+from worker.core.account import Account, is_name, parse
+from worker.core.errors import AccountDisabledError, InvalidAccountError, Kind, Stage
+
+
+def fault(**fields: object) -> str:
+    with pytest.raises(InvalidAccountError) as caught:
+        parse(ACCOUNT, account_secret(**fields))
+    assert (caught.value.stage, caught.value.kind) == (Stage.CREDENTIALS, Kind.LASTING)
+    return str(caught.value)
+
+
+def test_client_id_and_client_secret_are_all_that_an_account_needs() -> None:
+    secret = account_secret()
+    account = parse("le81823118/connector-a", secret)
+    assert account.client_secret.get_secret_value() == secret["client_secret"]
+    assert account == Account("le81823118/connector-a", ACCOUNT, CLIENT_ID, account.client_secret)
+
+
+def test_all_that_an_account_may_say_is_taken_over() -> None:
+    secret = account_secret(
+        account_id="12345678", sentinel_domain="lo.sentinel.liveperson.net", scope="msg.consumer", api_version="1.0"
+    )
+    account = parse("any-name", secret)
+    assert (account.account_id, account.sentinel_domain, account.scope) == (
+        "12345678",
+        "lo.sentinel.liveperson.net",
+        "msg.consumer",
+    )
+
+
+def test_fields_that_are_not_ours_are_left_alone() -> None:
+    assert parse(ACCOUNT, account_secret(owner="team x", note=["any", 1])).name == ACCOUNT
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_empty_field_is_an_absent_one(nothing: object) -> None:
+    account = parse(ACCOUNT, account_secret(account_id=nothing, sentinel_domain=nothing, scope=nothing))
+    assert (account.account_id, account.sentinel_domain, account.scope) == (ACCOUNT, None, None)
+
+
+@pytest.mark.parametrize("no", [False, "false"])
+def test_an_account_can_be_kept_out_without_its_credentials_being_looked_at(no: object) -> None:
+    with pytest.raises(AccountDisabledError):
+        parse(ACCOUNT, {"enabled": no})
+
+
+@pytest.mark.parametrize("yes", [True, "true", ABSENT])
+def test_an_account_is_in_unless_it_says_otherwise(yes: object) -> None:
+    assert parse(ACCOUNT, account_secret(enabled=yes)).name == ACCOUNT
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"enabled": "no"}, 'enabled: must be true or false (or "true", "false")'),
+        ({"enabled": []}, 'enabled: must be true or false (or "true", "false")'),
+        ({"client_id": ABSENT}, "client_id: missing or empty"),
+        ({"client_secret": ""}, "client_secret: missing or empty"),
+        ({"client_id": ABSENT, "Client-ID": "x"}, "client_id: missing or empty (there is 'Client-ID': rename it)"),
+        ({"client_secret": 7}, "client_secret: must be a string, is a number"),
+        ({"client_secret": True}, "client_secret: must be a string, is true or false"),
+        ({"client_secret": ["x"]}, "client_secret: must be a string, is a list"),
+        ({"client_secret": {"x": "y"}}, "client_secret: must be a string, is an object"),
+        ({"client_secret": "x y"}, "client_secret: holds a space, a line break or a character outside ASCII"),
+        ({"client_secret": "x\n"}, "client_secret: holds a space, a line break or a character outside ASCII"),
+        ({"client_secret": "\u00e4"}, "client_secret: holds a space, a line break or a character outside ASCII"),
+        ({"client_secret": "x" * 1025}, "client_secret: is longer than 1024 characters"),
+        ({"account_id": 12345678}, "account_id: must be a string, is a number"),
+        (
+            {"account_id": "../admin"},
+            "account_id: must be 1 to 64 letters, digits, - or _ (default: the name's first part)",
+        ),
+        (
+            {"account_id": "x" * 65},
+            "account_id: must be 1 to 64 letters, digits, - or _ (default: the name's first part)",
+        ),
+        ({"scope": 1.5}, "scope: must be a string, is a number"),
+        ({"scope": "two scopes"}, "scope: holds a space, a line break or a character outside ASCII"),
+    ],
+)
+def test_a_fault_is_told_with_the_field_and_what_is_right(fields: dict[str, object], text: str) -> None:
+    assert fault(**fields) == text
+
+
+def test_an_unknown_api_version_is_told_with_those_there_are() -> None:
+    text = fault(api_version="3.0")
+    assert text.startswith("api_version: must be one of 1.0")
+    assert "3.0" not in text
+
+
+def test_an_accounts_secret_is_never_seen_in_its_repr() -> None:
+    account = parse(ACCOUNT, secret := account_secret())
+    assert str(secret["client_secret"]) not in repr(account) + str(account)
+
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(max_size=3), max_size=2)
+fields = st.sampled_from(["client_id", "client_secret", "account_id", "enabled", "scope", "api_version", "Client_ID"])
+
+
+@given(st.dictionaries(fields, values))
+def test_whatever_a_secret_holds_it_is_an_account_or_a_fault_that_names_a_field(secret: dict[str, object]) -> None:
+    try:
+        account = parse(ACCOUNT, secret)
+    except AccountDisabledError:
+        return
+    except InvalidAccountError as error:
+        field, _, _ = str(error).partition(":")
+    else:
+        assert account.client_id == secret["client_id"]
+        return
+    assert field in {*secret, "client_id", "client_secret"}
+
+
+@given(st.text("abcXYZ0189 \n\u00e4", min_size=8), fields)
+def test_no_fault_repeats_a_value(value: str, key: str) -> None:
+    """Somebody may have put the secret into the wrong field."""
+    marked = f"s3cr3t-{value} "  # the space makes it wrong wherever it stands
+    assert "s3cr3t" not in fault(**{"client_id": ABSENT, key: marked})
+
+
+@pytest.mark.parametrize(
+    "name", ["le81823118", "le81823118/connector-a", "a/b/c/d", "a@b.c+d=e_f", "x" * 128, "1", "a..b", ".hidden"]
+)
+def test_these_are_names_of_accounts(name: str) -> None:
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a/..."),
+        *("a b", "a\n", "a?x=1", "a#b", "a%2fb", "a\\b", "a:b", "a;b", "\u00e4"),
+        "x" * 129,
+        "/".join(["x" * 100] * 6),
+    ],
+)
+def test_these_are_not_for_they_would_mean_another_path(name: str) -> None:
+    assert not is_name(name), json.dumps(name)

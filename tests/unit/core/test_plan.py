@@ -1,0 +1,301 @@
+"""Why and when to refresh, when to try again, which of two tokens stands: as properties over times."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.builders import ACCOUNT, CLIENT_ID, HOUR, ISSUED, app_jwt, make_token, token_of
+from worker.core import plan
+from worker.core.appjwt import Expected
+from worker.core.plan import RETRY_PAUSES, Held, Life, Reason, Standing, Timing
+
+EXPECTED = Expected(ACCOUNT, CLIENT_ID)
+DEFAULT = Timing(0.5, 0.05, replica="one")
+FAIR = 1e-6
+"""Seconds by which floats and timedeltas may round."""
+
+moments = st.floats(0, 1e9)
+lives = st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds))
+ages = st.floats(0, 0.999)
+names = st.text("abc/0", min_size=1, max_size=10)
+timings = st.builds(
+    lambda at, spread, replica: Timing(at, min(spread, at - 0.05, 0.95 - at), replica),  # as the settings demand
+    st.floats(0.1, 0.9),
+    st.floats(0, 0.2),
+    st.sampled_from(["one", "two"]),
+)
+
+
+def judged(
+    raw: str | None, server_now: datetime, at: float = 0.0, held: Held | None = None, timing: Timing = DEFAULT
+) -> Standing:
+    return plan.judge(ACCOUNT, raw, EXPECTED, server_now=server_now, at=at, timing=timing, held=held)
+
+
+# A life on the steady clock
+
+
+@given(lives, moments, ages)
+def test_a_life_is_counted_from_the_servers_clock_and_lasts_as_long_as_the_token(
+    length: timedelta, at: float, age: float
+) -> None:
+    life = Life.of(app_jwt(life=length), ISSUED + length * age, at)
+    assert life.begins <= at + FAIR
+    assert life.ends - life.begins == pytest.approx(length.total_seconds(), abs=FAIR)
+    assert life.left(at) == pytest.approx(length.total_seconds() * (1 - age), abs=1e-5)
+    assert life.share_left(at) == pytest.approx(1 - age, abs=1e-5)
+
+
+def test_without_a_servers_clock_a_token_is_as_new_as_can_be() -> None:
+    assert Life.of(app_jwt(), None, 50.0) == Life(50.0, 3650.0)
+
+
+def test_of_a_life_that_is_over_nothing_is_left() -> None:
+    life = Life(0.0, 3600.0)
+    assert [life.left(now) for now in (3599.0, 3600.0, 9999.0)] == [1.0, 0.0, 0.0]
+    assert life.share_left(9999.0) == 0.0
+
+
+# When a token is replaced
+
+
+@given(timings, names, lives, moments, ages)
+def test_a_token_is_due_inside_its_life_and_well_before_its_end(
+    timing: Timing, name: str, length: timedelta, at: float, age: float
+) -> None:
+    """FIELD trap 1: everything is a share of the life, so that a short one makes no hot loop."""
+    life = Life.of(app_jwt(life=length), ISSUED + length * age, at)
+    due = timing.refresh_at(name, life)
+    seconds = life.ends - life.begins
+    assert life.begins + seconds * 0.05 - FAIR <= due <= life.ends - seconds * 0.05 + FAIR
+    assert life.begins < due < life.ends
+    assert (due - life.begins) / seconds == pytest.approx(timing.at, abs=timing.spread + FAIR)
+
+
+@given(timings, names, lives)
+def test_asked_twice_the_plan_is_the_same(timing: Timing, name: str, length: timedelta) -> None:
+    token = app_jwt(life=length)
+    first, second = (plan.hold(name, token, server_now=ISSUED, at=7.0, timing=timing) for _ in range(2))
+    assert first == second
+    assert first.fingerprint == token.fingerprint
+
+
+def test_accounts_and_replicas_are_due_at_moments_evenly_spread() -> None:
+    life = Life(0.0, 3600.0)
+    for replica in ("one", "two"):
+        timing = Timing(0.5, 0.05, replica)
+        due = [timing.refresh_at(f"account-{i}", life) for i in range(10_000)]
+        assert 1620 <= min(due) < 1621
+        assert 1979 < max(due) <= 1980
+        minutes = Counter(int((moment - 1620) // 60) for moment in due)
+        assert all(1500 < minutes[minute] < 1833 for minute in range(6))
+    one, two = (Timing(0.5, 0.05, replica).refresh_at(ACCOUNT, life) for replica in ("one", "two"))
+    assert one != two
+
+
+def test_without_a_spread_all_are_due_at_the_same_share() -> None:
+    timing = Timing(0.25, 0.0, "one")
+    assert {timing.refresh_at(f"account-{i}", Life(100.0, 500.0)) for i in range(50)} == {200.0}
+
+
+@given(st.text(max_size=50))
+def test_evenly_is_a_number_from_0_up_to_below_1_and_always_the_same(text: str) -> None:
+    assert 0 <= plan.evenly(text) < 1
+    assert plan.evenly(text) == plan.evenly(text)
+
+
+def test_evenly_is_the_same_on_every_machine() -> None:
+    assert plan.evenly("le81823118\0one") == 0.38965396288228504  # sha256sum, its first 12 digits by 2^48
+
+
+def test_evenly_is_even() -> None:
+    tenths = Counter(int(plan.evenly(f"account-{i}") * 10) for i in range(10_000))
+    assert all(900 < tenths[tenth] < 1100 for tenth in range(10))
+
+
+# Why a stored token is replaced
+
+
+def test_no_token_is_missing() -> None:
+    assert judged(None, ISSUED) == Standing(Reason.MISSING)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.449])
+def test_a_fresh_token_stands(share: float) -> None:
+    standing = judged(make_token(), ISSUED + HOUR * share)
+    assert standing.reason is None
+    assert standing.token == app_jwt()
+    assert standing.held is not None
+    assert standing.held.fingerprint == app_jwt().fingerprint
+
+
+@pytest.mark.parametrize("share", [0.551, 0.75, 0.999])
+def test_a_token_past_its_share_is_due_and_still_stands(share: float) -> None:
+    standing = judged(make_token(), ISSUED + HOUR * share)
+    assert standing.reason is Reason.DUE
+    assert standing.token is not None
+
+
+@pytest.mark.parametrize("share", [1.0, 1.5, 50_000.0])
+def test_a_token_that_ended_is_due_and_stands_no_more(share: float) -> None:
+    assert judged(make_token(), ISSUED + HOUR * share) == Standing(Reason.DUE)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        "no token",
+        make_token(aud="another"),
+        make_token(azp="another"),
+        make_token(iss="another"),
+        make_token({"alg": "none"}),
+        token_of(ISSUED, timedelta(days=365 * 70)),
+        token_of(ISSUED + HOUR),
+    ],
+)
+def test_a_stored_token_that_no_check_would_let_in_today_is_unsound(raw: str) -> None:
+    """FIELD trap 21: a planted token must not block the path, whatever it claims."""
+    assert judged(raw, ISSUED) == Standing(Reason.UNSOUND)
+
+
+@given(lives, ages, moments, timings)
+def test_judging_agrees_with_the_plan_made_when_the_token_was_written(
+    length: timedelta, age: float, at: float, timing: Timing
+) -> None:
+    raw, token = token_of(ISSUED, length), app_jwt(life=length)
+    held = plan.hold(ACCOUNT, token, server_now=ISSUED, at=at, timing=timing)
+    later = at + length.total_seconds() * age
+    assume(abs(later - held.refresh_at) > 1e-3)  # closer than that the floats may round either way
+    from_memory = judged(raw, ISSUED + length * age, later, held, timing)
+    from_vault_alone = judged(raw, ISSUED + length * age, later, None, timing)
+    assert from_memory.held == held
+    assert from_memory.reason == from_vault_alone.reason == (Reason.DUE if later > held.refresh_at else None)
+    assert from_vault_alone.held is not None
+    assert from_vault_alone.held.refresh_at == pytest.approx(held.refresh_at, abs=1e-3)
+
+
+def test_a_token_is_due_at_the_very_moment_of_its_plan() -> None:
+    """FIELD trap 13: not yet due by a rounded second, and never queued again."""
+    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
+    assert judged(make_token(), ISSUED + HOUR / 2, held.refresh_at, held).reason is Reason.DUE
+    assert judged(make_token(), ISSUED + HOUR / 2, held.refresh_at - 0.001, held).reason is None
+
+
+def test_a_life_once_counted_is_not_counted_anew_by_another_clock() -> None:
+    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
+    assert judged(make_token(), ISSUED + HOUR * 0.9, 60.0, held).held == held
+    another = judged(token_of(ISSUED, HOUR + HOUR), ISSUED, 60.0, held).held
+    assert another is not None
+    assert another.life == Life(60.0, 7260.0)
+
+
+# Which of two stands
+
+
+@given(st.integers(-7200, 7200))
+def test_a_token_in_vault_is_only_ever_replaced_by_one_that_ends_later(seconds: int) -> None:
+    stored, new = app_jwt(), app_jwt(ISSUED + timedelta(seconds=seconds))
+    assert plan.replaces(new, stored) == (seconds > 0)
+    assert plan.replaces(new, None)
+
+
+def test_where_sentinel_has_nothing_newer_the_plan_stays_until_its_moment() -> None:
+    held = Held("any", Life(0.0, 3600.0), refresh_at=1800.0)
+    assert plan.half_of_what_is_left(held, 1700.0) == held
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_where_sentinel_has_nothing_newer_the_next_try_is_at_half_of_what_is_left(share: float) -> None:
+    """FIELD trap 20: the same token again is no failure and no hot loop."""
+    held = Held("any", Life(0.0, 3600.0), refresh_at=0.0)
+    now = 3600 * share
+    again = plan.half_of_what_is_left(held, now)
+    assert again.life == held.life
+    assert again.refresh_at - now == pytest.approx((3600 - now) / 2, abs=FAIR)
+
+
+# When to try again
+
+failures = st.integers(1, 10**6)
+lefts = st.just(0.0) | st.floats(0.001, 86_400)
+jitters = st.floats(0, 1, exclude_max=True)
+retry_afters = st.none() | st.integers(0, 10**6).map(lambda seconds: timedelta(seconds=seconds))
+
+
+@given(failures, lefts, retry_afters, jitters)
+def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
+    count: int, left: float, retry_after: timedelta | None, jitter: float
+) -> None:
+    pause = plan.next_retry(count, left, retry_after, jitter)
+    assert timedelta(seconds=1) <= pause
+    assert pause.total_seconds() <= (480 if not left else max(480, left * 0.75 + FAIR))
+
+
+@given(failures, lefts.filter(bool), jitters)
+def test_while_a_token_lives_no_pause_takes_more_than_a_quarter_of_what_is_left(
+    count: int, left: float, jitter: float
+) -> None:
+    assert plan.next_retry(count, left, None, jitter).total_seconds() <= max(1, left / 4 + FAIR)
+
+
+@given(failures, lefts.filter(bool), retry_afters, jitters)
+def test_a_server_may_ask_for_a_pause_of_up_to_three_quarters_of_what_is_left(
+    count: int, left: float, retry_after: timedelta | None, jitter: float
+) -> None:
+    pause = plan.next_retry(count, left, retry_after, jitter).total_seconds()
+    asked_for = retry_after.total_seconds() if retry_after else 0
+    assert pause <= max(1, left * 0.75 + FAIR)
+    assert pause >= min(asked_for, left * 0.75) - FAIR
+
+
+@given(failures, lefts, jitters)
+def test_pauses_never_get_shorter_with_more_failures(count: int, left: float, jitter: float) -> None:
+    assert plan.next_retry(count, left, None, jitter) <= plan.next_retry(count + 1, left, None, jitter)
+
+
+@given(failures, lefts, retry_afters, jitters)
+def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(
+    count: int, left: float, retry_after: timedelta | None, jitter: float
+) -> None:
+    whole, shorter = (plan.next_retry(count, left, retry_after, each) for each in (0.0, jitter))
+    assert whole * 0.8 <= shorter + timedelta(seconds=FAIR)
+    assert shorter <= whole
+
+
+def test_the_pauses_are_liveperson_s_where_no_token_lives() -> None:
+    pauses = [plan.next_retry(count, 0.0, None, 0.0).total_seconds() for count in range(1, 9)]
+    assert pauses == [5, 10, 15, 120, 240, 480, 480, 480]
+    assert [pause.total_seconds() for pause in RETRY_PAUSES] == pauses[:6]
+
+
+def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() -> None:
+    """No pause outlasts the token: cert-manager's backoff of 1 h to 32 h did."""
+    left, tries = 1800.0, []
+    while left > 1:
+        tries.append(left)
+        left -= plan.next_retry(len(tries), left, None, 0.0).total_seconds()
+    assert 15 < len(tries) < 40
+    assert sum(each < 60 for each in tries) > 5
+
+
+@given(st.floats(0, 1e5), st.integers(1, 60))
+def test_an_exchange_takes_at_most_half_of_what_is_left_but_two_seconds_in_any_case(left: float, limit: int) -> None:
+    timeout = plan.exchange_timeout(timedelta(seconds=limit), left).total_seconds()
+    assert min(limit, 2) <= timeout <= limit
+    if left:
+        assert timeout <= max(2, left / 2 + FAIR)
+
+
+def test_an_exchange_has_its_whole_time_where_no_token_lives_or_much_is_left() -> None:
+    limit = timedelta(seconds=10)
+    assert [plan.exchange_timeout(limit, left).total_seconds() for left in (0.0, 1e4, 20.0, 12.0, 1.0)] == [
+        10,
+        10,
+        10,
+        6,
+        2,
+    ]

@@ -1,0 +1,164 @@
+"""A secret does not get through: whole, in part, encoded, or only looking like one."""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.builders import SAMPLE, make_token
+from worker.core.outcome import State
+from worker.core.redact import GONE, cleaned, redacted, redacted_lines
+
+LONGEST_PIECE = 7
+"""Characters of a secret in a row that may be seen; what is shorter than that may well be a word."""
+
+visible = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
+known_secrets = st.text(visible, min_size=8, max_size=60)
+words = st.text(st.characters(codec="utf-8"), max_size=40)
+
+
+def pieces(secret: str) -> set[str]:
+    size = LONGEST_PIECE + 1
+    return {secret[i : i + size] for i in range(len(secret) - size + 1)}
+
+
+def assert_gone(secret: str, text: str) -> None:
+    assert not [piece for piece in pieces(secret) if piece in text]
+
+
+@given(known_secrets, words, words)
+def test_no_piece_of_a_secret_in_a_text_is_left(secret: str, before: str, after: str) -> None:
+    assume(not pieces(secret) & pieces(GONE + GONE))
+    assume(not any(piece in before + after for piece in pieces(secret)))
+    assert_gone(secret, redacted(before + secret + after, secret))
+
+
+@given(known_secrets, st.data())
+def test_nor_of_a_secret_that_was_cut_or_repeated(secret: str, data: st.DataObject) -> None:
+    assume(not pieces(secret) & pieces(GONE + GONE))
+    start = data.draw(st.integers(0, len(secret)))
+    end = data.draw(st.integers(start, len(secret)))
+    text = f"{secret[start:end]} {secret[end:]}{secret[:end]}{secret}"
+    assert_gone(secret, redacted(text, secret))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [lambda secret: quote(secret, safe=""), quote_plus, lambda secret: json.dumps(secret)[1:-1]],
+    ids=["URL", "form", "JSON"],
+)
+def test_an_escaped_secret_goes_like_a_plain_one(encoded: Callable[[str], str]) -> None:
+    secret = secrets.token_hex(6) + '"/+&?><\\' + secrets.token_hex(7)
+    left = redacted(f"said {encoded(secret)} to us", secret)
+    assert left.replace(GONE, "").replace("\\", "") == "said  to us"
+
+
+@given(
+    st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=26, max_size=26),
+    st.binary(max_size=7),
+    st.binary(max_size=7),
+    st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]),
+)
+def test_of_a_secret_in_base64_at_most_five_bytes_are_left_at_either_end(
+    secret: str, before: bytes, after: bytes, encode: Callable[[bytes], bytes]
+) -> None:
+    left = redacted(encode(before + secret.encode() + after).decode().rstrip("="), secret)
+    assert GONE in left
+    for part in left.translate(str.maketrans("-_", "+/")).split(GONE):
+        for shift in range(4):  # behind a gap nobody knows where a group of four begins
+            groups = part[shift : shift + (len(part) - shift) // 4 * 4]
+            assert not any(secret.encode()[i : i + 6] in base64.b64decode(groups) for i in range(21))
+
+
+def test_several_secrets_go_at_once_and_the_rest_stays() -> None:
+    one, other = secrets.token_hex(13), secrets.token_hex(13)
+    assert redacted(f"a {one} b {other} c", one, other) == f"a {GONE} b {GONE} c"
+
+
+def test_a_short_secret_goes_too_and_an_empty_one_is_none() -> None:
+    assert redacted("the pin is 4711 here", "4711", "") == f"the pin is {GONE} here"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(SAMPLE, id="an AppJWT"),
+        pytest.param(SAMPLE[:40], id="the beginning of one"),
+        pytest.param(SAMPLE.rpartition(".")[0], id="one without signature"),
+        pytest.param(make_token(), id="another AppJWT"),
+        pytest.param("hvs." + secrets.token_urlsafe(72), id="a service token of Vault"),
+        pytest.param("hvb." + secrets.token_urlsafe(72), id="a batch token"),
+        pytest.param("hvr." + secrets.token_urlsafe(72), id="a recovery token"),
+        pytest.param("s." + secrets.token_hex(12), id="a service token of OpenBao"),
+        pytest.param("b." + secrets.token_urlsafe(24), id="a batch token of OpenBao"),
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "Bearer {}", 'token="{}"', "({})", "a={}&b=c", "['{}']", "X-Vault-Token: {}"])
+def test_what_looks_like_a_token_goes_although_nobody_named_it(secret: str, around: str) -> None:
+    left = redacted(around.format(secret))
+    assert left == around.format(GONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("client_id=a&client_secret=abc%20d&x=1", f"client_id=a&client_secret={GONE}&x=1"),
+        ('{"client_secret":"a b","x":1}', f'{{"client_secret":"{GONE}","x":1}}'),
+        ('{"client_secret": "a b"}', f'{{"client_secret": "{GONE}"}}'),
+        ('{"role_id": "r", "secret_id": "s"}', f'{{"role_id": "r", "secret_id": "{GONE}"}}'),
+        ("secret_id=abc def", f"secret_id={GONE} def"),
+    ],
+)
+def test_what_is_called_a_secret_goes_although_nobody_named_it(text: str, left: str) -> None:
+    assert redacted(text) == left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "va.sentinel.liveperson.net answers 503: Service Unavailable",
+        "read_token secret/liveperson/tokens/le81823118/connector-a: status 403, permission denied",
+        "azp: expected 75588e18-0213-4e33-8174-883acac7e3c4, got another-app",
+        "9f86d081884c7d65",
+        "internalErrorCode 9007 at 2026-01-01T00:00:00Z",
+    ],
+)
+def test_what_operators_need_to_read_stays(text: str) -> None:
+    assert redacted(text) == text
+
+
+@given(words, st.lists(known_secrets, max_size=2))
+def test_what_comes_out_is_one_printable_line_and_stays_so(text: str, known: list[str]) -> None:
+    left = redacted(text, *known)
+    assert left.isprintable()
+    assert left == left.strip()
+    assert "  " not in left
+    assert redacted(left) == left
+
+
+def test_a_server_cannot_steer_the_terminal_of_whoever_reads_its_error() -> None:
+    assert redacted("a\x1b[2Jb\x07c\u202ed\x00\r\ne") == "a [2Jb c d e"
+
+
+def test_a_traceback_keeps_its_lines_but_not_a_secret() -> None:
+    assert redacted_lines(f"Traceback:\n  File x\n\tError: {SAMPLE}\x1b") == f"Traceback:\n  File x\n Error: {GONE} "
+
+
+def test_a_field_is_cleaned_as_deep_as_it_goes_and_stays_what_it_was() -> None:
+    field = {
+        "plain": [1, 2.5, True, None, "text", State.OK],
+        SAMPLE: ({"deep": [f"Bearer {SAMPLE}"]}, {SAMPLE}),
+        "bytes": SAMPLE.encode(),
+        "error": ValueError(SAMPLE),
+    }
+    assert cleaned(field) == {
+        "plain": [1, 2.5, True, None, "text", "ok"],
+        GONE: [{"deep": [f"Bearer {GONE}"]}, [GONE]],
+        "bytes": f"b'{GONE}'",
+        "error": f"ValueError('{GONE}')",
+    }
