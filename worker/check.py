@@ -1,18 +1,24 @@
 """--check: what has to be right before the daemon can do its work, a line each. No credential is sent to Sentinel."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
-from worker.core.errors import AccountDisabledError, RefreshError, Stage
+from worker.core.errors import (
+    AccountDisabledError,
+    AccountGoneError,
+    ForeignSecretError,
+    InvalidAccountError,
+    RefreshError,
+    Stage,
+)
 from worker.refresh import Accounts, Domains, Tokens
 
 _LARGEST_SKEW = timedelta(minutes=1)
-_REMEDIES = {
-    Stage.VAULT: "see the token's path in Vault and the rights above",
-    Stage.DOMAIN: "see account_id, sentinel.domain_api and sentinel.allowed_hosts",
-}
+_FORBIDDEN = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +55,23 @@ class Preflight:
         self,
         *,
         vault: Vault,
+        engines: Mapping[str, Callable[[], str]],
         granted: Callable[[], Iterable[Granted]],
         accounts: Accounts,
         tokens: Tokens,
         domains: Domains,
         reach: Callable[[str, timedelta], datetime | None],
         timeout: timedelta,
-        mend_account: str,
+        mend_account: Callable[[str, str], str],
     ) -> None:
         """
-        :param mend_account: the command that mends an account's secret, with a place for {name}.
+        :param engines: by setting, what is at the mount that it names; RefreshError if that is of no use.
+        :param mend_account: the command that mends an account's field.
         :param granted: the login's rights at each path that matters.
         :param reach: connects to a Sentinel host without asking for a token; its clock. RefreshError if it cannot.
         """
         self._vault = vault
+        self._engines = engines
         self._granted = granted
         self._accounts = accounts
         self._tokens = tokens
@@ -73,7 +82,9 @@ class Preflight:
 
     def run(self) -> Iterator[Line]:
         """The lines, each as soon as it is known. What makes the rest pointless ends them."""
-        for step in (self._health, self._login):
+        engines = (partial(self._engine, setting) for setting in self._engines)
+        steps: list[Callable[[], Line]] = [self._health, self._login, *engines]
+        for step in steps:
             line = step()
             yield line
             if not line.ok:
@@ -83,7 +94,7 @@ class Preflight:
         try:
             names = sorted(self._accounts.names())
         except RefreshError as error:
-            yield Line("accounts", ok=False, detail=str(error), remedy="give the login the right to list the accounts")
+            yield Line("accounts", ok=False, detail=str(error), remedy=_of_vault(error))
             return
         yield Line(
             "accounts",
@@ -107,8 +118,20 @@ class Preflight:
         try:
             self._vault.keep_alive()
         except RefreshError as error:
-            return Line("login", ok=False, detail=str(error), remedy="see vault.auth_method and its settings")
+            remedy = "see vault.auth_method and its settings"
+            if error.status == _FORBIDDEN:
+                remedy += '; a token needs path "auth/token/lookup-self" { capabilities = ["read"] }'
+            return Line("login", ok=False, detail=str(error), remedy=remedy)
         return Line("login", ok=True, detail="logged in")
+
+    def _engine(self, setting: str) -> Line:
+        try:
+            return Line(setting, ok=True, detail=self._engines[setting]())
+        except RefreshError as error:
+            remedy = f"set {setting} to such a mount; a new one: vault secrets enable -path=NAME -version=2 kv"
+            if error.status == _FORBIDDEN:
+                remedy = f"set {setting} to a mount there is, and give the login config/policies/worker.hcl for it"
+            return Line(setting, ok=False, detail=str(error), remedy=remedy)
 
     def _rights(self) -> Iterator[Line]:
         try:
@@ -123,7 +146,8 @@ class Preflight:
                 )
         except RefreshError as error:
             remedy = 'add to the policy: path "sys/capabilities-self" { capabilities = ["update"] }'
-            yield Line("rights", ok=False, detail=str(error), remedy=remedy)
+            forbidden = error.status == _FORBIDDEN
+            yield Line("rights", ok=False, detail=str(error), remedy=remedy if forbidden else _of_vault(error))
 
     def _each_account(self, names: Iterable[str]) -> Iterator[Line]:
         hosts: dict[str, list[str]] = {}
@@ -134,14 +158,26 @@ class Preflight:
                 host = self._domains.sentinel_host(account, self._timeout)
             except AccountDisabledError:
                 yield Line(f"account {name}", ok=True, detail="disabled")
+            except AccountGoneError as error:  # a LIST holds deleted ones too
+                yield Line(f"account {name}", ok=True, detail=f"removed: {error}")
             except RefreshError as error:
-                remedy = _REMEDIES.get(error.stage, self._mend_account.format(name=name))
-                yield Line(f"account {name}", ok=False, detail=str(error), remedy=remedy)
+                yield Line(f"account {name}", ok=False, detail=str(error), remedy=self._remedy(name, error))
             else:
                 hosts.setdefault(host, []).append(name)
                 yield Line(f"account {name}", ok=True, detail=f"valid, at {host}")
         for host in sorted(hosts):
             yield from self._host(host)
+
+    def _remedy(self, name: str, error: RefreshError) -> str | None:
+        match error:
+            case ForeignSecretError():
+                return error.hand_over
+            case InvalidAccountError():
+                field = re.match(r"\w+(?=: )", str(error))
+                return self._mend_account(name, field[0]) if field else "give it another name"
+            case RefreshError(stage=Stage.DOMAIN):
+                return "mend the account's account_id or sentinel_domain, sentinel.domain_api or sentinel.allowed_hosts"
+        return _of_vault(error)
 
     def _host(self, host: str) -> Iterator[Line]:
         try:
@@ -161,3 +197,9 @@ class Preflight:
         return Line(
             "clock", ok=ok, detail=detail, remedy=None if ok else "set this machine's clock, for example by NTP"
         )
+
+
+def _of_vault(error: RefreshError) -> str:
+    if error.status == _FORBIDDEN:
+        return "add the rights that are missing above to the policy; if none is, another policy denies this path"
+    return "see Vault itself"

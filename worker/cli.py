@@ -4,7 +4,9 @@ The only module with late imports: `--version`, `--help` and wrong flags answer 
 """
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -37,11 +39,14 @@ file; the environment wins. config/worker.toml lists all of them.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mode that the flags ask for; its exit status."""
     parser = _parser()
-    flags = parser.parse_args(arguments)
+    flags, unknown = parser.parse_known_args(arguments)
+    for each in unknown:
+        near = difflib.get_close_matches(each, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
+        parser.error(f"there is no {each}" + (f"; did you mean {near[0]}?" if near else ""))
     manual = flags.refresh or flags.refresh_all
     if flags.output and not (manual or flags.status or flags.check):
         parser.error("--output goes with --refresh, --refresh-all, --status or --check")
-    if (flags.if_less_than or flags.dry_run) and not manual:
+    if (flags.if_less_than is not None or flags.dry_run) and not manual:
         parser.error(f"{'--dry-run' if flags.dry_run else '--if-less-than'} goes with --refresh or --refresh-all")
     try:
         return _run(flags)
@@ -136,9 +141,11 @@ def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -
 
     parts.session.keep_alive()
     names = flags.refresh or sorted(parts.accounts.names())
-    by_hand = ByHand(flags.if_less_than or float("inf"), dry_run=flags.dry_run)
+    less_than = float("inf") if flags.if_less_than is None else flags.if_less_than
+    by_hand = ByHand(less_than, dry_run=flags.dry_run)
     with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
-        rows = [asdict(line) for line in wiring.manual_refresh(parts, by_hand).run(names, progress)]
+        lines = wiring.manual_refresh(parts, by_hand).run(names, progress, named=not flags.refresh_all)
+    rows = [asdict(line) for line in lines]
     refreshed, failed = (sum(row["outcome"] == result for row in rows) for result in ("refreshed", "failed"))
     counts = {"refreshed": refreshed, "failed": failed, "skipped": len(rows) - refreshed - failed}
     summary = ", ".join(f"{count} {what}" for what, count in counts.items())

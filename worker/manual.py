@@ -58,10 +58,13 @@ class ManualRefresh:
             on_wait=self._pump_later,
         )
 
-    def run(self, names: Iterable[str], progress: Callable[[int], object] = lambda _: None) -> list[Line]:
+    def run(
+        self, names: Iterable[str], progress: Callable[[int], object] = lambda _: None, *, named: bool = True
+    ) -> list[Line]:
         """Refresh these accounts, wait for all of them, and tell what became of each, in the order given.
 
         :param progress: called with the number of accounts that are done.
+        :param named: the operator named them, so that none may be missing; a LIST holds deleted ones too.
         """
         wanted = self._dispatcher.fleet.add(dict.fromkeys(names))
         try:
@@ -69,7 +72,7 @@ class ManualRefresh:
             self._wait_for(len(wanted), progress)
         finally:
             self._dispatcher.stop()  # Ctrl-C: what runs ends, nothing new begins
-        return [self._line(self._outcomes[name]) for name in wanted]
+        return [self._line(self._outcomes[name], named) for name in wanted]
 
     def _wait_for(self, wanted: int, progress: Callable[[int], object]) -> None:
         while len(self._outcomes) < wanted:
@@ -93,10 +96,10 @@ class ManualRefresh:
             self._pump_at = when
             self._changed.notify()
 
-    def _line(self, outcome: Outcome) -> Line:
+    def _line(self, outcome: Outcome, named: bool) -> Line:  # noqa: FBT001 - see run
         result, token = outcome.result, outcome.token
         error = str(outcome.error) if outcome.error else None
-        if isinstance(outcome.error, AccountGoneError):
+        if named and isinstance(outcome.error, AccountGoneError):
             result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
         return Line(
             account=outcome.account,

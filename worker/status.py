@@ -7,7 +7,7 @@ from datetime import datetime
 
 from worker.core import appjwt
 from worker.core.appjwt import Expected, TokenRefusedError, utc
-from worker.core.errors import ForeignSecretError
+from worker.core.errors import ForeignSecretError, InvalidAccountError
 from worker.core.outcome import State
 from worker.core.unchecked import Stored
 from worker.refresh import Tokens
@@ -45,6 +45,8 @@ def _line(name: str, tokens: Tokens) -> Line:
         stored = tokens.read(name)
     except ForeignSecretError as error:
         return Line(name, State.FOREIGN, 0.0, last_error=str(error))
+    except InvalidAccountError as error:
+        return Line(name, State.INVALID, 0.0, last_error=str(error))
     notes = stored.notes
     state = State(notes["state"]) if notes.get("state") in set(State) else State.OK
     last_error, since = notes.get("last_error"), notes.get("failing_since")
@@ -72,5 +74,5 @@ def _planned(stored: Stored) -> str | None:
     """What the writer planned: a field beside the token, so only shown."""
     try:
         return utc(datetime.fromisoformat(stored.refresh_at or ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -138,13 +138,14 @@ def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
 def preflight(settings: Settings, parts: Parts) -> Preflight:
     return Preflight(
         vault=parts.session,
+        engines={"accounts.mount": parts.accounts.engine, "tokens.mount": parts.tokens.engine},
         granted=parts.rights.granted,
         accounts=parts.accounts,
         tokens=parts.tokens,
         domains=parts.domains,
         reach=parts.sentinel.reach,
         timeout=settings.sentinel.timeout,
-        mend_account=f"vault kv patch -mount={settings.accounts.mount} {settings.accounts.prefix}/{{name}} FIELD=VALUE",
+        mend_account=parts.accounts.mending,
     )
 
 

@@ -1,4 +1,13 @@
-# What appjwt-worker needs, and nothing else. For the default mounts and prefixes; change them where yours differ.
+# What appjwt-worker needs, and nothing else. As it stands it is for the default mounts and prefixes:
+#
+#   vault policy write appjwt-worker worker.hcl
+#
+# For others put yours in place of MOUNT and PREFIX:
+#
+#   sed -e 's|"secret/\(.*\)/liveperson/accounts/|"MOUNT/\1/PREFIX/|' \
+#       -e 's|"secret/\(.*\)/liveperson/tokens/|"MOUNT/\1/PREFIX/|' worker.hcl | vault policy write appjwt-worker -
+#
+# Where the accounts are on KV version 1 leave out the first \1/.
 
 # the list of accounts, and their credentials
 path "secret/metadata/liveperson/accounts/*" {

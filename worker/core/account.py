@@ -37,6 +37,12 @@ def is_name(name: str) -> bool:
     return len(name) <= _LONGEST_NAME and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
 
 
+def check_name(name: str) -> None:
+    """InvalidAccountError unless it is an account's name."""
+    if not is_name(name):
+        raise InvalidAccountError(f"{name!r}: an account's name holds letters, digits and -_@.+= between slashes only")
+
+
 def parse(name: str, secret: Mapping[str, object]) -> Account:
     """Read an account's secret.
 

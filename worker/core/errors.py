@@ -63,8 +63,10 @@ class AccountGoneError(RefreshError):
 class ForeignSecretError(RefreshError):
     """The token path holds a secret that is not ours: it is never overwritten."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(Stage.VAULT, Kind.LASTING, text)
+    def __init__(self, text: str, hand_over: str | None = None) -> None:
+        """:param hand_over: the command that makes it ours."""
+        super().__init__(Stage.VAULT, Kind.LASTING, f"{text}; to hand it over: {hand_over}" if hand_over else text)
+        self.hand_over = hand_over
 
 
 class CasMismatchError(RefreshError):

@@ -26,6 +26,8 @@ _PATH = "/sentinel/well-known/jwks"
 _FRESH_FOR = 3600.0
 _FLOOR = 60.0
 """Seconds between two fetches from one host, whatever tokens come: an unknown key must not make a storm."""
+_FLOOR_WITHOUT_KEYS = 5.0
+"""The same while nothing could be fetched yet: no token can be published meanwhile."""
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.DOTALL)
 
 
@@ -33,6 +35,14 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \
 class _Key:
     kid: str
     public: RSAPublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    keys: Sequence[_Key] = ()
+    at: float = float("-inf")
+    error: RefreshError | None = None
+    """Why the latest fetch failed; `keys` are then those known before."""
 
 
 class PinnedKeys:
@@ -56,33 +66,37 @@ class PublishedKeys:
     def __init__(self, http: requests.Session, *, clock: Callable[[], float]) -> None:
         self._http = http
         self._clock = clock
-        self._lock = threading.Lock()
-        self._cache: dict[str, tuple[list[_Key], float]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        """One per host: who waits for a slow one keeps nobody else waiting."""
+        self._cache: dict[str, _Fetched] = {}
 
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
-        """TokenRefusedError at check signature unless one of the host's keys made it.
+        """TokenRefusedError at check signature unless one of the host's keys made it; RefreshError if there are none.
 
         A token that no cached key made is a reason to ask anew, but not more often than once a minute.
         """
-        keys, fetched_at = self._cache.get(host, ([], float("-inf")))
-        if self._clock() < fetched_at + _FRESH_FOR and _signed_by_any(token, keys):
+        known = self._cache.get(host, _Fetched())
+        if self._clock() < known.at + _FRESH_FOR and _signed_by_any(token, known.keys):
             return
-        keys = self._fetched(host, timeout, seen=fetched_at)
-        if not _signed_by_any(token, keys):
-            raise TokenRefusedError(Check.SIGNATURE, f"one by a key that {host} publishes", f"kid {token.kid[:80]!r}")
+        known = self._fetched(host, timeout, seen=known.at)
+        if not _signed_by_any(token, known.keys):
+            refused = TokenRefusedError(
+                Check.SIGNATURE, f"one by a key that {host} publishes", f"kid {token.kid[:80]!r}"
+            )
+            raise known.error or refused
 
-    def _fetched(self, host: str, timeout: timedelta, seen: float) -> list[_Key]:
-        with self._lock:
-            keys, fetched_at = self._cache.get(host, ([], float("-inf")))
-            if fetched_at > seen or self._clock() < fetched_at + _FLOOR:
-                return keys  # another thread asked while this one waited, or it is too soon
+    def _fetched(self, host: str, timeout: timedelta, seen: float) -> _Fetched:
+        with self._locks.setdefault(host, threading.Lock()):
+            known = self._cache.get(host, _Fetched())
+            floor = _FLOOR if known.keys else _FLOOR_WITHOUT_KEYS
+            if known.at > seen or self._clock() < known.at + floor:
+                return known  # another thread asked while this one waited, or it is too soon
             try:
-                keys = self._fetch(host, timeout)
-            except RefreshError:
-                if not keys:
-                    raise  # else those known serve on
-            self._cache[host] = (keys, self._clock())
-            return keys
+                known = _Fetched(self._fetch(host, timeout), self._clock())
+            except RefreshError as error:
+                known = _Fetched(known.keys, self._clock(), error)
+            self._cache[host] = known
+            return known
 
     def _fetch(self, host: str, timeout: timedelta) -> list[_Key]:
         try:

@@ -47,12 +47,19 @@ class VaultAccounts:
         same = (before.client_id, before.account_id) == (current.client_id, current.account_id)
         return before if same and before.client_secret != current.client_secret else None
 
+    def engine(self) -> str:
+        """What is at the mount, for people; VaultError if it is no KV."""
+        return f"{self._mount} is KV version {self._session.kv_version(Operation.LIST, self._mount)}"
+
+    def mending(self, name: str, field: str) -> str:
+        """The command that mends a field of an account's secret."""
+        v2 = self._session.kv_version(Operation.READ_ACCOUNT, self._mount) > 1
+        what = f"patch {{}} {field}=VALUE" if v2 else "put {} client_id=VALUE client_secret=VALUE"
+        return "vault kv " + what.format(f"-mount={self._mount} {self._prefix}/{name}")
+
     def _secret(self, name: str, version: int | None = None) -> tuple[Mapping[str, object], Mapping[str, Any]]:
         """The fields of a secret, and on KV v2 its version's metadata."""
-        if not account.is_name(name):
-            raise InvalidAccountError(
-                f"{name!r}: an account's name holds letters, digits and -_@.+= between slashes only"
-            )
+        account.check_name(name)
         path = f"{self._prefix}/{name}"
         v2 = self._session.kv_version(Operation.READ_ACCOUNT, self._mount) > 1
         try:

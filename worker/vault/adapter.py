@@ -22,10 +22,15 @@ class VaultError(RefreshError):
         super().__init__(stage, Kind.LASTING if lasting else Kind.TRANSIENT, text, status=status)
         self.body = body
 
+    def saying(self, text: str, *, stage: Stage | None = None) -> "VaultError":
+        """The same in other words."""
+        said = VaultError(text, status=self.status, body=self.body, stage=stage or self.stage)
+        said.kind = self.kind
+        return said
+
     def with_hint(self, hint: str | None) -> "VaultError":
         """The same, with what to look at."""
-        text = f"{self} ({hint})" if hint else str(self)
-        return VaultError(text, status=self.status, body=self.body, stage=self.stage)
+        return self.saying(f"{self} ({hint})") if hint else self
 
 
 class OddAnswerError(VaultError):

@@ -1,10 +1,12 @@
 """The ways to a Vault token."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import hvac
+import requests
 from pydantic import SecretStr
 
 from worker.vault.adapter import VaultError
@@ -58,21 +60,10 @@ class JwtLogin:
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         jwt = _read(self.jwt_file, "jwt")
-        try:
-            return dict(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount)["auth"])
-        except VaultError as error:
-            raise error.with_hint(_HINTS.get((self.method, error.status))) from error
+        return dict(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount)["auth"])
 
     def has_changed(self) -> bool:
         return False
-
-
-_HINTS: dict[tuple[str, int | None], str] = {
-    ("kubernetes", 403): "the role is not bound to this service account, namespace or audience, "
-    "or Vault cannot ask the Kubernetes API for a TokenReview",
-    ("kubernetes", 400): "is vault.role right?",
-    ("jwt", 400): "are vault.role and the token's audience, issuer and subject those of the role?",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +74,7 @@ class TokenLogin:
     token: SecretStr
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        return _looked_up(client, self.token.get_secret_value(), renew=True)
+        return _looked_up(client, _sound(self.token.get_secret_value(), "vault.token", "token"), renew=True)
 
     def has_changed(self) -> bool:
         return False
@@ -113,19 +104,45 @@ class TokenFileLogin:
             return None
 
 
+_HINTS: dict[tuple[str, int | None], str] = {
+    ("approle", 400): "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up",
+    ("approle", 403): "see vault.auth_mount",
+    ("kubernetes", 400): "see vault.role",
+    ("kubernetes", 403): "see the service account, namespace and audience that vault.role is bound to, "
+    "vault.auth_mount, and whether Vault reaches the Kubernetes API for a TokenReview",
+    ("jwt", 400): "see vault.role, and the subject, audience, issuer and key that it wants",
+    ("jwt", 403): "see vault.auth_mount",
+    ("token", 403): "see vault.token or vault.token_file: the token may have ended, "
+    "or its policy lacks auth/token/lookup-self",
+}
+
+
+def hint(method: str, status: int | None) -> str | None:
+    """What to look at after a refused login: Vault itself says as little as it can."""
+    return "see vault.namespace" if status == requests.codes.not_found else _HINTS.get((method, status))
+
+
 def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:
-    client.token = token
-    data = client.auth.token.lookup_self()["data"]
+    before, client.token = client.token, token
+    try:
+        data = client.auth.token.lookup_self()["data"]
+    except VaultError:
+        client.token = before  # which may live on
+        raise
     return {"client_token": token, "lease_duration": data["ttl"], "renewable": renew and data["renewable"]}
 
 
 def _read(file: Path, what: str) -> str:
+    source = f"vault.{what}_file {file}"
     try:
-        content = file.read_text(encoding="ascii").strip()
+        return _sound(file.read_text(encoding="utf-8", errors="replace"), source, what)
     except OSError as error:
-        raise VaultError(f"the {what} file {file} cannot be read: {(error.strerror or 'unknown').lower()}") from None
-    except UnicodeDecodeError:
-        raise VaultError(f"the {what} file {file} holds more than a {what}") from None
-    if not content or any(each.isspace() for each in content):
-        raise VaultError(f"the {what} file {file} {'is empty' if not content else f'holds more than a {what}'}")
-    return content
+        raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+
+
+def _sound(text: str, source: str, what: str) -> str:
+    """The one word that a token or a secret_id is, so that it can go into a header."""
+    word = text.strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", word):
+        raise VaultError(f"{source} {f'holds more than a {what}' if word else 'is empty'}")
+    return word

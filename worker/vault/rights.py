@@ -67,6 +67,6 @@ class VaultRights:
 
 def _compared(right: Right, granted: Sequence[Any]) -> Granted:
     if _ROOT in granted:
-        return Granted(right, (), (_ROOT,))
+        return Granted(right, (), ("do anything: it is root",))
     excess = [each for each in granted if each not in (*right.capabilities, "deny")]
     return Granted(right, tuple(each for each in right.capabilities if each not in granted), tuple(excess))

@@ -17,8 +17,8 @@ import structlog
 
 from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
-from worker.vault.login import Login
+from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError, mapping
+from worker.vault.login import Login, hint
 
 _RENEW_AT = 0.5
 _RENEW_AGAIN = 5.0
@@ -52,7 +52,8 @@ class _Lease:
     @classmethod
     def of(cls, auth: dict[str, Any], now: float) -> "_Lease":
         length = float(auth["lease_duration"]) or float("inf")
-        renew_at = now + max(length * _RENEW_AT, _RENEW_AGAIN)
+        # not too often, where renewals give less and less; but before the end
+        renew_at = now + max(length * _RENEW_AT, min(_RENEW_AGAIN, length - 1.0))
         return cls(now + length, renew_at, length, bool(auth["renewable"]))
 
 
@@ -104,9 +105,7 @@ class VaultSession:
                 answer = request(self._client)
         except VaultError as error:
             self._note_failure(error)
-            raise VaultError(
-                f"{operation} {path}: {error}", status=error.status, body=error.body, stage=stage
-            ) from error
+            raise error.saying(f"{operation} {path}: {error}", stage=stage) from error
         self._note_success()
         return answer if isinstance(answer, dict) else {}
 
@@ -136,7 +135,11 @@ class VaultSession:
     def health(self) -> str:
         """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
         try:
-            told = self._client.adapter.get("/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"})
+            told = self._client.adapter.get(
+                "/v1/sys/health",
+                headers={"X-Vault-Namespace": None},  # it is the server's: no namespace has one
+                params={"standbyok": "true", "perfstandbyok": "true"},
+            )
         except VaultError as error:
             raise error.with_hint(_HEALTH.get(error.status)) from error
         return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
@@ -146,10 +149,13 @@ class VaultSession:
         if mount not in self._kv_versions:
             url = f"/v1/sys/internal/ui/mounts/{mount}"
             answer = self.call(operation, f"sys/internal/ui/mounts/{mount}", lambda client: client.adapter.get(url))
-            data = answer.get("data") or {}
+            data = mapping(answer.get("data"))
+            version = mapping(data.get("options")).get("version", "1")
             if data.get("type") not in ("kv", "generic"):
                 raise VaultError(f"{mount} is no KV mount but {data.get('type')}", status=requests.codes.bad_request)
-            self._kv_versions[mount] = int((data.get("options") or {}).get("version", 1))
+            if version not in ("1", "2"):
+                raise OddAnswerError
+            self._kv_versions[mount] = int(version)
         return self._kv_versions[mount]
 
     def now(self) -> datetime:
@@ -210,9 +216,10 @@ class VaultSession:
             lease, token = _Lease.of(auth, self._clock()), auth["client_token"]
         except (VaultError, LookupError, TypeError, ValueError) as error:
             cause = error if isinstance(error, VaultError) else OddAnswerError()
-            failure = VaultError(f"{self._login.method} login: {cause}", status=cause.status)
-            if cause.status == requests.codes.forbidden:
-                failure.kind = Kind.TRANSIENT  # a Kubernetes API that is down looks just like a refusal
+            told = cause.with_hint(hint(self._login.method, cause.status))
+            failure = cause.saying(f"{self._login.method} login: {told}")
+            # no account's fault; and a Kubernetes API that is down, or a file about to rotate, looks like a refusal
+            failure.kind = Kind.TRANSIENT
             self._failed = (self._clock(), failure)
             raise failure from error
         self._client.token, self._lease = token, lease

@@ -7,6 +7,7 @@ from typing import Any
 import requests
 from pydantic import SecretStr
 
+from worker.core.account import check_name
 from worker.core.appjwt import AppJWT
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
@@ -29,13 +30,20 @@ class VaultTokens:
         """For people and log lines."""
         return f"{self._mount}/{self._prefix}/{name}"
 
-    def read(self, name: str) -> Stored:
-        """What is stored; ForeignSecretError if it is not ours, VaultError."""
-        if self._session.kv_version(Operation.READ_TOKEN, self._mount) < 2:  # noqa: PLR2004
+    def engine(self) -> str:
+        """What is at the mount, for people; VaultError unless it is KV version 2."""
+        version = self._session.kv_version(Operation.READ_TOKEN, self._mount)
+        if version < 2:  # noqa: PLR2004
             raise VaultError(
-                f"tokens.mount {self._mount} is KV version 1, which has no check-and-set: tokens need KV version 2",
+                f"{self._mount} is KV version {version}, which has no check-and-set: tokens need KV version 2",
                 status=requests.codes.bad_request,
             )
+        return f"{self._mount} is KV version {version}"
+
+    def read(self, name: str) -> Stored:
+        """What is stored; ForeignSecretError if it is not ours, InvalidAccountError for what is no name, VaultError."""
+        check_name(name)
+        self.engine()
         none: int | None = None
         try:
             answer = self._session.call(
@@ -60,8 +68,9 @@ class VaultTokens:
         marked = notes.get("managed_by") == MANAGED_BY
         if version and not marked and data.get("managed_by") != MANAGED_BY:
             raise ForeignSecretError(
-                f"{self.path(name)} holds a secret that is not ours; to hand it over: vault kv metadata put "
-                f"-mount={self._mount} -custom-metadata=managed_by={MANAGED_BY} {self._below(name)}"
+                f"{self.path(name)} holds a secret that is not ours",
+                f"vault kv metadata put -mount={self._mount} -custom-metadata=managed_by={MANAGED_BY} "
+                f"{self._below(name)}",
             )
         token, host, refresh_at = (data.get(key) for key in ("access_token", "sentinel_host", "refresh_at"))
         return Stored(

@@ -1,0 +1,407 @@
+"""Every way to log in to Vault, by the installed command under the worker's own policy, and how each is refused.
+
+One OpenBao has all the methods. The commands run side by side, begun before the first test, and each test looks at one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.kubernetes import CREDENTIAL_ID, Kubernetes, credential_id
+from tests.integration.agent import Agent
+from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
+
+WORKER = "appjwt-worker"
+POLICIES = ["appjwt-worker"]
+LONG_AGO = timedelta(hours=2)
+SHORT = "8s"
+"""A login's life, for those that have to be made anew: that is tried after 5 s."""
+
+
+@dataclass
+class Stage:
+    world: Scene
+    cluster: Kubernetes
+    folder: Path
+    stranger: Kubernetes = field(default_factory=Kubernetes)
+    """Another cluster, which Vault does not know."""
+
+    def file(self, name: str, content: str) -> str:
+        """A file with what is to be shown to Vault; its path."""
+        self.world.secrets.append(content)
+        path = self.folder / name
+        path.write_text(content)
+        path.chmod(0o600)
+        return str(path)
+
+    def lookup(self, token: str) -> dict[str, Any]:
+        """What Vault knows of a token that lives."""
+        data: dict[str, Any] = self.world.openbao.client.auth.token.lookup(token)["data"]
+        return data
+
+    def logins(self, mount: str) -> list[dict[str, Any]]:
+        """What Vault knows of each token that lives and was made by a login there."""
+        tokens = self.world.openbao.client.auth.token
+        found = [tokens.lookup_accessor(each)["data"] for each in tokens.list_accessors()["data"]["keys"]]
+        return [each for each in found if each["path"] == f"auth/{mount}/login"]
+
+    def refresh(self, account: str, changes: Settings) -> Done:
+        return self.world.call("--refresh", account, changes=changes)
+
+    def new_account_is_served(self, daemon: Daemon, account: str) -> None:
+        """Proof that a daemon's login is good now: it finds the account and has its token."""
+        self.world.add_account(account)
+        daemon.wait_for("account.added", account=account)
+        eventually(lambda: [each for each in daemon.events(account=account) if each["event"].startswith("token.")])
+
+
+Make = Callable[[Stage], Settings]
+"""The settings of a login, with its files."""
+
+
+def kubernetes(token: Callable[[Stage], str] = lambda stage: stage.cluster.token(), **changes: str) -> Make:
+    return lambda stage: _by_jwt(stage, "kubernetes", token(stage), changes)
+
+
+def jwt(token: Callable[[Stage], str] = lambda stage: stage.cluster.token(), **changes: str) -> Make:
+    return lambda stage: _by_jwt(stage, "jwt", token(stage), changes)
+
+
+def _by_jwt(stage: Stage, method: str, token: str, changes: Settings) -> Settings:
+    return {
+        "APPJWT_VAULT_AUTH_METHOD": method,
+        "APPJWT_VAULT_ROLE": WORKER,
+        "APPJWT_VAULT_JWT_FILE": stage.file(f"{method}-{time.monotonic_ns()}", token),
+        **changes,
+    }
+
+
+def approle(**changes: str) -> Make:
+    return lambda _: changes
+
+
+def used_up(stage: Stage) -> Settings:
+    role_id, secret_id = stage.world.openbao.approle("once", POLICIES, secret_id_num_uses=1)
+    stage.world.openbao.client.auth.approle.login(role_id, secret_id, use_token=False)
+    return {
+        "APPJWT_VAULT_ROLE_ID": role_id,
+        "APPJWT_VAULT_SECRET_ID_FILE": stage.file("used-up", secret_id),
+    }
+
+
+def elsewhere(stage: Stage) -> Settings:
+    role_id, secret_id = stage.world.openbao.approle(WORKER, POLICIES, mount="machines/approle")
+    return {
+        "APPJWT_VAULT_AUTH_MOUNT": "machines/approle",
+        "APPJWT_VAULT_ROLE_ID": role_id,
+        "APPJWT_VAULT_SECRET_ID_FILE": stage.file("elsewhere", secret_id),
+    }
+
+
+def token(make: Callable[[Stage], str]) -> Make:
+    return lambda stage: {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": make(stage)}
+
+
+def token_file(make: Callable[[Stage], str]) -> Make:
+    """Without saying which method: a token that is set means `token`."""
+    return lambda stage: {
+        "APPJWT_VAULT_AUTH_METHOD": None,
+        "APPJWT_VAULT_TOKEN_FILE": stage.file(f"token-{time.monotonic_ns()}", make(stage)),
+    }
+
+
+def sink(stage: Stage) -> Settings:
+    with Agent(stage.folder / "agent", stage.world.openbao, *stage.world.openbao.approle("agent", POLICIES)) as agent:
+        return {"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN_FILE": str(agent.sink)}
+
+
+def a_token(stage: Stage) -> str:
+    return stage.world.openbao.token(POLICIES)
+
+
+def an_ended_token(stage: Stage) -> str:
+    ended = a_token(stage)
+    stage.world.openbao.client.auth.token.revoke(ended)
+    return ended
+
+
+def a_token_without_lookup_self(stage: Stage) -> str:
+    stage.world.openbao.policy("no-lookup", 'path "secret/*" { capabilities = ["read", "list", "create", "update"] }')
+    return stage.world.openbao.token(["no-lookup"])
+
+
+GOOD: dict[str, Make] = {
+    "kubernetes": kubernetes(),
+    "jwt": jwt(),
+    "approle": approle(),
+    "approle at a mount of another name": elsewhere,
+    "token": token(a_token),
+    "token_file of a real agent": sink,
+    "token_file that ends with a line break": token_file(lambda stage: a_token(stage) + "\n"),
+}
+
+SEE_ROLE = "see the service account, namespace and audience that vault.role is bound to"
+KUBERNETES_403 = f"({SEE_ROLE}, vault.auth_mount, and whether Vault reaches the Kubernetes API for a TokenReview)"
+JWT_400 = "(see vault.role, and the subject, audience, issuer and key that it wants)"
+APPROLE_400 = "(see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up)"
+TOKEN_403 = (
+    "(see vault.token or vault.token_file: the token may have ended, or its policy lacks auth/token/lookup-self)"
+)
+EXPIRED = "invalid expiration time (exp) claim: token is expired"
+UNKNOWN_KEY = "no known key successfully validated the token signature"
+OTHER_AUDIENCE = "invalid audience (aud) claim: audience claim does not match any expected audience"
+
+REFUSED: dict[str, tuple[Make, str]] = {
+    "kubernetes: service account": (
+        kubernetes(lambda stage: stage.cluster.token(name="default")),
+        f"kubernetes login: status 403, service account name not authorized {KUBERNETES_403}",
+    ),
+    "kubernetes: namespace": (
+        kubernetes(lambda stage: stage.cluster.token("elsewhere")),
+        f"kubernetes login: status 403, namespace not authorized {KUBERNETES_403}",
+    ),
+    "kubernetes: audience": (
+        kubernetes(lambda stage: stage.cluster.token(audience="elsewhere")),
+        f"kubernetes login: status 403, {OTHER_AUDIENCE} {KUBERNETES_403}",
+    ),
+    "kubernetes: expired": (
+        kubernetes(lambda stage: stage.cluster.token(age=LONG_AGO)),
+        f"kubernetes login: status 403, {EXPIRED} {KUBERNETES_403}",
+    ),
+    "kubernetes: another cluster's": (
+        kubernetes(lambda stage: stage.stranger.token()),
+        f"kubernetes login: status 403, permission denied {KUBERNETES_403}",
+    ),
+    "kubernetes: role": (
+        kubernetes(APPJWT_VAULT_ROLE="worker"),
+        'kubernetes login: status 400, invalid role name "worker" (see vault.role)',
+    ),
+    "kubernetes: mount": (
+        kubernetes(APPJWT_VAULT_AUTH_MOUNT="k8s"),
+        f"kubernetes login: status 403, permission denied {KUBERNETES_403}",
+    ),
+    "kubernetes: no file": (
+        kubernetes(APPJWT_VAULT_JWT_FILE="/nowhere/token"),
+        "kubernetes login: vault.jwt_file /nowhere/token cannot be read: no such file or directory",
+    ),
+    "jwt: audience": (
+        jwt(lambda stage: stage.cluster.token(audience="elsewhere")),
+        f"jwt login: status 400, error validating token: {OTHER_AUDIENCE} {JWT_400}",
+    ),
+    "jwt: issuer": (
+        jwt(lambda stage: stage.cluster.token(issuer="https://elsewhere.invalid")),
+        f"jwt login: status 400, error validating token: invalid issuer (iss) claim {JWT_400}",
+    ),
+    "jwt: subject": (
+        jwt(lambda stage: stage.cluster.token(name="default")),
+        f"jwt login: status 400, error validating token: invalid subject (sub) claim {JWT_400}",
+    ),
+    "jwt: expired": (
+        jwt(lambda stage: stage.cluster.token(age=LONG_AGO)),
+        f"jwt login: status 400, error validating token: {EXPIRED} {JWT_400}",
+    ),
+    "jwt: key": (
+        jwt(lambda stage: stage.stranger.token()),
+        f"jwt login: status 400, error validating token: error verifying token signature: {UNKNOWN_KEY} {JWT_400}",
+    ),
+    "jwt: role": (
+        jwt(APPJWT_VAULT_ROLE="worker"),
+        f'jwt login: status 400, role "worker" could not be found {JWT_400}',
+    ),
+    "jwt: mount": (
+        jwt(APPJWT_VAULT_AUTH_MOUNT="oidc"),
+        "jwt login: status 403, permission denied (see vault.auth_mount)",
+    ),
+    "jwt: no file": (
+        jwt(APPJWT_VAULT_JWT_FILE="/nowhere/token"),
+        "jwt login: vault.jwt_file /nowhere/token cannot be read: no such file or directory",
+    ),
+    "approle: role_id": (
+        approle(APPJWT_VAULT_ROLE_ID="another"),
+        f"approle login: status 400, invalid role or secret ID {APPROLE_400}",
+    ),
+    "approle: used-up secret_id": (
+        used_up,
+        f"approle login: status 400, invalid role or secret ID {APPROLE_400}",
+    ),
+    "approle: mount": (
+        approle(APPJWT_VAULT_AUTH_MOUNT="machines"),
+        "approle login: status 403, permission denied (see vault.auth_mount)",
+    ),
+    "approle: namespace": (
+        approle(APPJWT_VAULT_NAMESPACE="elsewhere"),
+        "approle login: status 404, namespace not found (see vault.namespace)",
+    ),
+    "approle: no file": (
+        approle(APPJWT_VAULT_SECRET_ID_FILE="/nowhere/secret_id"),
+        "approle login: vault.secret_id_file /nowhere/secret_id cannot be read: no such file or directory",
+    ),
+    "token: ended": (token(an_ended_token), f"token login: status 403, permission denied {TOKEN_403}"),
+    "token: no lookup-self": (
+        token(a_token_without_lookup_self),
+        f"token login: status 403, permission denied {TOKEN_403}",
+    ),
+    "token_file: ended": (token_file(an_ended_token), f"token login: status 403, permission denied {TOKEN_403}"),
+    "token_file: no file": (
+        lambda _: {"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN_FILE": "/nowhere/token"},
+        "token login: vault.token_file /nowhere/token cannot be read: no such file or directory",
+    ),
+}
+
+
+# What takes its time: a daemon whose login has to be made anew.
+
+
+def a_kubernetes_api_that_is_down_is_waited_for_and_the_jwt_read_anew_at_each_login(stage: Stage) -> None:
+    with Kubernetes() as cluster:
+        stage.world.openbao.kubernetes(WORKER, POLICIES, cluster, mount="east", token_ttl=SHORT, token_max_ttl=SHORT)
+        changes = _by_jwt(stage, "kubernetes", cluster.token(), {"APPJWT_VAULT_AUTH_MOUNT": "east"})
+        refused = f"kubernetes login: status 403, permission denied {KUBERNETES_403}"
+        cluster.stop()
+        done = stage.refresh("east1", changes)
+        assert (done.status, done.err) == (3, f"appjwt-worker: Vault cannot be used: {refused}\n")
+
+        daemon = stage.world.daemon(changes)
+        down = daemon.wait_for("vault.unavailable")
+        assert (down["status"], down["error"]) == (403, refused)
+        assert not daemon.events("worker.ready")
+        cluster.start()
+        daemon.wait_for("vault.recovered")
+        stage.new_account_is_served(daemon, "east1")
+        assert [login["policies"] for login in stage.logins("east")] == [POLICIES]
+
+        rotated = cluster.token()
+        Path(str(changes["APPJWT_VAULT_JWT_FILE"])).write_text(rotated)
+        eventually(lambda: any(_shows(review, rotated) for review in cluster.reviewed))
+        stage.new_account_is_served(daemon, "east2")
+        assert len(daemon.events("vault.unavailable")) == 1
+        daemon.stop()
+
+
+def _shows(review: dict[str, Any], token: str) -> bool:
+    told: list[str] = review["user"]["extra"][CREDENTIAL_ID]
+    return told == [credential_id(token)]
+
+
+def a_secret_id_that_is_used_up_is_told_and_its_rotation_noticed(stage: Stage) -> None:
+    openbao = stage.world.openbao
+    role_id, secret_id = openbao.approle(
+        "rotating", POLICIES, token_ttl=SHORT, token_max_ttl=SHORT, secret_id_num_uses=1
+    )
+    file = stage.file("rotating", secret_id)
+    daemon = stage.world.daemon({"APPJWT_VAULT_ROLE_ID": role_id, "APPJWT_VAULT_SECRET_ID_FILE": file})
+    daemon.wait_for("worker.ready")
+    told = daemon.wait_for("vault.unavailable")
+    assert told["error"] == f"approle login: status 400, invalid role or secret ID {APPROLE_400}"
+    stage.file("rotating", openbao.secret_id("rotating"))
+    daemon.wait_for("vault.login", count=2)
+    stage.new_account_is_served(daemon, "rotating1")
+    daemon.stop()
+
+
+def an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked(stage: Stage) -> None:
+    openbao = stage.world.openbao
+    with Agent(stage.folder / "sink", openbao, *openbao.approle("sink", POLICIES, token_ttl="12s")) as agent:
+        agent.stop()  # so that nobody else renews
+        first = agent.sink.read_text()
+        before = stage.lookup(first)["last_renewal"]
+        daemon = stage.world.daemon({"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN_FILE": str(agent.sink)})
+        daemon.wait_for("vault.login", count=2)  # past half of its life, when one of ours is renewed
+        assert stage.lookup(first)["last_renewal"] == before
+
+        agent.sink.write_text("")  # whoever writes it may not do so in one go, nor at once what it should be
+        agent.sink.write_text("wrong")
+        stage.new_account_is_served(daemon, "sink1")
+
+        openbao.client.auth.token.revoke(first)
+        second = agent.start()
+        stage.new_account_is_served(daemon, "sink2")
+        daemon.stop()
+        assert stage.lookup(second)["policies"] == POLICIES
+        assert not daemon.events("vault.renewed")
+
+
+def a_given_token_is_kept_alive_and_not_revoked(stage: Stage) -> None:
+    given = stage.world.openbao.token(POLICIES, ttl="12s")
+    daemon = stage.world.daemon({"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN": given})
+    daemon.wait_for("worker.ready")
+    assert "last_renewal" not in stage.lookup(given)
+    daemon.wait_for("vault.renewed")
+    assert "last_renewal" in stage.lookup(given)
+    daemon.stop()
+    assert stage.lookup(given)["policies"] == POLICIES
+
+
+LONG: list[Callable[[Stage], None]] = [
+    a_kubernetes_api_that_is_down_is_waited_for_and_the_jwt_read_anew_at_each_login,
+    a_secret_id_that_is_used_up_is_told_and_its_rotation_noticed,
+    an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked,
+    a_given_token_is_kept_alive_and_not_revoked,
+]
+
+
+@dataclass
+class Begun:
+    stage: Stage
+    good: dict[str, Future[Done]]
+    refused: dict[str, Future[Done]]
+    long: dict[str, Future[None]]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+    folder = tmp_path_factory.mktemp("logins")
+    with (
+        Kubernetes() as cluster,
+        Scene(folder / "world") as world,
+        ThreadPoolExecutor(len(LONG)) as waiting,
+        ThreadPoolExecutor(3) as working,
+    ):
+        world.openbao.kubernetes(WORKER, POLICIES, cluster)
+        world.openbao.jwt(WORKER, POLICIES, cluster)
+        stage = Stage(world, cluster, folder)
+        for number, _ in enumerate(GOOD):
+            world.add_account(f"good{number}")
+        good = {
+            name: working.submit(stage.refresh, f"good{number}", make(stage))
+            for number, (name, make) in enumerate(GOOD.items())
+        }
+        wait(good.values())  # the daemons see these accounts too, and would race for them
+        long = {each.__name__: waiting.submit(each, stage) for each in LONG}
+        refused = {name: working.submit(stage.refresh, "good0", make(stage)) for name, (make, _) in REFUSED.items()}
+        yield Begun(stage, good, refused, long)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_login_is_enough_to_refresh_an_account(name: str, begun: Begun) -> None:
+    done, account = begun.good[name].result(), f"good{list(GOOD).index(name)}"
+    assert (done.status, done.err) == (0, "")
+    assert "1 refreshed, 0 failed, 0 skipped" in done.out
+    stored = begun.stage.world.openbao.get_token(account)
+    assert stored
+    assert stored["fingerprint"] in done.out
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_login_says_what_and_where_and_what_to_do(name: str, begun: Begun) -> None:
+    done, (_, said) = begun.refused[name].result(), REFUSED[name]
+    assert (done.status, done.out) == (3, "")
+    assert done.err == f"appjwt-worker: Vault cannot be used: {said}\n"
+
+
+@pytest.mark.parametrize("name", [each.__name__ for each in LONG])
+def test_a_daemon_keeps_its_login(name: str, begun: Begun) -> None:
+    begun.long[name].result()
+
+
+@pytest.mark.parametrize("mount", ["kubernetes", "jwt", "machines/approle"])
+def test_a_login_that_we_made_is_revoked_at_the_end(mount: str, begun: Begun) -> None:
+    for done in (*begun.good.values(), *begun.refused.values()):
+        done.result()
+    assert begun.stage.logins(mount) == []
