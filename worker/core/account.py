@@ -35,6 +35,14 @@ def is_name(name: str) -> bool:
     return len(name) <= _LONGEST_NAME and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
 
 
+def require_name(name: str) -> None:
+    """InvalidAccountError if it is none."""
+    if not is_name(name):
+        raise InvalidAccountError(
+            f"{name[:80]!r}: an account's name holds letters, digits and -_@.+= between slashes only"
+        )
+
+
 def parse(name: str, secret: Mapping[str, object]) -> Account:
     """Read an account's secret.
 

@@ -28,10 +28,7 @@ class VaultAccounts:
 
         AccountGoneError, AccountDisabledError, InvalidAccountError, or VaultError.
         """
-        if not account.is_name(name):
-            raise InvalidAccountError(
-                f"{name!r}: an account's name holds letters, digits and -_@.+= between slashes only"
-            )
+        account.require_name(name)
         path = f"{self._prefix}/{name}"
         try:
             answer = self._session.call(

@@ -1,5 +1,6 @@
 """The ways to a Vault token."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -49,7 +50,7 @@ class TokenLogin:
     token: SecretStr
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        return _looked_up(client, self.token.get_secret_value(), renew=True)
+        return _looked_up(client, _sound(self.token.get_secret_value(), "vault.token", "token"), renew=True)
 
     def has_changed(self) -> bool:
         return False
@@ -80,18 +81,26 @@ class TokenFileLogin:
 
 
 def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:
-    client.token = token
-    data = client.auth.token.lookup_self()["data"]
+    before, client.token = client.token, token
+    try:
+        data = client.auth.token.lookup_self()["data"]
+    except VaultError:
+        client.token = before  # which may live on
+        raise
     return {"client_token": token, "lease_duration": data["ttl"], "renewable": renew and data["renewable"]}
 
 
 def _read(file: Path, what: str) -> str:
+    source = f"the {what} file {file}"
     try:
-        content = file.read_text(encoding="ascii").strip()
+        return _sound(file.read_text(encoding="utf-8", errors="replace"), source, what)
     except OSError as error:
-        raise VaultError(f"the {what} file {file} cannot be read: {(error.strerror or 'unknown').lower()}") from None
-    except UnicodeDecodeError:
-        raise VaultError(f"the {what} file {file} holds more than a {what}") from None
-    if not content or any(each.isspace() for each in content):
-        raise VaultError(f"the {what} file {file} {'is empty' if not content else f'holds more than a {what}'}")
-    return content
+        raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+
+
+def _sound(text: str, source: str, what: str) -> str:
+    """The one word that a token or a secret_id is, so that it can go into a header."""
+    word = text.strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", word):
+        raise VaultError(f"{source} {f'holds more than a {what}' if word else 'is empty'}")
+    return word

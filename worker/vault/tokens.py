@@ -7,6 +7,7 @@ from typing import Any
 import requests
 from pydantic import SecretStr
 
+from worker.core.account import require_name
 from worker.core.appjwt import AppJWT
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
@@ -30,7 +31,8 @@ class VaultTokens:
         return f"{self._mount}/{self._prefix}/{name}"
 
     def read(self, name: str) -> Stored:
-        """What is stored; ForeignSecretError if it is not ours, VaultError."""
+        """What is stored; ForeignSecretError if it is not ours, InvalidAccountError if that is no name, VaultError."""
+        require_name(name)
         none: int | None = None
         try:
             answer = self._session.call(
