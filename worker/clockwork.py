@@ -52,6 +52,7 @@ class Clockwork:
         self._scheduler.start()
 
     def stop(self) -> None:
+        self._scheduler.remove_all_jobs()  # or its thread may end with a traceback: it cannot shut down amid a round
         self._scheduler.shutdown(wait=False)
 
     def at(self, name: str, when: float) -> None:

@@ -77,7 +77,8 @@ class ManualRefresh:
     def _wait_for(self, wanted: int, progress: Callable[[int], object]) -> None:
         while len(self._outcomes) < wanted:
             with self._changed:
-                self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
+                if len(self._outcomes) < wanted:  # looked at again under the lock, or the last one's notice is missed
+                    self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
                 pump = self._pump_at <= self._clock()
                 if pump:
                     self._pump_at = float("inf")
@@ -86,10 +87,12 @@ class ManualRefresh:
             progress(len(self._outcomes))
 
     def _done(self, outcome: Outcome, following: Next) -> None:
-        self._report(outcome, replace(following, due=float("inf")))  # nobody will try again
-        with self._changed:
-            self._outcomes[outcome.account] = outcome
-            self._changed.notify()
+        try:
+            self._report(outcome, replace(following, due=float("inf")))  # nobody will try again
+        finally:  # whatever became of the report, somebody waits for this
+            with self._changed:
+                self._outcomes[outcome.account] = outcome
+                self._changed.notify()
 
     def _pump_later(self, when: float) -> None:
         with self._changed:

@@ -178,6 +178,7 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX,
         env_nested_delimiter="_",
         env_nested_max_split=1,
+        env_ignore_empty=True,
         extra="ignore",  # unknown names are found below, with the nearest right one
         frozen=True,
         hide_input_in_errors=True,

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -153,8 +154,8 @@ def _http(setting: str, ca_cert: Path | None) -> requests.Session:
     agent = f"appjwt-worker/{version('appjwt-worker')}"
     try:
         return net.session(user_agent=agent, ca_cert=str(ca_cert) if ca_cert else None, connections=_THREADS)
-    except OSError as error:  # an SSLError is one too: the file holds no certificate
-        reason = error.strerror or "it holds no certificate"
+    except OSError as error:
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "unknown").lower()
         raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None
 
 

@@ -168,6 +168,8 @@ class FakeVault:
         """Operations that the policy no longer allows, named as in worker.vault.session."""
         self.losing: set[str] = set()
         """Operations that are carried out and whose answers get lost."""
+        self.unlisted: set[str] = set()
+        """Accounts that a LIST leaves out, as one from a standby that lags may."""
         self.calls: list[tuple[str, str]] = []
         """Operation and account of each request."""
         self.at_request: Callable[[str, str], object] = nothing
@@ -203,7 +205,7 @@ class FakeAccounts:
 
     def names(self) -> frozenset[str]:
         with self._vault.request("list", ""):
-            return self._vault.kv.below(self.FOLDER)
+            return self._vault.kv.below(self.FOLDER) - self._vault.unlisted
 
     def read(self, name: str) -> Account:
         if not account.is_name(name):

@@ -79,6 +79,7 @@ class Replica:
         self.outcomes: list[Outcome] = []
         self.following: dict[str, Next] = {}
         self.log_in: Callable[[], float] = lambda: float("inf")
+        self.report: Callable[[Outcome, Next], None] = self._note
         self.fleet = Fleet(
             max_in_flight=max_in_flight,
             max_per_second=max_per_second,
@@ -93,8 +94,8 @@ class Replica:
             timer=self.timer,
             pool=self.pool,
             clock=world.clock,
-            keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another
-            report=self._report,
+            keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another one
+            report=lambda outcome, following: self.report(outcome, following),  # noqa: PLW0108 - the same
             sync_every=sync_every.total_seconds(),
         )
         self.daemon.begin()
@@ -108,7 +109,7 @@ class Replica:
     def outcomes_of(self, account: str) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.account == account]
 
-    def _report(self, outcome: Outcome, following: Next) -> None:
+    def _note(self, outcome: Outcome, following: Next) -> None:
         self.outcomes.append(outcome)
         self.following[outcome.account] = following
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -44,7 +45,8 @@ def eventually(look: Callable[[], Thing | None], within: float = 20) -> Thing:
 
 def leaks(text: str, secrets: list[str]) -> list[str]:
     """The places in a text that hold a piece of a secret, plain or encoded, or what looks like one."""
-    pieces = {form[i : i + _PIECE] for secret in secrets for form in _forms(secret) for i in range(len(form) - _PIECE)}
+    forms = [form for secret in secrets for form in _forms(secret)]
+    pieces = {form[i : i + _PIECE] for form in forms for i in range(len(form) - _PIECE + 1)}
     found = [text[at - 40 : at + 40] for at in range(len(text)) if text[at : at + _PIECE] in pieces]
     return found + _LOOKS_SECRET.findall(text)
 
@@ -112,13 +114,15 @@ class Scene(World):
         self._printed: list[str] = []
         self._processes = ExitStack()
 
-    def __exit__(self, *failure: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self._processes.close()
-            if failure == (None, None, None):
-                self.check_for_leaks()
+            if error is None:
+                self.check_what_was_printed()
         finally:
-            super().__exit__(*failure)
+            super().__exit__(kind, error, trace)
 
     def environment(self, changes: Settings | None = None) -> dict[str, str]:
         changed = {**super().environment(), **(changes or {})}
@@ -155,9 +159,10 @@ class Scene(World):
     def keep(self, *printed: str) -> None:
         self._printed += printed
 
-    def check_for_leaks(self) -> None:
+    def check_what_was_printed(self) -> None:
         printed = "\n".join([*self._printed, *(log.read_text() for log in self._logs)])
-        assert not leaks(printed, [*self.secrets, *self._stored_tokens()])
+        found = leaks(printed, [*self.secrets, *self._stored_tokens()])
+        assert not found, found
         assert "Traceback" not in printed, printed
 
     def versions(self, account: str) -> dict[str, Any]:

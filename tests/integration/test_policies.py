@@ -1,27 +1,28 @@
 """The policies in config/policies on a real OpenBao: what they allow, what they deny, and that nothing in them is idle."""
 
+import json
 import re
 import secrets
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from pydantic import SecretStr
 
 import sandbox
 from sandbox.world import World
-from tests.builders import ABSENT, app_jwt
-from tests.integration.processes import Done, Scene, scene
+from tests.builders import app_jwt
+from tests.fakes.clock import MINUTE, SECOND, Clock, nothing
+from tests.integration.processes import Done, Scene, scene, side_by_side
 from worker import net
 from worker.clockwork import steady
 from worker.core.errors import RefreshError
-from worker.vault.login import AppRoleLogin, TokenLogin
+from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
@@ -42,8 +43,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 # Allowed and denied
-
-Ask = Callable[[str, str], int]
 
 _ACCOUNTS, _TOKENS = "liveperson/accounts", "liveperson/tokens"
 OPERATIONS: Mapping[str, tuple[str, str]] = {
@@ -88,7 +87,6 @@ OPERATIONS: Mapping[str, tuple[str, str]] = {
     "revoke itself": ("POST", "auth/token/revoke-self"),
 }
 """What somebody may want, and the request for it; the one that ends the login comes last."""
-BODIES: Mapping[str, object] = {"sys/capabilities-self": {"paths": ["x"]}}
 
 ALLOWED: Mapping[str, tuple[str, set[str]]] = {
     "worker": (
@@ -150,3 +148,273 @@ def test_a_policy_allows_this_and_nothing_else(policy: str, tmp_path: Path) -> N
             answers = {what: ask(*request) for what, request in OPERATIONS.items()}
     assert {what for what, status in answers.items() if status != 403} == allowed
     assert {answers[what] for what in allowed} <= {200, 204, 404}, answers
+
+
+# Every line is needed: without it something breaks, and --check says which it is
+
+
+@dataclass
+class Login:
+    """An approle of its own, with a policy of its own."""
+
+    scene: Scene
+    name: str
+    hcl: str
+
+    def __post_init__(self) -> None:
+        openbao = self.scene.openbao
+        openbao.policy(self.name, self.hcl)
+        self.role_id, secret_id = openbao.approle(self.name, [self.name])
+        self.scene.secrets.append(secret_id)
+        self.secret_id_file = self.scene.folder / self.name
+        self.secret_id_file.write_text(secret_id)
+
+    def call(self, *flags: str, **changes: str | None) -> Done:
+        login = {"APPJWT_VAULT_ROLE_ID": self.role_id, "APPJWT_VAULT_SECRET_ID_FILE": str(self.secret_id_file)}
+        return self.scene.call(*flags, "--output", "json", changes={**login, **changes})
+
+    def refresh(self, name: str) -> str:
+        """Why a refresh of this account failed."""
+        done = self.call("--refresh", name)
+        (row,) = done.document["accounts"]
+        assert (done.status, row["outcome"]) == (1, "failed"), done
+        return str(row["error"])
+
+    def session(self, clock: Callable[[], float] = steady, on_answer: Callable[..., None] = nothing) -> VaultSession:
+        openbao = self.scene.openbao
+        http = net.session(user_agent="test", ca_cert=str(openbao.ca_file))
+        http.hooks["response"].append(on_answer)
+        login = AppRoleLogin("approle", self.role_id, self.secret_id_file)
+        return VaultSession(openbao.address, login, http=http, namespace=None, timeout=5 * SECOND, clock=clock)
+
+    def living(self) -> int:
+        """How many logins of this role live."""
+        token = self.scene.openbao.client.auth.token
+        found = [token.lookup_accessor(each)["data"]["meta"] for each in token.list_accessors()["data"]["keys"]]
+        return sum((meta or {}).get("role_name") == self.name for meta in found)
+
+
+Right = tuple[str, str]
+"""A path as in the policy, and one capability."""
+
+RIGHTS: list[Right] = [
+    (path, capability) for path, listed in _RULE.findall(WORKER) for capability in re.findall(r"\w+", listed)
+]
+_broken: set[Right] = set()
+"""What a test below shows to break without."""
+
+
+def without(right: Right) -> str:
+    """The worker's policy but for this."""
+
+    def less(rule: re.Match[str]) -> str:
+        kept = [each for each in re.findall(r"\w+", rule[2]) if (rule[1], each) != right]
+        return "path {} {{ capabilities = {} }}\n".format(*map(json.dumps, (rule[1], kept))) if kept else ""
+
+    return _RULE.sub(less, WORKER)
+
+
+def lacking(path: str, capability: str) -> pytest.MarkDecorator:
+    """A test whose `login` has all of the worker's rights but this one."""
+    _broken.add((path, capability))
+    return pytest.mark.parametrize("login", [(path, capability)], indirect=True, ids=[f"{capability} {path}"])
+
+
+@pytest.fixture(scope="module")
+def logins(made: Scene) -> dict[Right, Login]:
+    return {right: Login(made, f"lacking-{number}", without(right)) for number, right in enumerate(RIGHTS)}
+
+
+@pytest.fixture
+def login(logins: dict[Right, Login], request: pytest.FixtureRequest) -> Login:
+    return logins[request.param]
+
+
+@pytest.fixture
+def new_account(made: Scene) -> str:
+    name = f"le{secrets.token_hex(4)}"
+    made.add_account(name)
+    return name
+
+
+@lacking("secret/metadata/liveperson/accounts/*", "list")
+def test_without_it_no_account_is_found(login: Login) -> None:
+    done = login.call("--refresh-all")
+    assert done.status == 3
+    assert "list secret/liveperson/accounts: status 403, permission denied" in done.err
+
+
+@lacking("secret/data/liveperson/accounts/*", "read")
+def test_without_it_no_credentials_are_had(login: Login) -> None:
+    assert login.refresh(ACCOUNT).startswith(f"read_account secret/liveperson/accounts/{ACCOUNT}: status 403")
+
+
+@lacking("secret/data/liveperson/tokens/*", "create")
+def test_without_it_an_account_gets_no_first_token(login: Login, new_account: str) -> None:
+    assert login.refresh(new_account).startswith(f"write_token secret/liveperson/tokens/{new_account}: status 403")
+
+
+@lacking("secret/data/liveperson/tokens/*", "read")
+def test_without_it_the_stored_token_is_not_known_and_none_is_minted(login: Login, made: Scene) -> None:
+    before = made.liveperson.mints()
+    assert login.refresh(ACCOUNT).startswith(f"read_token secret/liveperson/tokens/{ACCOUNT}: status 403")
+    assert made.liveperson.mints() == before
+
+
+@lacking("secret/data/liveperson/tokens/*", "update")
+def test_without_it_no_token_is_replaced(login: Login) -> None:
+    assert login.refresh(ACCOUNT).startswith(f"write_token secret/liveperson/tokens/{ACCOUNT}: status 403")
+
+
+@lacking("secret/metadata/liveperson/tokens/*", "create")
+def test_without_it_a_new_path_gets_no_settings(login: Login, new_account: str) -> None:
+    assert login.refresh(new_account).startswith(f"write_metadata secret/liveperson/tokens/{new_account}: status 403")
+
+
+@lacking("secret/metadata/liveperson/tokens/*", "patch")
+def test_without_it_a_path_gets_no_settings_beside_other_peoples_keys(
+    login: Login, new_account: str, made: Scene
+) -> None:
+    kv = made.openbao.client.secrets.kv.v2
+    kv.update_metadata(f"{_TOKENS}/{new_account}", custom_metadata={"team": "billing"})
+    assert login.refresh(new_account).startswith(f"write_metadata secret/liveperson/tokens/{new_account}: status 403")
+
+
+@lacking("secret/metadata/liveperson/tokens/*", "update")
+def test_without_it_a_replica_fails_that_settles_a_new_path_just_after_another(login: Login, made: Scene) -> None:
+    kv, name = made.openbao.client.secrets.kv.v2, "raced"
+
+    def another(answer: requests.Response, **_: object) -> None:
+        if (answer.request.method, answer.status_code) == ("PATCH", 404):
+            kv.update_metadata(f"{_TOKENS}/{name}", max_versions=5)
+
+    def write(session: VaultSession) -> int:
+        tokens = VaultTokens(session, mount="secret", prefix=_TOKENS)
+        return tokens.write(name, app_jwt(), {}, tokens.read(name))
+
+    with pytest.raises(RefreshError, match="write_metadata secret/liveperson/tokens/raced: status 403"):
+        write(login.session(on_answer=another))
+    kv.delete_metadata_and_all_versions(f"{_TOKENS}/{name}")
+    assert write(Login(made, "whole-for-a-race", WORKER).session(on_answer=another)) == 1
+
+
+@lacking("sys/capabilities-self", "update")
+def test_without_it_check_cannot_tell_the_rights(login: Login) -> None:
+    failed = [line for line in login.call("--check").document["checks"] if not line["ok"]]
+    assert [line["check"] for line in failed] == ["rights"]
+
+
+@lacking("auth/token/lookup-self", "read")
+def test_without_it_a_token_is_no_login(login: Login, made: Scene) -> None:
+    token = made.openbao.token([login.name])
+    made.secrets.append(token)
+    by_token = {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": token}
+    assert login.call("--status", **by_token).status == 3
+    line = login.call("--check", **by_token).document["checks"][-1]
+    assert (line["check"], line["ok"]) == ("login", False)
+    assert 'path "auth/token/lookup-self" { capabilities = ["read"] }' in line["remedy"]
+
+
+@lacking("auth/token/renew-self", "update")
+def test_without_it_logins_pile_up_instead_of_one_being_renewed(login: Login, made: Scene) -> None:
+    for each, living in ((login, 2), (Login(made, "whole-for-renewal", WORKER), 1)):
+        clock = Clock()
+        session = each.session(clock)
+        session.keep_alive()
+        clock.advance(11 * MINUTE)
+        session.keep_alive()
+        assert each.living() == living
+        session.close()
+
+
+@lacking("auth/token/revoke-self", "update")
+def test_without_it_a_login_outlives_its_process(login: Login, made: Scene) -> None:
+    for each, living in ((login, 1), (Login(made, "whole-for-revocation", WORKER), 0)):
+        assert each.call("--status").status == 0
+        assert each.living() == living
+
+
+def test_every_right_in_the_policy_has_its_test() -> None:
+    assert set(RIGHTS) == _broken
+    assert len(RIGHTS) == 12
+
+
+def test_check_names_each_right_that_is_missing_with_the_policy_line(logins: dict[Right, Login]) -> None:
+    told = dict(zip(logins, side_by_side(*(partial(each.call, "--check") for each in logins.values())), strict=True))
+    lines = {path: f'path "{path}" {{ capabilities = [{listed}] }}' for path, listed in _RULE.findall(WORKER)}
+    for (path, capability), done in told.items():
+        first = next(line for line in done.document["checks"] if not line["ok"])
+        assert done.status == 1
+        assert first["remedy"] == f"add to the policy: {lines[path]}"
+        if path != "sys/capabilities-self":
+            assert (first["check"], first["detail"]) == (f"right {path}", f"missing: {capability}")
+
+
+def test_rights_too_many_are_a_warning_and_all_is_well(made: Scene) -> None:
+    wide = 'path "secret/*" { capabilities = ["create", "read", "update", "patch", "delete", "list"] }\n'
+    own = "".join(rule[0] for rule in _RULE.finditer(WORKER) if not rule[1].startswith("secret/"))
+    done = Login(made, "wide", wide + own).call("--check")
+    details = {line["check"]: line["detail"] for line in done.document["checks"]}
+    assert done.status == 0
+    assert details["right secret/data/liveperson/accounts/*"] == (
+        "granted; warning: it may also create, delete, list, patch, update"
+    )
+    assert details["right auth/token/lookup-self"] == "granted"
+
+
+def test_root_is_a_warning_too(made: Scene) -> None:
+    by_token = {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": made.openbao.root_token}
+    done = made.call("--check", "--output", "json", changes=by_token)
+    details = {line["detail"] for line in done.document["checks"] if line["check"].startswith("right")}
+    assert (done.status, details) == (0, {"granted; warning: it may also do anything: it is root"})
+
+
+# Filled in
+
+
+def filled(file: str, *, first: tuple[str, str], second: tuple[str, str], v1: bool = False) -> str:
+    """A policy as the sed line in its own comment makes it, for these mounts and prefixes."""
+    text = (POLICIES / file).read_text()
+    (written,) = re.findall(r"^#   sed (.*?) \| vault policy write", text.replace("\\\n#  ", ""), re.MULTILINE)
+    for mount, prefix in (first, second):
+        written = written.replace("MOUNT", mount, 1).replace("PREFIX", prefix, 1)
+    if v1:
+        assert "Where the accounts are on KV version 1 leave out the first \\1/." in text
+        written = written.replace("\\1/", "", 1)
+    command = ["sed", *shlex.split(written)]
+    return subprocess.run(command, cwd=POLICIES, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("version", "mount"), [(2, "kv/brand"), (1, "kv1")])
+def test_filled_in_for_other_mounts_and_prefixes_the_policies_do_as_well(version: int, mount: str, made: Scene) -> None:
+    openbao, tokens = made.openbao, f"tokens{version}"
+    openbao.mount_kv(mount, version)
+    openbao.mount_kv(tokens, 2)
+    name, prefix = "le900", "our/accounts"
+    app = asdict(made.liveperson.add_account(name))
+    made.secrets.append(app["client_secret"])
+    engine = openbao.client.secrets.kv.v1 if version == 1 else openbao.client.secrets.kv.v2
+    engine.create_or_update_secret(f"{prefix}/{name}", app, mount_point=mount)
+    places: dict[str, Any] = {"first": (mount, prefix), "second": (tokens, "our"), "v1": version == 1}
+    settings = {
+        "APPJWT_ACCOUNTS_MOUNT": mount,
+        "APPJWT_ACCOUNTS_PREFIX": prefix,
+        "APPJWT_TOKENS_MOUNT": tokens,
+        "APPJWT_TOKENS_PREFIX": "our",
+    }
+    worker = Login(made, f"worker{version}", filled("worker.hcl", **places))
+    auditor = Login(made, f"auditor{version}", filled("auditor.hcl", **places))
+
+    check = worker.call("--check", **settings)
+    assert check.status == 0, check
+    assert not [line for line in check.document["checks"] if "warning" in line["detail"]]
+    assert worker.call("--refresh-all", **settings).status == 0
+    assert auditor.call("--status", **settings).status == 0
+    refused = auditor.call("--refresh-all", **settings)
+    assert (refused.status, "read_account" in refused.out) == (1, True)
+
+
+def test_filled_in_the_readers_policy_reads_one_token(made: Scene) -> None:
+    hcl = filled("reader.hcl", first=("kv", "our/tokens"), second=("", "")).replace("NAME", "brand/le1")
+    assert _RULE.findall(hcl) == [("kv/data/our/tokens/brand/le1", '"read"')]
+    made.openbao.policy("filled-reader", hcl)

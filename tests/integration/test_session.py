@@ -300,6 +300,21 @@ def test_a_token_file_is_read_again_when_it_changed_though_its_token_lives(
     assert events(logs) == ["vault.login", "vault.login"]
 
 
+@pytest.mark.parametrize("content", ["", "two words", "s.unknown"])
+def test_a_token_file_that_is_spoilt_hurts_nobody_while_the_token_read_before_lives(
+    content: str, vault: Vault, logs: Logs, tmp_path: Path
+) -> None:
+    file = tmp_path / "sink"
+    file.write_text(vault.openbao.token([ROLE]))
+    session = vault.session(TokenFileLogin(file))
+    assert ask(session)
+    file.write_text(content)
+    for _ in range(3):
+        assert ask(session)
+    assert events(logs)[:2] == ["vault.login", "vault.unavailable"]
+    assert (events(logs).count("vault.login"), events(logs).count("vault.unavailable")) == (1, 1)
+
+
 def test_a_token_file_s_token_is_not_renewed(vault: Vault, logs: Logs, tmp_path: Path) -> None:
     file = tmp_path / "sink"
     file.write_text(vault.openbao.token([ROLE], ttl="20m"))

@@ -135,19 +135,37 @@ def test_a_name_may_be_planned_again_while_it_rings(clockwork: Clockwork, bell: 
     assert bell.wait_for(3) == ["/pump"] * 3
 
 
-def test_a_name_planned_again_by_another_that_rings_with_it_keeps_its_new_moment(bell: Bell) -> None:
-    # FIELD 15: both are due in the same round of APScheduler, and what it holds of the second is out of date by then
-    later = steady() + 0.3
+@pytest.fixture
+def both_due(bell: Bell) -> Iterator[Clockwork]:
+    """Two names that come due in the same round of APScheduler, which begins with `start`."""
     clockwork = Clockwork(bell)
     clockwork.at("first", steady() - 2)
     clockwork.at("second", steady() - 1)
-    bell.then = lambda name: clockwork.at("second", later) if name == "first" else None
-    clockwork.start()
-    try:
-        assert bell.wait_for(2) == ["first", "second"]
-        assert bell.rung[1][1] >= later
-    finally:
-        clockwork.stop()
+    yield clockwork
+    clockwork.stop()
+
+
+def test_a_name_planned_again_by_another_that_rings_with_it_keeps_its_new_moment(
+    both_due: Clockwork, bell: Bell
+) -> None:
+    # FIELD 15: what APScheduler holds of the second is out of date by then
+    later = steady() + 0.3
+    bell.then = lambda name: both_due.at("second", later) if name == "first" else None
+    both_due.start()
+    assert bell.wait_for(2) == ["first", "second"]
+    assert bell.rung[1][1] >= later
+
+
+def test_a_name_dropped_by_another_that_rings_with_it_does_not_ring_and_the_clockwork_turns_on(
+    both_due: Clockwork, bell: Bell, caplog: pytest.LogCaptureFixture
+) -> None:
+    # APScheduler's thread ends for good where a job that it is about to run is removed under its hands
+    bell.then = lambda name: both_due.drop("second") if name == "first" else None
+    both_due.start()
+    bell.wait_for(1)
+    both_due.at("third", steady() + SOON)
+    assert bell.wait_for(2) == ["first", "third"]
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("jump", [-DAY, DAY])

@@ -220,6 +220,8 @@ def test_an_unsound_token_is_replaced_whatever_it_claims(world: World, refresher
 def test_a_token_of_another_app_does_not_stand_against_the_accounts_own(world: World, refresher: Refresher) -> None:
     # the app is known from the credentials only, so this one is seen when the token is due
     world.store(token_of(world.clock.now() - 14 * HOUR, 24 * HOUR, azp="another app"))
+    with world.liveperson.faults.on(Fault(status=503)):
+        assert refresher.refresh(ACCOUNT).held is None
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.version) == (Result.REFRESHED, 2)
     assert world.token().exp == world.clock.now() + HOUR

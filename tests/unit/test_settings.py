@@ -125,10 +125,12 @@ def test_the_file_may_be_named_in_the_environment_but_a_flag_wins(
 
 
 @pytest.mark.usefixtures("usable")
-def test_an_empty_variable_is_an_absent_one(env: Env) -> None:
+def test_an_empty_variable_is_an_absent_one(env: Env, file: Callable[[str], Path]) -> None:
     env(APPJWT_VAULT_NAMESPACE="", APPJWT_LOG_LEVEL="", APPJWT_CONFIG="", APPJWT_VAULT_TOKEN="")
     loaded = load(None)
     assert (loaded.vault.namespace, loaded.log.level, loaded.vault.token) == (None, "info", None)
+    loaded = load(file(FILE + 'namespace = "from-file"\nrole_id = ""\n'))
+    assert (loaded.vault.namespace, loaded.vault.role_id) == ("from-file", None)
 
 
 @pytest.mark.parametrize("own", ["VAULT", "BAO"])
@@ -149,10 +151,11 @@ def test_our_names_win_over_vaults_own_in_either_place(env: Env, file: Callable[
 
 
 @pytest.mark.usefixtures("usable")
-def test_a_token_in_vaults_own_name_gives_way_to_a_token_file(env: Env) -> None:
+def test_a_token_in_vaults_own_name_gives_way_to_a_token_file(env: Env, file: Callable[[str], Path]) -> None:
     env(VAULT_TOKEN=secrets.token_hex(12))
     assert load(None).vault.token is None
     env(APPJWT_VAULT_TOKEN_FILE="")
+    assert load(file(FILE)).vault.token is None
     assert load(None).vault.token is not None
 
 

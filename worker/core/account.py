@@ -40,7 +40,9 @@ def is_name(name: str) -> bool:
 def check_name(name: str) -> None:
     """InvalidAccountError unless it is an account's name."""
     if not is_name(name):
-        raise InvalidAccountError(f"{name!r}: an account's name holds letters, digits and -_@.+= between slashes only")
+        raise InvalidAccountError(
+            f"{name[:80]!r}: an account's name holds letters, digits and -_@.+= between slashes only"
+        )
 
 
 def parse(name: str, secret: Mapping[str, object]) -> Account:

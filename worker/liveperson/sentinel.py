@@ -1,5 +1,6 @@
 """The token request, as LivePerson's page on the Connector API has it."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -15,6 +16,7 @@ from worker.core.unchecked import Answer
 _TOO_MANY = 429
 _SERVER_ERROR = 500
 _EXCERPT = 160
+_LAST_WORD = re.compile(r"[\w.~+/=%-]+$")
 _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
     "1.0": (
         "https://{host}/sentinel/api/account/{account_id}/app/token?v=1.0&grant_type=client_credentials",
@@ -58,7 +60,7 @@ class SentinelClient:
         status = response.status_code
         if not response.ok:
             lasting = status < _SERVER_ERROR and status not in (requests.codes.request_timeout, _TOO_MANY)
-            excerpt = redacted(response.text[: _EXCERPT * 4], secret)[:_EXCERPT]
+            excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
             raise RefreshError(
                 Stage.SENTINEL,
                 Kind.LASTING if lasting else Kind.TRANSIENT,
@@ -80,12 +82,21 @@ class SentinelClient:
         )
 
 
+def _beginning(body: bytes) -> str:
+    """Its first characters, up to a word's end: of a secret cut in two nobody could tell that it is one.
+
+    Not requests' `text`: that believes any charset, and without one guesses from all of the body.
+    """
+    text = body[: _EXCERPT * 4].decode(errors="replace")
+    return text if len(body) <= _EXCERPT * 4 else _LAST_WORD.sub("", text)
+
+
 def _retry_after(response: requests.Response) -> timedelta | None:
     """Seconds or a date (RFC 9110 10.2.3), the date by the server's own clock; None = absent or neither."""
     value = response.headers.get("Retry-After", "")
-    if value.isdecimal():
-        return timedelta(seconds=min(int(value), timedelta(days=1).total_seconds()))
     try:
+        if value.isdecimal():
+            return timedelta(seconds=min(int(value), timedelta(days=1).total_seconds()))
         wait = parsedate_to_datetime(value).astimezone(UTC) - (net.server_time(response) or datetime.now(UTC))
     except (ValueError, OverflowError):
         return None

@@ -32,6 +32,8 @@ class Events:
         if token is None or held is None:
             return
         refresh_at = token.exp - timedelta(seconds=held.life.ends - held.refresh_at)
+        said = token.claims() | {"iat": int(token.iat.timestamp()), "exp": int(token.exp.timestamp())}
+        del said["typ"]  # the checks leave it no choice
         event = f"token.{outcome.result}"
         log.info(
             event,
@@ -39,7 +41,7 @@ class Events:
             account_id=outcome.account_id,
             host=outcome.host,
             reason=outcome.reason,
-            **token.claims() | {"iat": int(token.iat.timestamp()), "exp": int(token.exp.timestamp())},
+            **said,
             issued_at=utc(token.iat),
             expires_at=utc(token.exp),
             refresh_at=utc(refresh_at),

@@ -48,18 +48,21 @@ def test_nor_of_a_secret_that_was_cut_or_repeated(secret: str, data: st.DataObje
 
 
 @pytest.mark.parametrize(
-    "encoded",
-    [lambda secret: quote(secret, safe=""), quote_plus, lambda secret: json.dumps(secret)[1:-1]],
-    ids=["URL", "form", "JSON"],
+    ("special", "encoded"),
+    [
+        pytest.param(" & & & ", lambda secret: quote(secret, safe=""), id="URL"),
+        pytest.param("/+&?/+&?", quote_plus, id="form"),
+        pytest.param('"\\' * 4, lambda secret: json.dumps(secret)[1:-1], id="JSON"),
+    ],
 )
-def test_an_escaped_secret_goes_like_a_plain_one(encoded: Callable[[str], str]) -> None:
-    secret = secrets.token_hex(6) + '"/+&?><\\' + secrets.token_hex(7)
+def test_an_escaped_secret_goes_like_a_plain_one(special: str, encoded: Callable[[str], str]) -> None:
+    secret = secrets.token_hex(6) + special + secrets.token_hex(7)
     left = redacted(f"said {encoded(secret)} to us", secret)
-    assert left.replace(GONE, "").replace("\\", "") == "said  to us"
+    assert left.replace(GONE, "") == "said  to us"
 
 
 @given(
-    st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=26, max_size=26),
+    st.text("0123456789abcdefghijklmnopqrstuvwxyz?>~", min_size=26, max_size=26),  # the last three become + and /
     st.binary(max_size=7),
     st.binary(max_size=7),
     st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]),

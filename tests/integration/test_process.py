@@ -1,0 +1,672 @@
+"""The installed command, as users run it: against a real OpenBao, under its own policy, and a local LivePerson."""
+
+import base64
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sandbox.faults import DROP, Fault
+from tests.integration.processes import Daemon, Done, Reader, Scene, Settings, eventually, leaks, scene
+from tests.integration.servers import Answering, Server, http
+
+ACCOUNT = "le81823118"
+TEN = [ACCOUNT, "12345678", *(f"le4427019{n}" for n in range(8))]
+FASTEST: Settings = {"APPJWT_VAULT_TIMEOUT": "1s", "APPJWT_SENTINEL_TIMEOUT": "1s"}
+
+
+# What takes its time. These run side by side, begun before the first test and looked at by the last ones.
+
+Settled = Callable[[], None]
+"""To be called once a scenario has started its processes and mostly waits."""
+
+
+def a_reader_does_not_notice_that_sentinel_is_off_for_5_s(folder: Path, settled: Settled) -> None:
+    with scene(folder, life=20) as world:
+        accounts = TEN[:3]
+        for account in accounts:
+            world.add_account(account)
+        daemon = world.daemon()
+        minted = daemon.wait_for("token.refreshed", count=3)
+        with Reader(world, accounts) as reader:
+            settled()
+            due = datetime.fromisoformat(minted["refresh_at"]) - timedelta(seconds=2)
+            time.sleep(max(0, (due - datetime.now(UTC)).total_seconds()))
+            with world.liveperson.faults.on(Fault(status=503)):
+                time.sleep(5)
+            daemon.wait_for("token.refreshed", count=6, within=10)
+        assert daemon.events("refresh.failed", status=503)
+        assert reader.failures == []
+        assert 0.1 < reader.least_share < 0.45  # it was refreshed late, and in time
+        daemon.stop()
+
+
+def sigterm_ends_it_while_a_request_hangs(folder: Path, settled: Settled) -> None:
+    with scene(folder) as world:
+        world.add_account(ACCOUNT)
+        world.liveperson.faults.set(Fault(hang=True))
+        daemon = world.daemon({"APPJWT_SENTINEL_TIMEOUT": "60s"})
+        eventually(lambda: any(seen.service == "sentinel" for seen in world.liveperson.seen))
+        assert len(world.logins()) == 1
+        settled()
+        assert daemon.stop(signal.SIGTERM) < 20
+        assert daemon.events("worker.stopped")
+        assert world.logins() == []
+
+
+def sigint_ends_it_while_sentinel_and_vault_hang(folder: Path, settled: Settled) -> None:
+    with scene(folder) as world:
+        world.add_account(ACCOUNT)
+        world.liveperson.faults.set(Fault(hang=True))
+        daemon = world.daemon({"APPJWT_SENTINEL_TIMEOUT": "60s", "APPJWT_VAULT_TIMEOUT": "60s"})
+        eventually(lambda: any(seen.service == "sentinel" for seen in world.liveperson.seen))
+        settled()
+        world.openbao.freeze()
+        try:
+            assert daemon.stop(signal.SIGINT) < 20
+        finally:
+            world.openbao.thaw()
+
+
+def vault_is_down_at_the_start_and_comes(folder: Path, settled: Settled) -> None:
+    with scene(folder, vault_tls=False) as world:  # with TLS each start makes a new CA
+        world.openbao.stop()
+        # a dev server forgets its logins when it stops, but not its root token
+        daemon = world.daemon({"APPJWT_VAULT_TOKEN": world.openbao.root_token})
+        daemon.wait_for("vault.unavailable")
+        settled()
+        time.sleep(2)
+        assert daemon.process.poll() is None
+        world.openbao.start()
+        world.add_account(ACCOUNT)
+        daemon.wait_for("vault.recovered")
+        daemon.wait_for("token.refreshed", account=ACCOUNT)
+        assert len(daemon.events("vault.unavailable")) == 1
+        daemon.stop()
+
+
+def an_account_in_trouble_hurts_no_other(folder: Path, settled: Settled) -> None:
+    with scene(folder, life=12) as world:
+        good = TEN[:2]
+        for account in [*good, "hanging", "refused"]:
+            world.add_account(account)
+        world.openbao.put_account("wrong", {"client_id": "some", "client_secret": "other"})
+        world.openbao.put_account("incomplete", {"client_id": "some"})
+        world.openbao.put_account("elsewhere", {"client_id": "s", "client_secret": "o", "sentinel_domain": "a.invalid"})
+        world.liveperson.faults.set(Fault(hang=True), account="hanging")
+        world.liveperson.faults.set(Fault(claims={"azp": "somebody else"}), account="refused")
+        daemon = world.daemon({"APPJWT_SENTINEL_TIMEOUT": "4s", "APPJWT_SENTINEL_MAX_IN_FLIGHT": "2"})
+        for account in good:
+            daemon.wait_for("token.refreshed", account=account)
+        settled()
+        with Reader(world, good) as reader:
+            for account in good:
+                daemon.wait_for("token.refreshed", account=account, count=3)
+        assert reader.failures == []
+        assert reader.least_share > 0.4
+        for account, stage in {
+            "hanging": "sentinel",
+            "refused": "claims",
+            "wrong": "domain",
+            "incomplete": "credentials",
+            "elsewhere": "domain",
+        }.items():
+            daemon.wait_for("refresh.failed", account=account, stage=stage)
+        daemon.stop()
+
+
+def accounts_come_and_go(folder: Path, settled: Settled) -> None:
+    with scene(folder) as world:
+        world.add_account(ACCOUNT)
+        daemon = world.daemon()
+        daemon.wait_for("worker.ready")
+        settled()
+        world.add_account("le44270190/connector-a", "lo")
+        daemon.wait_for("account.added", account="le44270190/connector-a")
+        daemon.wait_for("token.refreshed", account="le44270190/connector-a")
+        world.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions(f"liveperson/accounts/{ACCOUNT}")
+        daemon.wait_for("account.removed", account=ACCOUNT)
+        assert world.openbao.get_token(ACCOUNT)  # it lives on, and ends by itself
+        world.add_account(ACCOUNT)
+        daemon.wait_for("account.added", account=ACCOUNT)
+        daemon.stop()
+
+
+def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -> None:
+    with scene(folder, life=14) as world:
+        world.add_account(ACCOUNT)
+        daemon = world.daemon()
+        daemon.wait_for("token.refreshed", reason="missing")
+        settled()
+        time.sleep(2)
+        (line,) = world.call("--refresh", ACCOUNT, "--output", "json").document["accounts"]
+        assert (line["outcome"], line["vault_version"]) == ("refreshed", 2)
+        assert (world.liveperson.mints(), len(world.versions(ACCOUNT))) == (2, 2)
+        # when its own plan says so it looks, finds the newer one and plans from that
+        adopted = daemon.wait_for("token.adopted")
+        assert adopted["fingerprint"] == line["fingerprint"]
+        assert world.liveperson.mints() == 2
+        refreshed = daemon.wait_for("token.refreshed", reason="due")
+        assert refreshed["vault_version"] == 3
+        assert refreshed["life_left_at_replacement"] > 0.4 * 14
+        daemon.stop()
+
+
+def the_wall_clock_jumps_and_every_account_goes_on(folder: Path, settled: Settled) -> None:
+    """Only the wall clock is shifted, for each daemon by its own file; what it is shifted by may change meanwhile."""
+    preload = subprocess.run(
+        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
+    jumps = {"back": ("+0d", "-1d"), "ahead": ("+0d", "+1d"), "late": ("-1d", "-1d"), "early": ("+1d", "+1d")}
+    with scene(folder, life=10, vault_tls=False) as world:  # a dev server's certificate begins now
+        daemons: dict[str, Daemon] = {}
+        for name, (first, _) in jumps.items():
+            for account in TEN[:2]:
+                world.openbao.put_account(f"{name}/{account}", {**vars(world.liveperson.add_account(account))})
+            (folder / name).write_text(first)
+            daemons[name] = world.daemon(
+                {
+                    "APPJWT_ACCOUNTS_PREFIX": f"liveperson/accounts/{name}",
+                    "APPJWT_TOKENS_PREFIX": f"liveperson/tokens/{name}",
+                    "LD_PRELOAD": preload.stdout.strip(),
+                    "FAKETIME_TIMESTAMP_FILE": str(folder / name),
+                    "FAKETIME_NO_CACHE": "1",
+                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                }
+            )
+        for daemon in daemons.values():
+            daemon.wait_for("token.refreshed", count=2)
+        settled()
+        accounts = [f"{name}/{account}" for name in jumps for account in TEN[:2]]
+        with Reader(world, accounts) as reader:
+            for name, (_, then) in jumps.items():
+                (folder / name).write_text(then)
+            for daemon in daemons.values():
+                for account in TEN[:2]:
+                    daemon.wait_for("token.refreshed", account=account, count=4)
+        assert reader.failures == []
+        assert reader.least_share > 0.4
+        for name, days in {"back": -1, "ahead": 1}.items():
+            (skewed,) = daemons[name].events("clock.skewed")
+            assert abs(skewed["skew"] - days * 86400) < 5
+        for name, days in {"late": -1, "early": 1}.items():
+            shown = datetime.fromisoformat(daemons[name].events()[-1]["timestamp"])
+            assert abs((shown - datetime.now(UTC)).total_seconds() - days * 86400) < 60  # it was shifted indeed
+        for daemon in daemons.values():
+            assert not daemon.events("refresh.failed")
+            daemon.stop()
+
+
+SCENARIOS: dict[Callable[[Path, Settled], None], str | None] = {
+    a_reader_does_not_notice_that_sentinel_is_off_for_5_s: None,
+    sigterm_ends_it_while_a_request_hangs: None,
+    sigint_ends_it_while_sentinel_and_vault_hang: None,
+    vault_is_down_at_the_start_and_comes: None,
+    an_account_in_trouble_hurts_no_other: None,
+    accounts_come_and_go: None,
+    a_manual_refresh_is_taken_up_by_the_daemon: None,
+    the_wall_clock_jumps_and_every_account_goes_on: "faketime",
+}
+"""Each with the system tool that it wants."""
+
+
+def run(scenario: Callable[[Path, Settled], None], folder: Path, settled: threading.Event) -> None:
+    try:
+        scenario(folder, settled.set)
+    finally:
+        settled.set()
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """All of them under way and settled."""
+    runnable = [each for each, tool in SCENARIOS.items() if tool is None or shutil.which(tool)]
+    with ThreadPoolExecutor(len(runnable)) as pool:
+        settled, futures = [], {}
+        for each in runnable:
+            event = threading.Event()
+            future = pool.submit(run, each, tmp_path_factory.mktemp(each.__name__[:20]), event)
+            settled.append(event)
+            futures[each.__name__] = future
+        for event in settled:
+            event.wait()
+        yield futures
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Scene]:
+    with scene(tmp_path / "world") as world:
+        yield world
+
+
+# The daemon
+
+
+@pytest.mark.usefixtures("scenarios")
+def test_no_reader_sees_less_than_40_percent_of_life_left(
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    with scene(tmp_path / "world", life=10) as world:
+        for number, account in enumerate(TEN):
+            world.add_account(account, ("va", "lo")[number % 2])
+        daemon = world.daemon()
+        daemon.wait_for("token.refreshed", count=10)
+        with Reader(world, TEN) as reader:
+            time.sleep(25)
+        record_testsuite_property("least share of life seen", round(reader.least_share, 3))
+        assert reader.failures == []
+        assert reader.reads > 500
+        assert reader.least_share > 0.4
+        for account in TEN:
+            assert len(reader.seen[account]) > 4
+            versions = world.versions(account)
+            assert max(map(int, versions)) > 5
+            assert len(versions) <= 5
+        assert not daemon.events("refresh.failed")
+        assert daemon.stop() < 3
+        assert world.logins() == []
+
+
+def test_a_restart_mints_nothing_and_writes_nothing_that_is_fresh(world: Scene) -> None:
+    for account in TEN[:3]:
+        world.add_account(account)
+    for expected in ("token.refreshed", "token.adopted"):
+        daemon = world.daemon({"APPJWT_LOG_LEVEL": "debug"})
+        daemon.wait_for(expected, count=3)
+        daemon.wait_for("accounts.synced", count=3)
+        assert len([line for line in daemon.events() if line["event"].startswith("token.")]) == 3
+        daemon.stop()
+        assert world.liveperson.mints() == 3
+    assert [list(world.versions(account)) for account in TEN[:3]] == [["1"]] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_told_and_revokes_its_login(number: signal.Signals, world: Scene) -> None:
+    world.add_account(ACCOUNT)
+    daemon = world.daemon()
+    daemon.wait_for("token.refreshed")
+    assert len(world.logins()) == 1
+    assert daemon.stop(number) < 3
+    assert world.logins() == []
+    assert [line["event"] for line in daemon.events()][-2:] == ["worker.stopping", "worker.stopped"]
+
+
+def test_a_daemon_whose_login_is_refused_stays_up_and_says_so(world: Scene) -> None:
+    world.add_account(ACCOUNT)
+    daemons = {
+        "invalid role or secret ID": world.daemon({"APPJWT_VAULT_ROLE_ID": "wrong"}),
+        "permission denied": world.daemon({"APPJWT_ACCOUNTS_PREFIX": "elsewhere"}),
+    }
+    for text, daemon in daemons.items():
+        said = daemon.wait_for("vault.unavailable")
+        assert text in said["error"]
+        assert said["level"] == "error"
+        assert daemon.process.poll() is None
+        daemon.stop()
+
+
+# A manual refresh
+
+
+def test_the_json_of_a_refresh_is_as_promised(world: Scene) -> None:
+    world.add_account(ACCOUNT)
+    world.openbao.put_account("off", {"client_id": "c", "client_secret": "s", "enabled": "false"})
+    done = world.call("--refresh", ACCOUNT, "--refresh", "off", "le8182311", "--output", "json")
+    stored = world.openbao.get_token(ACCOUNT)
+    assert stored
+    good, off, unknown = done.document.pop("accounts")
+    assert done.document | {"accounts": []} == {"accounts": [], "refreshed": 1, "failed": 1, "skipped": 1}
+    assert good == {
+        "account": ACCOUNT,
+        "outcome": "refreshed",
+        "reason": "manual",
+        "expires_at": stored["expires_at"],
+        "fingerprint": stored["fingerprint"],
+        "vault_version": 1,
+        "error": None,
+    }
+    assert off.keys() == unknown.keys() == good.keys()
+    assert (off["account"], off["outcome"], unknown["account"], unknown["outcome"]) == (
+        "off",
+        "skipped",
+        "le8182311",
+        "failed",
+    )
+    assert unknown["error"].endswith(f"did you mean {ACCOUNT}?")
+    assert done.status == 1
+
+
+def test_refresh_all_refreshes_every_account(world: Scene) -> None:
+    for account in TEN:
+        world.add_account(account)
+    done = world.call("--refresh-all", "--output", "json")
+    assert [line["account"] for line in done.document["accounts"]] == sorted(TEN)
+    assert {line["outcome"] for line in done.document["accounts"]} == {"refreshed"}
+    assert (done.status, done.err) == (0, "")
+    assert world.logins() == []
+
+
+def test_stdout_is_one_document_and_logs_are_on_stderr(world: Scene) -> None:
+    world.add_account(ACCOUNT)
+    with world.liveperson.faults.on(Fault(status=503)):
+        done = world.call("--refresh", ACCOUNT, "--output", "json")
+    assert done.document["accounts"][0]["error"] in done.err
+    assert [json.loads(line)["event"] for line in done.err.splitlines()] == ["refresh.failed"]
+    assert done.status == 1
+    done = world.call("--refresh", ACCOUNT, "--output", "json", changes={"APPJWT_LOG_LEVEL": "info"})
+    assert "token.refreshed" in [json.loads(line)["event"] for line in done.err.splitlines()]
+    assert (done.status, done.document["refreshed"]) == (0, 1)
+
+
+def test_a_table_for_people_says_the_same(world: Scene) -> None:
+    world.add_account(ACCOUNT)
+    done = world.call("--refresh", ACCOUNT, "unknown")
+    head, good, unknown, _, summary = done.out.splitlines()
+    assert head.split() == ["ACCOUNT", "OUTCOME", "REASON", "EXPIRES", "AT", "FINGERPRINT", "VAULT", "VERSION", "ERROR"]
+    assert good.split()[:3] == [ACCOUNT, "refreshed", "manual"]
+    assert "there is no secret at secret/liveperson/accounts/unknown" in unknown
+    assert summary == "1 refreshed, 1 failed, 0 skipped"
+    assert done.status == 1
+
+
+def on_a_terminal(world: Scene, *flags: str) -> tuple[int, str, str]:
+    """Exit status, stdout, and what the terminal on stderr was told."""
+    ours, theirs = pty.openpty()
+    environment = world.environment({"TERM": "xterm", "COLUMNS": "100"})
+    with subprocess.Popen(
+        world.command(*flags), env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        told = b""
+        try:
+            while piece := os.read(ours, 65536):
+                told += piece
+        except OSError:  # the other end is closed
+            pass
+        os.close(ours)
+        assert process.stdout
+        out = process.stdout.read()
+    world.keep(out, told.decode())
+    return process.returncode, out, told.decode()
+
+
+def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> None:
+    for account in TEN:
+        world.add_account(account)
+    with world.liveperson.faults.on(Fault(delay=0.2)):
+        status, out, told = on_a_terminal(world, "--refresh-all", "--output", "json")
+        assert (status, json.loads(out)["refreshed"]) == (0, 10)
+        assert re.search(r"refreshing.*━.*\d+/10", told)
+        assert world.call("--refresh-all", "--output", "json").err == ""
+        assert "refreshing" not in on_a_terminal(world, "--refresh", ACCOUNT)[2]
+
+
+# What is wrong is said
+
+
+async def _in_clear(reader: StreamReader, writer: StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(http(status="400 Bad Request"))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Files that cannot be what they are taken for."""
+    contents = {
+        "text": b"nonsense",
+        "binary": bytes(range(256)),
+        "unknown-key.toml": b'[vault]\nadress = "https://localhost"\n',
+        "unknown-table.toml": b'[valt]\naddress = "https://localhost"\n',
+        "no-table.toml": b'address = "https://localhost"\n',
+        "wrong-type.toml": b"[vault]\naddress = 7\ntimeout = [1]\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: str(folder / name) for name in (*contents, "missing")}
+
+
+def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    liveperson_ca = str(world.liveperson.ca_file)
+    with Server(_in_clear) as in_clear, Answering(http(b"<html>Welcome</html>")) as page:
+        cases: list[tuple[dict[str, str | None], int, str]] = [
+            # Vault: another status than wrong settings, for it may come
+            ({"VAULT_ADDRESS": "https://127.0.0.1:1"}, 3, "127.0.0.1:1: connection refused"),
+            ({"VAULT_ADDRESS": "https://vault.invalid"}, 3, "vault.invalid: the host name cannot be resolved"),
+            ({"VAULT_ADDRESS": f"https://127.0.0.1:{in_clear.port}"}, 3, "TLS failed"),
+            ({"VAULT_ADDRESS": world.liveperson.domain_api}, 3, "its certificate is refused"),
+            ({"VAULT_CA_CERT": liveperson_ca}, 3, "its certificate is refused"),
+            ({"VAULT_ADDRESS": world.liveperson.domain_api, "VAULT_CA_CERT": liveperson_ca}, 3, "status 404"),
+            ({"VAULT_ADDRESS": page.url}, 3, "the answer is not Vault's"),
+            ({"VAULT_ADDRESS": world.openbao.address.replace("https", "http")}, 3, "status 400|connection lost"),
+            ({"VAULT_ROLE_ID": "wrong"}, 3, "approle login: status 400, invalid role"),
+            ({"VAULT_SECRET_ID_FILE": files["text"]}, 3, "approle login: status 400, invalid role or secret ID"),
+            ({"VAULT_SECRET_ID_FILE": files["missing"]}, 3, "cannot be read: no such file or directory"),
+            ({"VAULT_AUTH_MOUNT": "elsewhere"}, 3, "approle login: status 403"),
+            ({"VAULT_TOKEN": "wrong"}, 3, "token login: status 403"),
+            ({"VAULT_TOKEN": "wr\nong"}, 3, "vault.token"),
+            ({"VAULT_TOKEN_FILE": files["missing"]}, 3, "the token file .* cannot be read: no such file"),
+            # settings
+            ({"VAULT_ADDRESS": None}, 2, r"vault.address \(APPJWT_VAULT_ADDRESS\): missing"),
+            ({"VAULT_ADDRESS": "http://vault.invalid"}, 2, "vault.address: plain http only to loopback"),
+            ({"VAULT_ADDRESS": "https://[::1"}, 2, "must be a URL such as"),
+            ({"VAULT_ADRESS": "https://localhost"}, 2, "APPJWT_VAULT_ADRESS: .* did you mean APPJWT_VAULT_ADDRESS"),
+            ({"VAULT_ROLE_ID": None}, 2, "a login is missing|vault.role"),
+            ({"VAULT_CA_CERT": files["missing"]}, 2, "vault.ca_cert: .* no such file"),
+            ({"VAULT_CA_CERT": files["text"]}, 2, "vault.ca_cert: .* holds no certificate"),
+            ({"SENTINEL_CA_CERT": files["binary"]}, 2, "sentinel.ca_cert: .* holds no certificate"),
+            (
+                {"VAULT_TIMEOUT": "soon", "REFRESH_AT": "2", "LOG_LEVEL": "loud", "ACCOUNTS_PREFIX": "a/../b"},
+                2,
+                r"(?s)vault.timeout .* must be a duration.* accounts.prefix .* a path.* refresh.at .* log.level",
+            ),
+            ({"TOKENS_PREFIX": "liveperson/accounts/x"}, 2, "neither may contain the other"),
+            ({"CONFIG": files["missing"]}, 2, "cannot be read: no such file"),
+            ({"CONFIG": files["text"]}, 2, "is no TOML"),
+            ({"CONFIG": files["binary"]}, 2, "is no UTF-8 text"),
+            ({"CONFIG": files["unknown-key.toml"]}, 2, "vault.adress: .* did you mean vault.address"),
+            ({"CONFIG": files["unknown-table.toml"]}, 2, "valt.address: .* did you mean vault.address"),
+            ({"CONFIG": files["no-table.toml"]}, 2, "address: belongs into a table; did you mean"),
+            ({"CONFIG": files["wrong-type.toml"]}, 2, "vault.timeout .*: must be a duration"),
+        ]
+
+        def call(case: tuple[dict[str, str | None], int, str]) -> Done:
+            return world.call("--refresh", ACCOUNT, changes={f"APPJWT_{key}": value for key, value in case[0].items()})
+
+        with ThreadPoolExecutor(4) as pool:
+            for (changes, status, said), done in zip(cases, pool.map(call, cases), strict=True):
+                text = f"{changes}: {done.err}"
+                assert done.status == status, text
+                assert re.search(said, done.err), text
+                assert all(line.startswith("appjwt-worker: ") for line in done.err.splitlines()), text
+                assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--nonsense",),
+        ("--refresh",),
+        ("--refresh", "a", "--refresh-all"),
+        ("--output", "json"),
+        ("--refresh", "a", "--output", "xml"),
+        ("a",),
+    ],
+    ids=" ".join,
+)
+def test_wrong_flags_are_an_error_in_a_sentence(flags: tuple[str, ...], world: Scene) -> None:
+    done = world.call(*flags)
+    assert done.status == 2
+    assert re.search(r"^usage: .*^appjwt-worker: error: .+", done.err, re.DOTALL | re.MULTILINE)
+
+
+def test_a_name_that_is_none_is_an_account_that_fails(world: Scene) -> None:
+    names = ["", "..", "../../sys/seal", "a b", "a?x=1", "/a", "a//b", "ü", "x" * 2000]
+    done = world.call("--refresh", *names, "--output", "json")
+    assert done.status == 1
+    assert [line["outcome"] for line in done.document["accounts"]] == ["failed"] * len(names)
+    assert [line["error"] for line in done.document["accounts"] if "an account's name holds" not in line["error"]] == []
+
+
+LONG = "9" * 5000
+ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
+    "page": (Fault(answer=b"<html>Welcome</html>"), "answers 200 without an access_token"),
+    "error-page": (Fault(status=500, body=b"<html>Sorry</html>"), "answers 500: <html>Sorry</html>"),
+    "nothing": (Fault(answer=b""), "answers 200 without an access_token"),
+    "no-content": (Fault(status=204), "answers 204 without an access_token"),
+    "list": (Fault(answer=b"[]"), "without an access_token"),
+    "null": (Fault(answer=b"null"), "without an access_token"),
+    "number": (Fault(answer=b'{"access_token": 7}'), "without an access_token"),
+    "deep": (Fault(answer=b"[" * 100_000), "without an access_token"),
+    "endless-number": (Fault(answer=b'{"access_token": ' + LONG.encode() + b"}"), "without an access_token"),
+    "no-token": (Fault(answer=b'{"access_token": "eyJx"}'), "format: expected three base64url parts"),
+    "long-token": (Fault(answer=b'{"access_token": "' + b"a" * 9999 + b'"}'), "format: expected at most 8192"),
+    "huge": (Fault(body_size=5 << 20), "the answer is larger than 4 MiB"),
+    "bomb": (Fault(gzip_bomb=64 << 20), "the answer is larger than 4 MiB"),
+    "redirect": (Fault(redirect_to="https://elsewhere.invalid/"), r"a redirect \(307\) to elsewhere.invalid was not"),
+    "bad-redirect": (Fault(redirect_to="https://[::1"), "a redirect .* was not followed"),
+    "refused": (Fault(refuse=True), "connection lost|the answer is broken"),
+    "cut": (Fault(cut=True), "connection lost|the answer is broken"),
+    "hang": (Fault(hang=True), "no complete answer within 1 s"),
+    "drip": (Fault(drip=0.05, drip_from="headers"), "no complete answer within 1 s"),
+    "echo": (Fault(echo_request=True), r"answers 400: cannot read: .*client_secret=\[redacted\]"),
+    "empty-401": (Fault(status=401), "answers 401$"),
+    "retry-after": (Fault(status=429, headers={"Retry-After": LONG}), "answers 429"),
+    "retry-date": (Fault(status=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), "answers 503"),
+    "bad-charset": (
+        Fault(status=500, body=b"\xff", headers={"Content-Type": "text/html; charset=undefined"}),
+        "answers 500",
+    ),
+    "no-text": (Fault(status=500, body=bytes(range(256)), headers={"Content-Type": "x/y"}), "answers 500"),
+    "aud": (Fault(claims={"aud": "other"}), "aud: expected aud, got other"),
+    "aud-odd": (Fault(claims={"aud": {"a": 1}}), "aud as printable text"),
+    "azp": (Fault(claims={"azp": "other"}), "azp: expected .*, got other"),
+    "iss": (Fault(claims={"iss": "other"}), "iss: expected Sentinel, got other"),
+    "no-iss": (Fault(claims={"iss": DROP}), "a claim iss"),
+    "exp": (Fault(claims={"exp": 1524646270}), "exp: expected"),
+    "exp-text": (Fault(claims={"exp": "soon"}), "exp as a whole number|JSON claims"),
+    "exp-huge": (Fault(claims={"exp": 10**30}), "exp as a time|JSON claims"),
+    "iat": (Fault(claims={"iat": 4102444800, "exp": 4102448400}), "iat: expected"),
+    "life": (Fault(claims={"exp": 4102444800}), "lifetime: expected"),
+    "none": (Fault(header={"alg": "none"}), "alg: expected RS256, got none"),
+    "hs256": (Fault(header={"alg": "HS256"}), "alg: expected RS256, got HS256"),
+    "escape": (Fault(claims={"iss": "\x1b[2J\nx"}), "iss as printable text"),
+}
+ODD_DOMAIN: dict[str, tuple[Fault, str]] = {
+    "d-page": (Fault(answer=b"<html></html>"), "Domain API"),
+    "d-empty": (Fault(answer=b"[]"), "names no Sentinel"),
+    "d-number": (Fault(answer=b'{"baseURI": 7}'), "is no host name"),
+    "d-other": (Fault(answer=b'{"baseURI": "evil.invalid"}'), "which sentinel.allowed_hosts does not allow"),
+    "d-sly": (Fault(answer=b'{"baseURI": "evil.invalid/.liveperson.net"}'), "is no host name"),
+    "d-500": (Fault(status=500), "answers 500"),
+    "d-404": (Fault(status=404), "answers 404"),
+    "d-hang": (Fault(hang=True), "no complete answer within 1 s"),
+    "d-redirect": (Fault(redirect_to="https://evil.invalid/"), "was not followed"),
+}
+
+
+def test_every_odd_answer_of_liveperson_is_said_in_words_and_hurts_no_other(world: Scene) -> None:
+    odd = ODD_SENTINEL | ODD_DOMAIN
+    for name in (ACCOUNT, *odd):
+        world.add_account(name)
+    for name, (fault, _) in odd.items():
+        world.liveperson.faults.set(fault, account=name, service="domain" if name in ODD_DOMAIN else "sentinel")
+    changes = {**FASTEST, "APPJWT_SENTINEL_MAX_PER_SECOND": "1000"}
+    done = world.call("--refresh-all", "--output", "json", changes=changes)
+    lines = {line["account"]: line for line in done.document["accounts"]}
+    assert lines.pop(ACCOUNT)["outcome"] == "refreshed"
+    assert lines.keys() == odd.keys()
+    for name, line in lines.items():
+        assert (line["outcome"], line["vault_version"]) == ("failed", None), line
+        assert re.search(odd[name][1], line["error"]), line
+        assert line["error"].isprintable(), line
+        assert len(line["error"]) < 400, line
+        assert "internal error" not in line["error"], line
+    assert (done.status, done.document["refreshed"], done.document["failed"]) == (1, 1, len(odd))
+
+
+# Nothing leaks
+
+
+def test_nothing_leaks_when_sentinel_repeats_what_it_was_sent(world: Scene, tmp_path: Path) -> None:
+    """In each way of encoding, as a whole and in part; the scene searches all that was printed when it ends."""
+    token = world.openbao.token(["appjwt-worker"])
+    sink = tmp_path / "sink"
+    sink.write_text(token)
+    world.secrets.append(token)
+    credentials = world.add_account(ACCOUNT)
+    secret = credentials.client_secret
+    echoes = [
+        Fault(echo_request=True),
+        Fault(echo_request=True, status=500),
+        Fault(status=401, body=json.dumps({"error": "no", "client_secret": secret}).encode()),
+        Fault(status=400, body=f"the secret begins with {secret[:14]} and ends with {secret[-13:]}".encode()),
+        Fault(status=500, body=b"Basic " + base64.b64encode(f"c:{secret}".encode())),
+    ]
+    debug: dict[str, str | None] = {"APPJWT_LOG_LEVEL": "debug", "APPJWT_VAULT_TOKEN_FILE": str(sink)}
+    for fault in echoes:
+        with world.liveperson.faults.on(fault):
+            done = world.call("--refresh", ACCOUNT, changes=debug)
+            assert done.status == 1
+            assert "redacted" in done.out
+    minted = world.call("--refresh", ACCOUNT, changes=debug)
+    assert minted.status == 0
+    stored = world.openbao.get_token(ACCOUNT)
+    assert stored
+    echoed = {"error": f"had {stored['access_token']}", "vault": token}
+    with world.liveperson.faults.on(Fault(status=500, body=json.dumps(echoed).encode())):
+        daemon = world.daemon({**debug, "APPJWT_REFRESH_AT": "0.1"})
+        daemon.wait_for("token.adopted")
+        assert world.call("--refresh", ACCOUNT, changes=debug).status == 1
+        daemon.stop()
+
+
+@pytest.mark.parametrize(
+    "print_it",
+    [
+        lambda secret: f"error: {secret}!",
+        lambda secret: f"error: {secret[5:17]}!",
+        lambda secret: "".join(f"%{ord(each):02X}" for each in secret),
+        lambda secret: secret.encode().hex(),
+        lambda secret: base64.b64encode(f"user:{secret}".encode()).decode(),
+        lambda secret: base64.urlsafe_b64encode(f"users:{secret}".encode()).decode(),
+    ],
+    ids=["whole", "in part", "percent-encoded", "as hex", "as base64", "as base64url"],
+)
+def test_a_planted_leak_is_found(print_it: Callable[[str], str]) -> None:
+    secret = os.urandom(16).hex()
+    assert leaks(f"some\n{print_it(secret)}\nmore", [secret])
+    assert not leaks(f"some\n{print_it(os.urandom(16).hex())}\nmore", [secret])
+
+
+def test_a_planted_token_is_found_though_nobody_knows_it() -> None:
+    assert leaks("Bearer eyJhbGciOiJSUzI1NiJ9", [])
+    assert leaks(f"X-Vault-Token: s.{os.urandom(12).hex()}", [])
+
+
+def test_a_leak_in_a_process_fails_its_scene(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError), scene(tmp_path / "world") as world:  # noqa: PT012
+        world.secrets.append("an-account-whose-name-is-a-secret")
+        world.call("--refresh", "an-account-whose-name-is-a-secret")
+
+
+# What was begun first
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each.__name__, marks=[pytest.mark.tool(tool)] if tool else []) for each, tool in SCENARIOS.items()],
+)
+def test_in_the_long_run(name: str, scenarios: dict[str, Future[None]]) -> None:
+    scenarios[name].result()

@@ -1,0 +1,41 @@
+"""The log as the worker sets it up, into a text that the test reads."""
+
+import io
+import json
+from typing import Any
+
+import structlog
+
+from worker.ops import logs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Log:
+    """What was logged since it was set up."""
+
+    def __init__(self) -> None:
+        self._stream = io.StringIO()
+
+    def set_up(self, level: str = "info", style: Any = "json", stream: io.StringIO | None = None) -> None:
+        self._stream = stream or io.StringIO()
+        logs.configure(level, style, self._stream)
+        # a logger that a module keeps would keep this set-up for the tests after this one
+        structlog.configure(cache_logger_on_first_use=False)
+
+    @property
+    def text(self) -> str:
+        return self._stream.getvalue()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def only_line(self) -> dict[str, Any]:
+        """The only line there is, without its time."""
+        (line,) = self.lines
+        del line["timestamp"]
+        return line

@@ -1,0 +1,118 @@
+"""The flags: what --help says, what is refused with a sentence, and that both answer at once."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from worker import cli
+
+FLAGS = ["--help", "--refresh", "--refresh-all", "--output", "--config", "--version"]
+"""All there are; a new one is to be added here and is then held to be in --help."""
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    with pytest.raises(SystemExit) as ended:  # argparse ends by it, the rest by what main gives back
+        sys.exit(cli.main(arguments))
+    return cast("int", ended.value.code), *capsys.readouterr()
+
+
+@pytest.fixture(autouse=True)
+def _usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "--help")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+
+
+def test_help_names_every_flag_and_there_are_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    assert set(re.findall(r"(?<![\w-])--[a-z-]+", out)) == set(FLAGS)
+    assert set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", out, re.MULTILINE)) == set(FLAGS)
+
+
+def test_help_explains_every_exit_status_and_where_settings_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    text = " ".join(out.split())
+    for words in (
+        "0 all well",
+        "1 an account failed",
+        "2 wrong flags or settings",
+        "3 Vault cannot be used",
+        "APPJWT_VAULT_ADDRESS",
+        "$APPJWT_CONFIG",
+        "worker.toml",
+    ):
+        assert words in text
+
+
+def test_version_says_name_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"appjwt-worker {version('appjwt-worker')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["le81823118"], "unrecognized arguments: le81823118"),
+        (["--refresh"], "argument --refresh: expected at least one argument"),
+        (["--refresh", "a", "--refresh-all"], "argument --refresh-all: not allowed with argument --refresh"),
+        (["--refresh-all", "a"], "unrecognized arguments: a"),
+        (["--refr", "a"], "unrecognized arguments: --refr a"),
+        (["--output", "json"], "--output goes with --refresh or --refresh-all"),
+        (["--refresh-all", "--output", "yaml"], "argument --output: invalid choice: 'yaml' (choose from "),
+        (["--config"], "argument --config: expected one argument"),
+    ],
+)
+def test_wrong_flags_end_with_2_and_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    usage, *_, last = err.splitlines()
+    assert usage.startswith("usage: appjwt-worker")
+    assert last.startswith(f"appjwt-worker: error: {sentence}")
+
+
+def test_wrong_settings_end_with_2_and_a_line_per_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPJWT_LOG_LEVEL", "loud")
+    for arguments in ([], ["--refresh-all", "--output", "json"]):
+        status, out, err = run(capsys, *arguments)
+        assert (status, out) == (2, "")
+        assert err.splitlines() == [
+            "appjwt-worker: vault.address (APPJWT_VAULT_ADDRESS): missing",
+            "appjwt-worker: log.level (APPJWT_LOG_LEVEL): input should be 'debug', 'info', 'warning' or 'error'",
+        ]
+
+
+def test_a_file_that_is_not_there_ends_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    text = f"appjwt-worker: {path}: cannot be read: no such file or directory\n"
+    assert run(capsys, "--config", str(path)) == (2, "", text)
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help", "--wrong"])
+def test_it_answers_before_the_libraries_are_loaded(flag: str) -> None:
+    code = f"""
+import sys
+from worker import cli
+try:
+    cli.main([{flag!r}])
+except SystemExit:
+    print(*{{"hvac", "requests", "pydantic", "structlog", "rich", "apscheduler", "jwt"}} & sys.modules.keys())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines()[-1] == ""

@@ -1,0 +1,428 @@
+"""The daemon on the fake world: a timer, a thread and a clock that all move when they are told to."""
+
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from structlog.testing import capture_logs
+
+from sandbox.faults import Fault
+from tests.builders import ACCOUNT, token_of
+from tests.fakes.clock import HOUR, MINUTE, SECOND
+from tests.fakes.vault import FakeAccounts, FakeTokens
+from tests.fakes.world import Replica, World
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.outcome import Result, State
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.add_account()
+    return made
+
+
+def results(replica: Replica, account: str = ACCOUNT) -> list[Result]:
+    return [outcome.result for outcome in replica.outcomes_of(account)]
+
+
+def state(replica: Replica, account: str = ACCOUNT) -> State:
+    return replica.following[account].state
+
+
+# The main job
+
+
+def test_a_new_account_has_its_token_at_once_and_then_always_a_fresh_one(world: World) -> None:
+    world.start()
+    world.run(SECOND)
+    for _ in range(24 * 6):
+        assert world.token().exp - world.clock.now() >= 0.4 * HOUR
+        world.run(10 * MINUTE)
+    assert 46 <= world.version() <= 54
+    assert world.liveperson.mints() == world.version()
+
+
+def test_between_two_refreshes_nothing_is_written_and_no_credentials_are_read(world: World) -> None:
+    # FIELD 4: a new version on every tick though nothing changed
+    replica = world.start()
+    world.run(SECOND)
+    world.vault.calls.clear()
+    world.run(25 * MINUTE)
+    assert {operation for operation, _ in world.vault.calls} == {"list"}
+    assert results(replica) == [Result.REFRESHED]
+
+
+def test_the_same_token_again_and_again_is_asked_for_ever_less_often(world: World) -> None:
+    # FIELD 20: at half-life it would become a hot loop
+    world.liveperson.faults.set(Fault(same_token=True))
+    replica = world.start()
+    world.run(HOUR - SECOND)
+    assert world.version() == 1
+    assert set(results(replica)[1:]) == {Result.UNCHANGED}
+    assert world.liveperson.mints() <= 15
+    world.run(2 * SECOND)
+    assert world.version() == 2
+
+
+def test_tokens_that_hardly_live_make_no_hot_loop(world: World) -> None:
+    # FIELD 1
+    world.liveperson.token_life = SECOND
+    world.start()
+    world.run(MINUTE)
+    assert world.liveperson.mints() <= 61
+
+
+# Accounts come and go
+
+
+def test_a_new_account_is_noticed_by_the_next_sync(world: World) -> None:
+    replica = world.start(sync_every=MINUTE)
+    world.run(10 * SECOND)
+    world.add_account("12345678", "lo")
+    with capture_logs() as logs:
+        world.run(MINUTE)
+    assert results(replica, "12345678") == [Result.REFRESHED]
+    assert {"event": "account.added", "account": "12345678", "log_level": "info"} in logs
+
+
+def test_a_removed_account_is_noticed_by_the_next_sync_and_left_alone_from_then_on(world: World) -> None:
+    replica = world.start()
+    world.run(10 * SECOND)
+    world.vault.kv.remove(FakeAccounts.FOLDER + ACCOUNT)
+    with capture_logs() as logs:
+        world.run(MINUTE)
+    assert ACCOUNT not in replica.fleet
+    assert ACCOUNT not in replica.timer.due
+    assert {"event": "account.removed", "account": ACCOUNT, "log_level": "info"} in logs
+    world.run(2 * HOUR)
+    assert world.liveperson.mints() == 1
+
+
+def test_absence_from_a_list_alone_removes_nothing(world: World) -> None:
+    replica = world.start()
+    world.run(10 * SECOND)
+    world.vault.unlisted = {ACCOUNT}
+    world.run(2 * HOUR)
+    assert ACCOUNT in replica.fleet
+    assert world.token().exp > world.clock.now()
+
+
+@pytest.mark.parametrize("denied", [True, False], ids=["403", "down"])
+def test_an_account_that_cannot_be_read_is_not_removed(world: World, denied: bool) -> None:  # noqa: FBT001 - a parameter
+    replica = world.start()
+    world.run(10 * SECOND)
+    secret = world.vault.kv.read(FakeAccounts.FOLDER + ACCOUNT)
+    world.vault.kv.remove(FakeAccounts.FOLDER + ACCOUNT)
+    world.vault.denied = {"read_account"} if denied else set()
+    world.vault.losing = set() if denied else {"read_account"}
+    world.run(5 * MINUTE)
+    assert ACCOUNT in replica.fleet
+    assert secret
+    assert secret.data
+    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, secret.data)
+    world.vault.denied = world.vault.losing = set()
+    world.run(HOUR)
+    assert ACCOUNT in replica.fleet
+    assert world.token().exp > world.clock.now()
+
+
+def test_a_deleted_account_is_told_of_once_and_taken_up_again_when_it_is_back(world: World) -> None:
+    # a deleted secret stays in the LIST: comings and goings must not be told of at every sync
+    replica = world.start()
+    credentials = world.vault.kv.read(FakeAccounts.FOLDER + ACCOUNT)
+    assert credentials
+    assert credentials.data
+    world.vault.kv.delete(FakeAccounts.FOLDER + ACCOUNT)
+    world.run(30 * MINUTE)
+    assert set(results(replica)) == {Result.SKIPPED}
+    assert state(replica) is State.REMOVED
+    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, credentials.data)
+    world.run(2 * MINUTE)
+    assert results(replica)[-1] is Result.REFRESHED
+
+
+def test_a_disabled_account_is_taken_up_again_when_it_is_enabled(world: World) -> None:
+    replica = world.start()
+    world.add_account("12345678", enabled="false")
+    world.run(HOUR)
+    assert set(results(replica, "12345678")) == {Result.SKIPPED}
+    assert world.data("12345678") == {}
+    world.add_account("12345678")
+    world.run(2 * MINUTE)
+    assert world.data("12345678")
+
+
+# Nobody else hurt
+
+
+def test_one_accounts_trouble_changes_nothing_for_the_others(world: World) -> None:
+    # FIELD 6
+    for name in ("invalid", "refused", "foreign", "buggy"):
+        world.add_account(name)
+    world.vault.kv.put(FakeAccounts.FOLDER + "invalid", {"client_id": ""})
+    world.vault.kv.put(FakeTokens.FOLDER + "foreign", {"password": "theirs"})
+    world.liveperson.faults.set(Fault(status=401), account="refused")
+
+    def bug(_: str, name: str) -> None:
+        if name == "buggy":
+            raise ZeroDivisionError
+
+    world.vault.at_request = bug
+    replica = world.start()
+    for _ in range(12):
+        world.run(10 * MINUTE)
+        assert world.token().exp - world.clock.now() >= 0.4 * HOUR
+    states = {name: state(replica, name) for name in ("invalid", "refused", "foreign", "buggy")}
+    assert states == {
+        "invalid": State.INVALID,
+        "refused": State.FAILING,
+        "foreign": State.FOREIGN,
+        "buggy": State.FAILING,
+    }
+    assert set(results(replica)) == {Result.REFRESHED}
+
+
+# It comes back by itself
+
+
+def test_an_outage_of_vault_costs_nothing_while_tokens_live_and_is_over_when_vault_is_back(world: World) -> None:
+    # FIELD 3: a timer stuck in the past, or a state that stays "failed" after recovery
+    replica = world.start()
+    world.run(10 * SECOND)
+    world.vault.is_down = True
+    world.run(50 * MINUTE)
+    assert state(replica) is State.FAILING
+    world.vault.is_down = False
+    world.run(3 * MINUTE)
+    assert state(replica) is State.OK
+    assert world.token().exp - world.clock.now() >= 0.9 * HOUR
+
+
+def test_a_live_token_is_renewed_in_time_once_sentinel_is_back(world: World) -> None:
+    world.start()
+    world.run(10 * SECOND)
+    with world.liveperson.faults.on(Fault(status=503)):
+        world.run(HOUR - MINUTE)
+    world.run(15 * SECOND)
+    assert world.token().exp - world.clock.now() >= 0.9 * HOUR
+
+
+def test_a_restart_in_an_outage_still_heeds_how_long_the_token_lives(world: World) -> None:
+    world.store(token_of(world.clock.now() - 50 * MINUTE, azp=world.add_account().client_id))
+    world.start()
+    with world.liveperson.faults.on(Fault(status=503)):
+        world.run(8 * MINUTE)
+    world.run(90 * SECOND)  # the token has 30 seconds left
+    assert world.token().exp - world.clock.now() >= 0.9 * HOUR
+
+
+def test_a_failed_sync_is_followed_by_the_next_and_loses_no_account(world: World) -> None:
+    replica = world.start()
+    world.run(10 * SECOND)
+    world.vault.denied = {"list"}
+    world.run(10 * MINUTE)
+    world.add_account("12345678")
+    assert ACCOUNT in replica.fleet
+    world.vault.denied = set()
+    world.run(MINUTE)
+    assert results(replica, "12345678") == [Result.REFRESHED]
+    assert results(replica) == [Result.REFRESHED]
+
+
+def test_while_the_first_sync_fails_it_is_tried_again_sooner(world: World) -> None:
+    world.vault.is_down = True
+    replica = world.start(sync_every=HOUR)
+    world.run(40 * SECOND)
+    assert [operation for operation, _ in world.vault.calls] == ["list"] * 4
+    world.vault.is_down = False
+    world.run(2 * MINUTE)
+    assert results(replica) == [Result.REFRESHED]
+
+
+@pytest.mark.parametrize("where", ["list", "log_in"])
+def test_a_bug_in_a_sync_is_told_and_the_next_sync_comes_all_the_same(world: World, where: str) -> None:
+    replica = world.start()
+
+    def bug(operation: str = "log_in", _: str = "") -> float:
+        if operation == where:
+            raise ZeroDivisionError
+        return float("inf")
+
+    world.vault.at_request = bug
+    replica.log_in = bug
+    with capture_logs() as logs:
+        world.run(5 * MINUTE)
+    assert [entry["event"] for entry in logs].count("worker.bug") == 6
+    world.vault.at_request = lambda *_: None
+    world.add_account("12345678")
+    world.run(MINUTE + SECOND)
+    assert results(replica, "12345678") == [Result.REFRESHED]
+
+
+def test_an_account_whom_no_timer_rang_for_is_found_by_the_next_sync(world: World) -> None:
+    # FIELD 15: APScheduler drops jobs in more than one way
+    replica = world.start()
+    world.run(10 * SECOND)
+    replica.timer.drop(ACCOUNT)
+    world.run(35 * MINUTE)
+    assert results(replica) == [Result.REFRESHED, Result.REFRESHED]
+
+
+def test_a_paused_machine_goes_on_where_it_stopped(world: World) -> None:
+    # FIELD 3
+    replica = world.start()
+    world.run(10 * SECOND)
+    world.clock.advance(DAY)
+    world.run(MINUTE)
+    assert results(replica) == [Result.REFRESHED, Result.REFRESHED]
+    assert world.token().exp > world.clock.now()
+
+
+def test_a_report_that_fails_stops_no_account(world: World) -> None:
+    replica = world.start()
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    replica.report = broken
+    with capture_logs():
+        world.run(2 * HOUR)
+    assert world.token().exp > world.clock.now()
+
+
+# Ready
+
+
+def test_ready_means_that_every_stored_token_was_looked_at(world: World) -> None:
+    world.add_account("12345678")
+    ready_at: list[bool] = []
+    replica = world.start()
+    world.vault.at_request = lambda operation, _: (
+        ready_at.append(replica.daemon.ready.is_set()) if operation == "read_token" else None
+    )
+    assert not replica.daemon.ready.is_set()
+    replica.work()
+    assert ready_at[:2] == [False, False]
+    assert replica.daemon.ready.is_set()
+
+
+def test_not_ready_while_the_accounts_cannot_be_listed_and_ready_for_good_once_they_were(world: World) -> None:
+    world.vault.is_down = True
+    replica = world.start()
+    world.run(5 * MINUTE)
+    assert not replica.daemon.ready.is_set()
+    world.vault.is_down = False
+    world.run(MINUTE)
+    assert replica.daemon.ready.is_set()
+    world.vault.is_down = True
+    world.add_account("12345678")
+    world.run(HOUR)
+    assert replica.daemon.ready.is_set()
+
+
+def test_without_any_account_it_is_ready(world: World) -> None:
+    world.vault.kv.remove(FakeAccounts.FOLDER + ACCOUNT)
+    replica = world.start()
+    replica.work()
+    assert replica.daemon.ready.is_set()
+
+
+# Restarts and replicas
+
+
+def test_a_restart_adopts_what_is_fresh_and_mints_nothing(world: World) -> None:
+    for number in range(20):
+        world.add_account(f"le{number}")
+    world.crash(world.start())
+    first = world.start()
+    world.run(10 * MINUTE)
+    minted = world.liveperson.mints()
+    world.crash(first)
+    world.vault.calls.clear()
+    second = world.start()
+    world.run(MINUTE)
+    assert {outcome.result for outcome in second.outcomes} == {Result.ADOPTED}
+    assert world.liveperson.mints() == minted == 21
+    assert {operation for operation, _ in world.vault.calls} == {"list", "read_token"}
+
+
+def test_the_first_account_that_is_due_after_a_restart_is_refreshed_at_once(world: World) -> None:
+    # every account's host is known from its stored token, and none ever queued without one
+    world.crash(world.start())
+    world.refresher().refresh(ACCOUNT)
+    replica = world.start(sync_every=DAY)
+    world.run(35 * MINUTE)
+    assert results(replica) == [Result.ADOPTED, Result.REFRESHED]
+
+
+def test_a_token_that_is_written_by_hand_is_adopted_when_ours_is_due(world: World) -> None:
+    # FIELD 8: a daemon and a manual refresh, neither of which knows of the other
+    replica = world.start()
+    world.run(25 * MINUTE)
+    world.refresher("by hand").refresh(ACCOUNT, manual=True)
+    world.run(10 * MINUTE)
+    assert results(replica) == [Result.REFRESHED, Result.ADOPTED]
+    assert world.liveperson.mints() == 2
+
+
+def test_two_replicas_share_the_work_and_mint_hardly_more_than_one(world: World) -> None:
+    for number in range(20):
+        world.add_account(f"le{number}")
+    world.start("a")
+    world.run(MINUTE)
+    world.start("b")
+    world.run(10 * HOUR)
+    assert all(world.token(f"le{number}").exp > world.clock.now() for number in range(20))
+    assert world.liveperson.mints() <= 21 * 22
+
+
+def test_a_replica_that_crashes_is_made_up_for_by_its_sister(world: World) -> None:
+    first, second = world.start("a"), world.start("b")
+    world.run(10 * MINUTE)
+    world.crash(first)
+    for _ in range(12):
+        world.run(10 * MINUTE)
+        assert world.token().exp - world.clock.now() >= 0.4 * HOUR
+    assert state(second) is State.OK
+
+
+# Login and stop
+
+
+def test_the_login_is_kept_alive_when_it_wants_to_be_and_soon_again_where_that_failed(world: World) -> None:
+    asked: list[float] = []
+    begin = world.clock()
+
+    def log_in() -> float:
+        asked.append(world.clock() - begin)
+        if len(asked) == 2:
+            raise RefreshError(Stage.VAULT, Kind.TRANSIENT, "connection refused")
+        return world.clock() + 100
+
+    replica = world.start(sync_every=DAY)
+    replica.log_in = log_in
+    world.run(5 * MINUTE)
+    assert asked == [0, 100, 105, 205]
+
+
+def test_after_stop_nothing_new_begins(world: World) -> None:
+    replica = world.start()
+    world.run(10 * SECOND)
+    replica.daemon.stop()
+    world.vault.calls.clear()
+    world.run(2 * HOUR)
+    assert world.vault.calls == []
+
+
+def test_the_rate_cap_is_held_and_everybody_has_a_token_in_the_end(world: World) -> None:
+    for number in range(30):
+        world.add_account(f"le{number}")
+    starts: list[float] = []
+    world.liveperson.at_request = lambda service, _: starts.append(world.clock()) if service == "sentinel" else None
+    world.start(max_per_second=10, sync_every=HOUR)
+    world.run(5 * SECOND)
+    assert world.liveperson.mints() == 31
+    assert all(later - earlier >= 0.099 for earlier, later in pairwise(starts))
