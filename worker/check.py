@@ -15,7 +15,8 @@ from worker.core.errors import (
     RefreshError,
     Stage,
 )
-from worker.refresh import Accounts, Domains, Tokens
+from worker.mint import Domains
+from worker.refresh import Accounts, Tokens
 
 _LARGEST_SKEW = timedelta(minutes=1)
 _FORBIDDEN = 403

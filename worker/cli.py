@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mode that the flags ask for; its exit status."""
     parser = _parser()
     flags, unknown = parser.parse_known_args(arguments)
-    for each in unknown:
-        near = difflib.get_close_matches(each, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
-        parser.error(f"there is no {each}" + (f"; did you mean {near[0]}?" if near else ""))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], re.findall(r"--[a-z-]+", parser.format_help()), n=1)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     manual = flags.refresh or flags.refresh_all
     if flags.output and not (manual or flags.status or flags.check):
         parser.error("--output goes with --refresh, --refresh-all, --status or --check")

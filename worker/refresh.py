@@ -1,47 +1,34 @@
-"""One account's story: what is stored, why it is refreshed, where a new token comes from, and the fenced write.
+"""One account's story: what is stored, why it is refreshed, and the fenced write of what was minted.
 
-When that happens is fleet's business, what is sound is core's. What it needs of the two outside worlds it says in the
-Protocols below.
+When that happens is fleet's business, what is sound is core's, where a new token comes from is mint's. What it needs of
+Vault it says in the Protocols below.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from worker.core import appjwt, plan
+from worker.core import plan
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
 from worker.core.errors import AccountDisabledError, AccountGoneError, CasMismatchError, Kind, RefreshError, Stage
 from worker.core.outcome import Outcome, Result
 from worker.core.plan import Held, Reason, Standing, Timing
-from worker.core.unchecked import Answer, Stored
+from worker.core.unchecked import Stored
+from worker.mint import Mint, Minted
 
 _WRITE_TRIES = 3
-_SECRET_REFUSED = frozenset({400, 401, 403})
 
 
 class Accounts(Protocol):
     def names(self) -> frozenset[str]: ...
     def read(self, name: str) -> Account: ...
-    def previous(self, current: Account) -> Account | None: ...
 
 
 class Tokens(Protocol):
     def read(self, name: str) -> Stored: ...
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int: ...
-
-
-class Domains(Protocol):
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str: ...
-
-
-class Sentinel(Protocol):
-    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer: ...
-
-
-class Keys(Protocol):
-    def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,105 +41,73 @@ class ByHand:
     """Only say whether, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Minted:
-    """A checked token on its way to Vault."""
+@dataclass(slots=True)
+class _Attempt:
+    """How far one attempt at an account has come."""
 
-    token: AppJWT
-    token_type: str
-    expected: Expected
-    host: str
-    held: Held
-    reason: Reason
-    previous_used: bool
+    account: str
+    started: float
+    held: Held | None = None
+    """What was remembered of the stored token when it became due."""
+    reason: Reason | None = None
+    stored: Stored | None = None
+    standing: Standing = field(default_factory=lambda: Standing(None))
+    minted: Minted | None = None
+    left_at_replacement: float | None = None
 
-    def beside(self) -> dict[str, str]:
-        """What Vault's secret tells beside the token itself."""
-        token = self.token
-        early = timedelta(seconds=self.held.life.ends - self.held.refresh_at)
-        return {
-            **token.claims(),
-            "token_type": self.token_type,
-            "account_id": self.expected.account_id or "",
-            "sentinel_host": self.host,
-            "fingerprint": token.fingerprint,
-            "issued_at": appjwt.utc(token.iat),
-            "expires_at": appjwt.utc(token.exp),
-            "refresh_at": appjwt.utc(token.exp - early),
-        }
+    def life_left(self, now: float) -> float:
+        return self.standing.held.life.left(now) if self.standing.held else 0.0
+
+    def outcome(self, result: Result, now: float, error: RefreshError | None = None) -> Outcome:
+        minted, stored = self.minted, self.stored
+        return Outcome(
+            account=self.account,
+            result=result,
+            duration=now - self.started,
+            reason=self.reason,
+            account_id=minted.expected.account_id if minted else None,
+            host=error.host if error else minted.host if minted else stored.host if stored else None,
+            token=self.standing.token,
+            held=self.standing.held,
+            version=stored.version if stored else None,
+            error=error,
+            left_at_replacement=self.left_at_replacement,
+            previous_used=bool(minted and minted.previous_used),
+        )
 
 
 class Refresher:
     def __init__(
-        self,
-        *,
-        accounts: Accounts,
-        tokens: Tokens,
-        domains: Domains,
-        sentinel: Sentinel,
-        keys: Keys | None,
-        timing: Timing,
-        timeout: timedelta,
-        clock: Callable[[], float],
+        self, *, accounts: Accounts, tokens: Tokens, mint: Mint, timing: Timing, clock: Callable[[], float]
     ) -> None:
-        """
-        :param keys: who must have signed a token; None = its signature is not looked at.
-        :param timeout: for one exchange with LivePerson; less where a token is about to end.
-        """
         self._accounts = accounts
         self._tokens = tokens
-        self._domains = domains
-        self._sentinel = sentinel
-        self._keys = keys
+        self._mint = mint
         self._timing = timing
-        self._timeout = timeout
         self._clock = clock
-        self._unwritten: dict[str, _Minted] = {}
+        self._unwritten: dict[str, Minted] = {}
         """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
 
     def look(self, name: str) -> Outcome:
         """Adopt the stored token if it is fresh, or say why it is to be refreshed. No credentials are read."""
-        started = self._clock()
+        attempt = _Attempt(name, self._clock())
         try:
-            stored = self._tokens.read(name)
-            standing = self._judge(name, stored, None)
+            self._read_stored(attempt)
         except RefreshError as error:
-            return self._ended(name, started, error)
-        if standing.reason:
-            return self._skipped(name, started, stored, standing, standing.reason)
-        return self._adopted(name, started, stored, standing)
+            return self._ended(attempt, error)
+        attempt.reason = attempt.standing.reason
+        return attempt.outcome(Result.SKIPPED, self._clock()) if attempt.reason else self._adopted(attempt)
 
     def refresh(self, name: str, *, held: Held | None = None, by_hand: ByHand | None = None) -> Outcome:
         """Refresh the account's token if it is due, or as the operator asks. RefreshError becomes an outcome.
 
         :param held: what was remembered of the stored token when it became due.
         """
-        started = self._clock()
-        standing = Standing(None)
-        reason = Reason.MANUAL if by_hand else None
-        host: str | None = None
+        attempt = _Attempt(name, self._clock(), held, Reason.MANUAL if by_hand else None)
         try:
-            stored = self._tokens.read(name)
-            standing = self._judge(name, stored, held)
-            left = standing.held.life.left(started) if standing.held else 0.0
-            if by_hand and left >= by_hand.if_less_than:
-                return self._skipped(name, started, stored, standing, reason=None)
-            if standing.reason is None and not by_hand:
-                return self._adopted(name, started, stored, standing)
-            account = self._accounts.read(name)
-            expected = Expected.of(account)
-            standing = self._judge_as(expected, name, stored, held)
-            if by_hand and by_hand.dry_run:
-                return self._skipped(name, started, stored, standing, standing.reason or reason)
-            reason = reason or standing.reason or Reason.DUE
-            minted = self._unwritten.get(name)
-            if by_hand or minted is None or minted.expected != expected or minted.held.refresh_at <= started:
-                timeout = plan.exchange_timeout(self._timeout, left)
-                host = self._domains.sentinel_host(account, timeout)
-                minted = self._unwritten[name] = self._mint(account, host, timeout, reason)
-            return self._publish(name, started, minted, stored, held)
+            return self._refresh(attempt, by_hand)
         except RefreshError as error:
-            return self._ended(name, started, error, reason=reason, host=host, held=standing.held)
+            return self._ended(attempt, error)
 
     def is_gone(self, name: str) -> bool:
         """Whether the account's own read says so; a fault says nothing."""
@@ -165,126 +120,91 @@ class Refresher:
             pass
         return False
 
-    def _judge(self, name: str, stored: Stored, held: Held | None) -> Standing:
-        """Judge what is stored, without the account's secret as far as that goes."""
-        standing = self._judge_as(Expected(), name, stored, held)
-        if standing.token and name.partition("/")[0] not in standing.token.aud:
-            # right only if the account's secret gives another account_id
-            return self._judge_as(Expected.of(self._accounts.read(name)), name, stored, held)
-        return standing
-
-    def _judge_as(self, expected: Expected, name: str, stored: Stored, held: Held | None) -> Standing:
-        raw = stored.raw.get_secret_value() if stored.raw else None
-        at = self._clock()
-        return plan.judge(name, raw, expected, server_now=stored.now, at=at, timing=self._timing, held=held)
-
-    def _judge_beside(self, minted: _Minted, name: str, stored: Stored, held: Held | None) -> Standing:
-        """Judge by Sentinel's clock, which `minted` knows: by a Vault's that lags a new token would not stand."""
-        sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.ends - self._clock())
-        return self._judge_as(minted.expected, name, replace(stored, now=sentinel_now), held)
-
-    def _mint(self, account: Account, host: str, timeout: timedelta, reason: Reason) -> _Minted:
+    def _refresh(self, attempt: _Attempt, by_hand: ByHand | None) -> Outcome:
+        stored = self._read_stored(attempt)
+        left = attempt.life_left(attempt.started)
+        if by_hand and left >= by_hand.if_less_than:
+            attempt.reason = None
+            return attempt.outcome(Result.SKIPPED, self._clock())
+        if not by_hand and attempt.standing.reason is None:
+            return self._adopted(attempt)
+        account = self._accounts.read(attempt.account)
         expected = Expected.of(account)
-        answer, previous_used = self._ask(account, host, timeout)
-        at = self._clock()
-        token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now)
-        if self._keys:
-            self._keys.verify(token, host, timeout)
-        held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
-        return _Minted(token, answer.token_type, expected, host, held, reason, previous_used)
+        attempt.standing = self._judged(attempt, stored, expected)
+        if by_hand and by_hand.dry_run:
+            attempt.reason = attempt.standing.reason or attempt.reason
+            return attempt.outcome(Result.SKIPPED, self._clock())
+        attempt.reason = attempt.reason or attempt.standing.reason or Reason.DUE
+        kept = self._unwritten.get(attempt.account)
+        if kept and not by_hand and kept.expected == expected and kept.held.refresh_at > attempt.started:
+            attempt.minted = kept
+        else:
+            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, left)
+        return self._publish(attempt, attempt.minted, stored)
 
-    def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:
-        """Sentinel's answer, and whether it took the client_secret before the newest one only."""
-        try:
-            return self._sentinel.mint(account, host, timeout), False
-        except RefreshError as error:
-            if error.status not in _SECRET_REFUSED:
-                raise
-            before = self._accounts.previous(account)
-            if before is None:
-                raise
-            try:
-                return self._sentinel.mint(before, host, timeout), True
-            except RefreshError:
-                raise error from None  # the newest secret's refusal is the one to mend
+    def _read_stored(self, attempt: _Attempt) -> Stored:
+        """Read what is stored and judge it, without the account's secret as far as that goes."""
+        stored = attempt.stored = self._tokens.read(attempt.account)
+        attempt.standing = self._judged(attempt, stored, Expected())
+        token = attempt.standing.token
+        if token and attempt.account.partition("/")[0] not in token.aud:
+            # right only if the account's secret gives another account_id
+            account = self._accounts.read(attempt.account)
+            attempt.standing = self._judged(attempt, stored, Expected.of(account))
+        return stored
 
-    def _publish(self, name: str, started: float, minted: _Minted, stored: Stored, held: Held | None) -> Outcome:
+    def _judged(self, attempt: _Attempt, stored: Stored, expected: Expected) -> Standing:
+        return plan.judge(
+            attempt.account,
+            stored.raw.get_secret_value() if stored.raw else None,
+            expected,
+            server_now=stored.now,
+            at=self._clock(),
+            timing=self._timing,
+            held=attempt.held,
+        )
+
+    def _publish(self, attempt: _Attempt, minted: Minted, stored: Stored) -> Outcome:
         """Write what was minted, unless what stands ends as late; a lost race is looked at again."""
         for tries in range(_WRITE_TRIES):
-            standing = self._judge_beside(minted, name, stored, held)
+            now = self._clock()
+            # judged by Sentinel's clock, which `minted` knows: by a Vault's that lags a new token would not stand
+            sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.left(now))
+            standing = self._judged(attempt, replace(stored, now=sentinel_now), minted.expected)
+            attempt.stored, attempt.standing = stored, standing
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
-                    return self._adopted(name, started, stored, standing)
-                later = plan.half_of_what_is_left(standing.held, self._clock())
-                standing = Standing(minted.reason, standing.token, later)
-                return self._outcome(Result.UNCHANGED, name, started, stored.version, standing, minted)
-            left = standing.held.life.left(self._clock()) if standing.held else None
+                    return self._adopted(attempt)
+                attempt.standing = replace(standing, held=plan.half_of_what_is_left(standing.held, now))
+                return self._settled(attempt, Result.UNCHANGED)
+            attempt.left_at_replacement = standing.held.life.left(now) if standing.held else None
             try:
-                version = self._tokens.write(name, minted.token, minted.beside(), stored)
+                version = self._tokens.write(attempt.account, minted.token, minted.beside(), stored)
             except CasMismatchError:
-                stored = self._tokens.read(name)
+                stored = self._tokens.read(attempt.account)
                 continue
-            new = Standing(minted.reason, minted.token, minted.held)
-            return self._outcome(Result.REFRESHED, name, started, version, new, minted, left)
-        raise RefreshError(Stage.VAULT, Kind.TRANSIENT, f"others wrote to the token of {name} {_WRITE_TRIES} times")
+            attempt.stored = replace(stored, version=version)
+            attempt.standing = Standing(None, minted.token, minted.held)
+            return self._settled(attempt, Result.REFRESHED)
+        text = f"others wrote to the token of {attempt.account} {_WRITE_TRIES} times"
+        raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
 
-    def _adopted(self, name: str, started: float, stored: Stored, standing: Standing) -> Outcome:
+    def _adopted(self, attempt: _Attempt) -> Outcome:
         """The stored token stands. Where it is our own, from a write whose answer was lost, that write succeeded."""
-        minted = self._unwritten.get(name)
-        if minted and standing.token and standing.token.fingerprint == minted.token.fingerprint:
-            return self._outcome(Result.REFRESHED, name, started, stored.version, standing, minted)
-        outcome = self._outcome(Result.ADOPTED, name, started, stored.version, standing, None)
-        return replace(outcome, host=stored.host)
+        kept, token = self._unwritten.get(attempt.account), attempt.standing.token
+        if kept and token and token.fingerprint == kept.token.fingerprint:
+            attempt.minted, attempt.reason = kept, attempt.reason or Reason.DUE
+            return self._settled(attempt, Result.REFRESHED)
+        attempt.minted = attempt.reason = attempt.left_at_replacement = None
+        return self._settled(attempt, Result.ADOPTED)
 
-    def _skipped(self, name: str, started: float, stored: Stored, standing: Standing, reason: Reason | None) -> Outcome:
-        outcome = self._outcome(Result.SKIPPED, name, started, stored.version, standing, None)
-        return replace(outcome, host=stored.host, reason=reason)
+    def _settled(self, attempt: _Attempt, result: Result) -> Outcome:
+        """What stands in Vault is known: nothing is left to be written."""
+        self._unwritten.pop(attempt.account, None)
+        return attempt.outcome(result, self._clock())
 
-    def _outcome(
-        self,
-        result: Result,
-        name: str,
-        started: float,
-        version: int,
-        standing: Standing,
-        minted: _Minted | None,
-        left: float | None = None,
-    ) -> Outcome:
-        """The token that `standing` tells of stands in Vault; `minted` is where it came from, if from us."""
-        self._unwritten.pop(name, None)
-        return Outcome(
-            account=name,
-            result=result,
-            duration=self._clock() - started,
-            reason=minted.reason if minted else None,
-            account_id=minted.expected.account_id if minted else None,
-            host=minted.host if minted else None,
-            token=standing.token,
-            held=standing.held,
-            version=version,
-            left_at_replacement=left,
-            previous_used=bool(minted and minted.previous_used),
-        )
-
-    def _ended(
-        self,
-        name: str,
-        started: float,
-        error: RefreshError,
-        *,
-        reason: Reason | None = None,
-        host: str | None = None,
-        held: Held | None = None,
-    ) -> Outcome:
-        skipped = isinstance(error, AccountDisabledError | AccountGoneError)
-        if skipped:
-            self._unwritten.pop(name, None)
-        return Outcome(
-            account=name,
-            result=Result.SKIPPED if skipped else Result.FAILED,
-            duration=self._clock() - started,
-            reason=reason,
-            host=host,
-            held=held,
-            error=error,
-        )
+    def _ended(self, attempt: _Attempt, error: RefreshError) -> Outcome:
+        if isinstance(error, AccountDisabledError | AccountGoneError):
+            self._unwritten.pop(attempt.account, None)
+            return attempt.outcome(Result.SKIPPED, self._clock(), error)
+        return attempt.outcome(Result.FAILED, self._clock(), error)

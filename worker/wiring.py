@@ -20,8 +20,9 @@ from worker.liveperson.domains import Domains
 from worker.liveperson.keys import PinnedKeys, PublishedKeys
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
+from worker.mint import Keys, Mint
 from worker.ops.events import Events
-from worker.refresh import ByHand, Keys, Refresher
+from worker.refresh import ByHand, Refresher
 from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
@@ -71,16 +72,17 @@ def build(settings: Settings) -> Parts:
         clock=steady,
     )
     client = SentinelClient(http, api_version=sentinel.api_version)
-    refresher = Refresher(
-        accounts=accounts,
-        tokens=tokens,
+    timing = Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname())
+    mint = Mint(
         domains=domains,
         sentinel=client,
         keys=_keys(sentinel, http),
-        timing=Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname()),
+        secrets=accounts,
+        timing=timing,
         timeout=sentinel.timeout,
         clock=steady,
     )
+    refresher = Refresher(accounts=accounts, tokens=tokens, mint=mint, timing=timing, clock=steady)
     fleet = Fleet(
         max_in_flight=sentinel.max_in_flight,
         max_per_second=sentinel.max_per_second,

@@ -216,6 +216,11 @@ class FakeAccounts:
             raise AccountGoneError(f"there is no secret at {self.FOLDER}{name}")
         return account.parse(name, newest.data)
 
+    def previous(self, current: Account) -> Account | None:
+        """There is none: what Vault's own versions give is proven on the real part."""
+        del current
+        return None
+
 
 class FakeTokens:
     FOLDER: Final = "liveperson/tokens/"
@@ -235,6 +240,7 @@ class FakeTokens:
             version=newest.version,
             raw=SecretStr(token) if isinstance(token, str) else None,
             host=host if isinstance(host, str) else None,
+            refresh_at=str(data.get("refresh_at", "")) or None,
             marked=marked,
             kept_for=newest.kept_for,
             now=self._vault.now(),

@@ -18,6 +18,7 @@ from worker.core.outcome import Next, Outcome
 from worker.core.plan import Timing
 from worker.daemon import Daemon
 from worker.fleet import Fleet
+from worker.mint import Mint
 from worker.refresh import Refresher
 
 
@@ -131,14 +132,18 @@ class World:
         return credentials
 
     def refresher(self, replica: str = "a") -> Refresher:
-        return Refresher(
-            accounts=self.vault.accounts,
-            tokens=self.vault.tokens,
+        timing = Timing(at=0.5, spread=0.05, replica=replica)
+        mint = Mint(
             domains=self.liveperson,
             sentinel=self.liveperson,
-            timing=Timing(at=0.5, spread=0.05, replica=replica),
+            keys=None,
+            secrets=self.vault.accounts,
+            timing=timing,
             timeout=timedelta(seconds=10),
             clock=self.clock,
+        )
+        return Refresher(
+            accounts=self.vault.accounts, tokens=self.vault.tokens, mint=mint, timing=timing, clock=self.clock
         )
 
     def start(

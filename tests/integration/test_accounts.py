@@ -8,8 +8,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,6 +20,7 @@ from pydantic import SecretStr
 
 import sandbox
 from sandbox.liveperson import LivePerson
+from tests.integration.calls import by_token, side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.clockwork import steady
@@ -86,19 +86,6 @@ def put(scene: Scene, name: str, **fields: object) -> None:
     """A secret for an account that LivePerson never heard of; None leaves a field out."""
     app = {"client_id": "75588e18-0213-4e33-8174-883acac7e3c4", "client_secret": secrets.token_hex(13), **fields}
     scene.openbao.put_account(name, {key: value for key, value in app.items() if value is not None})
-
-
-def without_approle(scene: Scene, *policies: str, **changes: str) -> dict[str, str | None]:
-    """Settings for a token with these policies."""
-    token = scene.openbao.token(policies)
-    scene.secrets.append(token)
-    names = ("AUTH_METHOD", "ROLE_ID", "SECRET_ID_FILE")
-    return {**{f"APPJWT_VAULT_{name}": None for name in names}, "APPJWT_VAULT_TOKEN": token, **changes}
-
-
-def side_by_side(*runs: Callable[[], Done]) -> list[Done]:
-    with ThreadPoolExecutor() as pool:
-        return [future.result() for future in [pool.submit(run) for run in runs]]
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +321,7 @@ def engines(refreshed: Refreshed) -> Scene:
 
 @pytest.mark.parametrize("mount", ["kv1", "nested/kv1"])
 def test_accounts_on_kv_v1_are_told_apart_by_asking_and_serve_as_well(mount: str, engines: Scene) -> None:
-    changes = without_approle(engines, "appjwt-worker", "engines", APPJWT_ACCOUNTS_MOUNT=mount)
+    changes = by_token(engines, "appjwt-worker", "engines", APPJWT_ACCOUNTS_MOUNT=mount)
     done = engines.call("--refresh-all", "--output", "json", changes=changes)
     assert done.status == 0, done
     assert [(row["account"], row["outcome"]) for row in done.document["accounts"]] == [
@@ -344,7 +331,7 @@ def test_accounts_on_kv_v1_are_told_apart_by_asking_and_serve_as_well(mount: str
 
 
 def test_tokens_on_kv_v1_are_a_clear_error_in_every_mode(engines: Scene) -> None:
-    changes = without_approle(engines, "appjwt-worker", "engines", APPJWT_TOKENS_MOUNT="kv1")
+    changes = by_token(engines, "appjwt-worker", "engines", APPJWT_TOKENS_MOUNT="kv1")
     modes = (["--refresh", "le100"], ["--refresh-all"], ["--status"], ["--check"])
     refresh, every, status, check = side_by_side(*(lambda m=mode: engines.call(*m, changes=changes) for mode in modes))
     text = "kv1 is KV version 1, which has no check-and-set: tokens need KV version 2"
@@ -360,7 +347,7 @@ def test_tokens_on_kv_v1_are_a_clear_error_in_every_mode(engines: Scene) -> None
 
 @pytest.mark.parametrize("table", ["ACCOUNTS", "TOKENS"])
 def test_a_mount_that_is_no_kv_is_a_clear_error(table: str, engines: Scene) -> None:
-    changes = without_approle(engines, "appjwt-worker", "engines", **{f"APPJWT_{table}_MOUNT": "transit"})
+    changes = by_token(engines, "appjwt-worker", "engines", **{f"APPJWT_{table}_MOUNT": "transit"})
     done = engines.call("--check", "--output", "json", changes=changes)
     last = done.document["checks"][-1]
     assert (done.status, last["ok"], last["check"]) == (1, False, f"{table.lower()}.mount")
@@ -377,7 +364,7 @@ def test_a_mount_that_is_not_there_is_a_clear_error(engines: Scene) -> None:
 
 def test_prefixes_of_which_one_holds_the_other_are_refused_on_one_mount_only(engines: Scene) -> None:
     overlap = {"APPJWT_TOKENS_PREFIX": "liveperson/accounts/tokens"}
-    apart = without_approle(engines, "appjwt-worker", "engines", APPJWT_ACCOUNTS_MOUNT="kv1", **overlap)
+    apart = by_token(engines, "appjwt-worker", "engines", APPJWT_ACCOUNTS_MOUNT="kv1", **overlap)
     refused, allowed = side_by_side(
         lambda: engines.call("--status", changes=overlap), lambda: engines.call("--check", changes=apart)
     )

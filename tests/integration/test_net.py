@@ -466,7 +466,7 @@ def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open
 
         account = Account("a", "a", client_id="c", client_secret=SecretStr("unlikely-secret"))
         with pytest.raises(RefreshError) as caught:
-            SentinelClient(opened).mint(account, f"127.0.0.1:{server.port}", timedelta(seconds=5))
+            SentinelClient(opened, api_version="1.0").mint(account, f"127.0.0.1:{server.port}", timedelta(seconds=5))
         assert caught.value.kind is Kind.TRANSIENT
         assert (caught.value.status, caught.value.retry_after) == (429, timedelta(seconds=7))
 

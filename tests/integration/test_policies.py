@@ -1,4 +1,4 @@
-"""The policies in config/policies on a real OpenBao: what they allow, what they deny, and that nothing in them is idle."""
+"""The policies in config/policies on a real OpenBao: what they allow and deny, and that no line of them is idle."""
 
 import json
 import re
@@ -17,11 +17,13 @@ import requests
 import sandbox
 from sandbox.world import World
 from tests.builders import app_jwt
-from tests.fakes.clock import MINUTE, SECOND, Clock, nothing
-from tests.integration.processes import Done, Scene, scene, side_by_side
+from tests.fakes.clock import MINUTE, SECOND, Clock
+from tests.integration.calls import side_by_side
+from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.clockwork import steady
-from worker.core.errors import RefreshError
+from worker.core.errors import CasMismatchError, RefreshError
+from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
@@ -138,9 +140,7 @@ def test_a_policy_allows_this_and_nothing_else(policy: str, tmp_path: Path) -> N
             session.headers["X-Vault-Token"] = world.openbao.token(["tried"])
 
             def ask(method: str, path: str) -> int:
-                body = {"data": {"a": "b"}, "paths": ["x"], "versions": [1]} if method != "GET" else None
-                if "/metadata/" in path and method in ("POST", "PATCH"):
-                    body = {"max_versions": 5}
+                body: dict[str, Any] = {"data": {"a": "b"}, "paths": ["x"], "versions": [1], "max_versions": 5}
                 headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
                 url = f"{world.openbao.address}/v1/{path}"
                 return session.request(method, url, json=body, headers=headers, timeout=5).status_code
@@ -180,7 +180,9 @@ class Login:
         assert (done.status, row["outcome"]) == (1, "failed"), done
         return str(row["error"])
 
-    def session(self, clock: Callable[[], float] = steady, on_answer: Callable[..., None] = nothing) -> VaultSession:
+    def session(
+        self, clock: Callable[[], float] = steady, on_answer: Callable[..., None] = lambda *_, **__: None
+    ) -> VaultSession:
         openbao = self.scene.openbao
         http = net.session(user_agent="test", ca_cert=str(openbao.ca_file))
         http.hooks["response"].append(on_answer)
@@ -250,8 +252,15 @@ def test_without_it_no_credentials_are_had(login: Login) -> None:
 
 
 @lacking("secret/data/liveperson/tokens/*", "create")
-def test_without_it_an_account_gets_no_first_token(login: Login, new_account: str) -> None:
-    assert login.refresh(new_account).startswith(f"write_token secret/liveperson/tokens/{new_account}: status 403")
+def test_without_it_a_path_that_was_removed_meanwhile_is_a_refusal_and_no_lost_race(login: Login, made: Scene) -> None:
+    """Only then is it a path without metadata, which is set before the first data."""
+    for each, error in ((login, VaultError), (Login(made, "whole-for-removal", WORKER), CasMismatchError)):
+        tokens = VaultTokens(each.session(), mount="secret", prefix=_TOKENS)
+        tokens.write("removed", app_jwt(), {}, tokens.read("removed"))
+        stored = tokens.read("removed")
+        made.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions(f"{_TOKENS}/removed")
+        with pytest.raises(error, match="write_token secret/liveperson/tokens/removed"):
+            tokens.write("removed", app_jwt(), {}, stored)
 
 
 @lacking("secret/data/liveperson/tokens/*", "read")
@@ -330,7 +339,7 @@ def test_without_it_logins_pile_up_instead_of_one_being_renewed(login: Login, ma
 @lacking("auth/token/revoke-self", "update")
 def test_without_it_a_login_outlives_its_process(login: Login, made: Scene) -> None:
     for each, living in ((login, 1), (Login(made, "whole-for-revocation", WORKER), 0)):
-        assert each.call("--status").status == 0
+        assert each.call("--refresh", ACCOUNT).status == 0
         assert each.living() == living
 
 

@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 def login(world: Scene, namespace: str | None, policy: str) -> Settings:
     """A login by approle in a namespace, with this policy alone."""
-    name = f"{namespace}-{abs(hash(policy))}"
+    name = f"worker-{len(world.secrets)}"
     with world.openbao.within(namespace) if namespace else nullcontext():
         world.openbao.policy(name, policy)
         role_id, secret_id = world.openbao.approle(name, [name])
@@ -80,7 +80,7 @@ def check_works(world: Scene, account: str, changes: Settings, tokens_mount: str
     assert stored["fingerprint"] in done.out
     checked = world.call("--check", "--output", "json", changes=changes)
     assert (checked.status, checked.err) == (0, ""), checked.out
-    assert not [check for check in checked.document["checks"] if not check["ok"] or "warning" in check["detail"]]
+    assert all(check["ok"] for check in checked.document["checks"])
 
 
 # Namespaces and mounts
@@ -104,13 +104,10 @@ def test_a_mount_may_carry_a_child_namespace(namespace: str | None, mount: str, 
 
 def test_the_version_of_a_child_namespaces_kv_is_noticed(world: Scene) -> None:
     account = add_account(world, "brand/eu/old", version=1)
-    policy = POLICY.replace('"secret/metadata/liveperson/accounts/', '"brand/eu/old/liveperson/accounts/')
-    policy = policy.replace('"secret/data/liveperson/accounts/*" {\n  capabilities = ["read"]', '"none" {')
-    policy = policy.replace('["list"]', '["list", "read"]')
+    old = 'path "brand/eu/old/liveperson/accounts/*" { capabilities = ["list", "read"] }'
+    policy = POLICY.replace("liveperson/accounts/", "nothing/") + old
     changes = {**login(world, None, policy), "APPJWT_ACCOUNTS_MOUNT": "brand/eu/old"}
     check_works(world, account, changes)
-    done = world.call("--refresh", account, changes={**changes, "APPJWT_TOKENS_MOUNT": "brand/eu/old"})
-    print(done)
 
 
 def test_a_policy_without_the_namespace_is_refused_with_the_path_that_it_lacks(world: Scene) -> None:
@@ -120,9 +117,12 @@ def test_a_policy_without_the_namespace_is_refused_with_the_path_that_it_lacks(w
         "APPJWT_ACCOUNTS_MOUNT": "brand/eu/kv",
         "APPJWT_TOKENS_MOUNT": "brand/eu/kv",
     }
-    done = world.call("--refresh", account, changes=changes)
-    print(done)
-    assert 0
+    done = world.call("--refresh", account, "--output", "json", changes=changes)
+    said = 'please ensure client\'s policies grant access to path "brand/eu/kv/"'
+    assert (done.status, [row["error"] for row in done.document["accounts"]]) == (
+        1,
+        [f"read_token sys/internal/ui/mounts/brand/eu/kv: status 403, preflight capability check returned 403, {said}"],
+    )
 
 
 # Vault's own variables
@@ -151,7 +151,7 @@ def host(url: str) -> str:
     return urlsplit(url).netloc
 
 
-@pytest.mark.parametrize("no_proxy", [None, "localhost", "127.0.0.1", "elsewhere.invalid,.localhost,127.0.0.1"])
+@pytest.mark.parametrize("no_proxy", [None, "localhost", "elsewhere.invalid,127.0.0.1"])
 def test_vault_and_liveperson_are_reached_by_a_proxy_except_where_it_is_not_to_be(
     no_proxy: str | None, world: Scene
 ) -> None:

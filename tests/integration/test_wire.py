@@ -60,7 +60,7 @@ def test_the_token_request_is_the_documented_one(secret: str, encoded: str, line
     account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr(secret))
     answer = http(f'{{"access_token": "{TOKEN}", "token_type": "Bearer"}}'.encode())
     with Answering(answer, tls=line.server_tls) as sentinel:
-        answered = SentinelClient(line.session).mint(account, f"localhost:{sentinel.port}", SOON)
+        answered = SentinelClient(line.session, api_version="1.0").mint(account, f"localhost:{sentinel.port}", SOON)
     body = f"client_id={CLIENT_ID}&client_secret={encoded}"
     assert sentinel.requests == [
         (

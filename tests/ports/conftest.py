@@ -274,7 +274,9 @@ def liveperson(request: pytest.FixtureRequest) -> Iterator[LivePersonPort]:
             allowed_hosts=tuple(running.hosts.values()),
             clock=clock,
         )
-        yield LivePersonPort(domains, SentinelClient(http), running, _wall, lambda: clock.advance(timedelta(hours=13)))
+        yield LivePersonPort(
+            domains, SentinelClient(http, api_version="1.0"), running, _wall, lambda: clock.advance(timedelta(hours=13))
+        )
     running.faults.reset()
     running.token_life = timedelta(hours=1)
 

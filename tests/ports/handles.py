@@ -9,7 +9,8 @@ from typing import Protocol
 from sandbox.faults import Faults
 from sandbox.liveperson import Credentials
 from tests.fakes.vault import Metadata
-from worker.refresh import Accounts, Domains, Sentinel, Tokens
+from worker.mint import Domains, Sentinel
+from worker.refresh import Accounts, Tokens
 
 
 class Kv(Protocol):

@@ -13,6 +13,7 @@ from tests.fakes.vault import FakeAccounts, FakeTokens
 from tests.fakes.world import Replica, World
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Result, State
+from worker.refresh import ByHand
 
 DAY = timedelta(days=1)
 
@@ -362,7 +363,7 @@ def test_a_token_that_is_written_by_hand_is_adopted_when_ours_is_due(world: Worl
     # FIELD 8: a daemon and a manual refresh, neither of which knows of the other
     replica = world.start()
     world.run(25 * MINUTE)
-    world.refresher("by hand").refresh(ACCOUNT, manual=True)
+    world.refresher("by hand").refresh(ACCOUNT, by_hand=ByHand())
     world.run(10 * MINUTE)
     assert results(replica) == [Result.REFRESHED, Result.ADOPTED]
     assert world.liveperson.mints() == 2

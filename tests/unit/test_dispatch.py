@@ -11,6 +11,7 @@ from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
+from worker.refresh import ByHand
 
 
 class Told:
@@ -51,7 +52,7 @@ Make = Callable[..., Dispatcher]
 
 @pytest.fixture
 def make(world: World, pool: OneThread, told: Told) -> Make:
-    def dispatcher(max_per_second: float = float("inf"), *, manual: bool = False) -> Dispatcher:
+    def dispatcher(max_per_second: float = float("inf"), *, by_hand: ByHand | None = None) -> Dispatcher:
         fleet = Fleet(max_in_flight=8, max_per_second=max_per_second, recheck_after=60.0, jitter=lambda: 0.0)
         fleet.add(["a", "b", "c"])
         return Dispatcher(
@@ -59,7 +60,7 @@ def make(world: World, pool: OneThread, told: Told) -> Make:
             refresher=world.refresher(),
             pool=pool,
             clock=world.clock,
-            manual=manual,
+            by_hand=by_hand,
             on_done=told.on_done,
             on_wait=told.waits.append,
         )
@@ -135,7 +136,7 @@ def test_what_is_adopted_lets_the_next_one_in_at_once(make: Make, world: World, 
 def test_by_hand_also_what_is_fresh_is_refreshed(make: Make, world: World, pool: OneThread, told: Told) -> None:
     world.refresher("sister").refresh("a")
     world.clock.advance(SECOND)
-    make(manual=True).queue("a")
+    make(by_hand=ByHand()).queue("a")
     pool.run()
     assert told.results == {"a": Result.REFRESHED}
     assert world.version("a") == 2

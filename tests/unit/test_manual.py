@@ -13,6 +13,7 @@ from worker.core.appjwt import utc
 from worker.core.outcome import Outcome, Result
 from worker.fleet import Fleet
 from worker.manual import Line, ManualRefresh
+from worker.refresh import ByHand
 
 NAMES = ["le2", "le1/b", "le3", "le1/a"]
 
@@ -39,6 +40,7 @@ def manual_refresh(world: World, pool: Executor, report: Callable[[Outcome], Non
         pool=pool,
         clock=world.clock,
         report=lambda outcome, _: report(outcome),
+        by_hand=ByHand(),
     )
 
 

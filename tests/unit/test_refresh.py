@@ -22,7 +22,7 @@ from worker.core.errors import (
 )
 from worker.core.outcome import Outcome, Result
 from worker.core.plan import Reason
-from worker.refresh import Refresher
+from worker.refresh import ByHand, Refresher
 
 DAY = timedelta(days=1)
 NOW = Clock().now()
@@ -106,7 +106,7 @@ def test_a_fresh_token_is_adopted_without_reading_any_credentials(world: World, 
 def test_a_due_token_is_replaced_by_one_that_ends_later(world: World, refresher: Refresher) -> None:
     first = refresher.refresh(ACCOUNT)
     world.clock.advance(35 * MINUTE)
-    assert refresher.look(ACCOUNT) is None
+    assert refresher.look(ACCOUNT).is_to_do
     outcome = refresher.refresh(ACCOUNT, held=first.held)
     assert (outcome.result, outcome.reason, outcome.version) == (Result.REFRESHED, Reason.DUE, 2)
     assert outcome.left_at_replacement == 25 * 60
@@ -125,7 +125,7 @@ def test_a_token_is_due_at_the_very_moment_it_was_planned_for(world: World, refr
 def test_a_manual_refresh_replaces_a_fresh_token(world: World, refresher: Refresher) -> None:
     refresher.refresh(ACCOUNT)
     world.clock.advance(MINUTE)
-    outcome = refresher.refresh(ACCOUNT, manual=True)
+    outcome = refresher.refresh(ACCOUNT, by_hand=ByHand())
     assert (outcome.result, outcome.reason, outcome.version) == (Result.REFRESHED, Reason.MANUAL, 2)
     assert outcome.left_at_replacement == 59 * 60
 
@@ -172,7 +172,7 @@ def test_a_manual_refresh_that_gets_the_same_token_leaves_the_plan_alone(world: 
     with world.liveperson.faults.on(Fault(same_token=True)):
         first = refresher.refresh(ACCOUNT)
         world.clock.advance(MINUTE)
-        outcome = refresher.refresh(ACCOUNT, held=first.held, manual=True)
+        outcome = refresher.refresh(ACCOUNT, held=first.held, by_hand=ByHand())
     assert (outcome.result, outcome.held) == (Result.UNCHANGED, first.held)
 
 
@@ -185,7 +185,7 @@ def test_what_stands_beside_an_ended_token_does_not_keep_it(
 ) -> None:
     # FIELD 21: a planted or broken exp field (year 2099) blocked the path for ever
     world.store(token_of(world.clock.now() - 2 * HOUR), **beside)
-    assert refresher.look(ACCOUNT) is None
+    assert refresher.look(ACCOUNT).is_to_do
     assert refresher.refresh(ACCOUNT).reason is Reason.DUE
     assert world.token().exp == world.clock.now() + HOUR
 
@@ -195,7 +195,7 @@ def test_an_ended_token_is_seen_as_ended_though_its_signature_is_not_looked_at(
 ) -> None:
     # FIELD 16: without verify_signature PyJWT does not look at exp, aud and iss either
     world.store(token_of(world.clock.now() - HOUR - SECOND))
-    assert refresher.look(ACCOUNT) is None
+    assert refresher.look(ACCOUNT).is_to_do
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_an_ended_token_is_seen_as_ended_though_its_signature_is_not_looked_at(
 )
 def test_an_unsound_token_is_replaced_whatever_it_claims(world: World, refresher: Refresher, raw: str) -> None:
     world.store(raw)
-    assert refresher.look(ACCOUNT) is None
+    assert refresher.look(ACCOUNT).is_to_do
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.reason, outcome.version) == (Result.REFRESHED, Reason.UNSOUND, 2)
     assert world.token().aud == (ACCOUNT,)
@@ -254,7 +254,7 @@ def test_life_is_counted_by_sentinels_clock_however_wrong_it_is(world: World, re
     assert outcome.held
     assert outcome.held.life.left(world.clock()) == 3600
     with world.liveperson.faults.on(Fault(skew=-DAY)):  # by now its own token is one of tomorrow
-        assert refresher.refresh(ACCOUNT, manual=True).held
+        assert refresher.refresh(ACCOUNT, by_hand=ByHand()).held
 
 
 def test_without_a_date_a_token_counts_from_its_own_issue(world: World, refresher: Refresher) -> None:
@@ -319,7 +319,7 @@ def test_an_invalid_account_fails_with_what_is_wrong(world: World, refresher: Re
 def test_a_foreign_secret_is_left_alone_and_nothing_is_minted_for_it(world: World, refresher: Refresher) -> None:
     # FIELD 12: look at the target's path before the world outside is changed
     world.vault.kv.put(FakeTokens.FOLDER + ACCOUNT, {"password": "theirs"})
-    for outcome in (refresher.look(ACCOUNT), refresher.refresh(ACCOUNT), refresher.refresh(ACCOUNT, manual=True)):
+    for outcome in (refresher.look(ACCOUNT), refresher.refresh(ACCOUNT), refresher.refresh(ACCOUNT, by_hand=ByHand())):
         assert outcome is not None
         assert outcome.result is Result.FAILED
         assert isinstance(outcome.error, ForeignSecretError)
@@ -538,7 +538,7 @@ def test_a_manual_refresh_that_races_the_daemon_does_no_harm(world: World, refre
     # FIELD 8
     first = refresher.refresh(ACCOUNT)
     world.clock.advance(35 * MINUTE)
-    let_first(world, lambda: world.refresher("by hand").refresh(ACCOUNT, manual=True))
+    let_first(world, lambda: world.refresher("by hand").refresh(ACCOUNT, by_hand=ByHand()))
     outcome = refresher.refresh(ACCOUNT, held=first.held)
     assert outcome.error is None
     assert outcome.token == world.token()

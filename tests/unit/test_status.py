@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from pydantic import SecretStr
 
-from tests.builders import ABSENT, HOUR, ISSUED, app_jwt, make_token, token_of
+from tests.builders import ABSENT, HOUR, ISSUED, app_jwt, make_token
 from worker import status
 from worker.core.appjwt import AppJWT
 from worker.core.errors import ForeignSecretError, InvalidAccountError, Kind, RefreshError, Stage

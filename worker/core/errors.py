@@ -37,6 +37,8 @@ class RefreshError(Exception):
         self.status = status
         self.retry_after = retry_after
         self.check = check
+        self.host: str | None = None
+        """The Sentinel host, where that was known by then."""
 
 
 class InvalidAccountError(RefreshError):

@@ -50,10 +50,13 @@ class VaultRights:
 
     def _needed(self) -> list[Right]:
         (mount, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
-        v2 = self._session.kv_version(Operation.LIST, mount) > 1
+        accounts = (
+            [Right(f"{mount}/metadata/{prefix}/*", ("list",)), Right(f"{mount}/data/{prefix}/*", ("read",))]
+            if self._session.kv_version(Operation.LIST, mount) > 1
+            else [Right(f"{mount}/{prefix}/*", ("list", "read"))]
+        )
         rights = [
-            Right(f"{mount}/{'metadata/' if v2 else ''}{prefix}/*", ("list",)),
-            Right(f"{mount}/{'data/' if v2 else ''}{prefix}/*", ("read",)),
+            *accounts,
             Right(f"{tokens_mount}/data/{tokens_prefix}/*", ("create", "read", "update")),
             Right(f"{tokens_mount}/metadata/{tokens_prefix}/*", ("create", "update", "patch")),
             Right("auth/token/lookup-self", ("read",)),

@@ -4,6 +4,7 @@ What the secrets mean is left to accounts.py and tokens.py.
 """
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -135,11 +136,8 @@ class VaultSession:
     def health(self) -> str:
         """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
         try:
-            told = self._client.adapter.get(
-                "/v1/sys/health",
-                headers={"X-Vault-Namespace": None},  # it is the server's: no namespace has one
-                params={"standbyok": "true", "perfstandbyok": "true"},
-            )
+            # it is the server's own: no namespace has one
+            told = self._outside().get("/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"})
         except VaultError as error:
             raise error.with_hint(_HEALTH.get(error.status)) from error
         return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
@@ -147,8 +145,7 @@ class VaultSession:
     def kv_version(self, operation: Operation, mount: str) -> int:
         """The version of the KV engine at a mount, asked once: on a v1 mount a v2 path would work, and mean another."""
         if mount not in self._kv_versions:
-            url = f"/v1/sys/internal/ui/mounts/{mount}"
-            answer = self.call(operation, f"sys/internal/ui/mounts/{mount}", lambda client: client.adapter.get(url))
+            answer = self.call(operation, f"sys/internal/ui/mounts/{mount}", lambda _: self._describe(mount))
             data = mapping(answer.get("data"))
             version = mapping(data.get("options")).get("version", "1")
             if data.get("type") not in ("kv", "generic"):
@@ -171,6 +168,23 @@ class VaultSession:
             with contextlib.suppress(VaultError):  # it ends by itself
                 self._client.adapter.post("/v1/auth/token/revoke-self", timeout=_GOODBYE)
         self._lease = None
+
+    def _describe(self, mount: str) -> Any:
+        """What Vault says of a mount."""
+        namespace, question = self._client.adapter.namespace, "/v1/sys/internal/ui/mounts/"
+        try:
+            return self._client.adapter.get(question + mount)
+        except VaultError as error:
+            if error.status != requests.codes.forbidden or not namespace or "/" not in mount:
+                raise
+            # from inside a namespace OpenBao refuses it for a child's mount, whatever the policy; from outside it does not
+            return self._outside().get(f"{question}{namespace.strip('/')}/{mount}")
+
+    def _outside(self) -> VaultAdapter:
+        """The way to Vault without our namespace."""
+        adapter: VaultAdapter = copy.copy(self._client.adapter)
+        adapter.namespace = None
+        return adapter
 
     def _renew_or_log_in(self, asked: float) -> None:
         lease, now = self._lease, self._clock()

@@ -1,0 +1,120 @@
+"""Where a new token comes from: the account's Sentinel host, its answer, and the checks that it has to pass.
+
+What becomes of the token is refresh's business. What is needed of LivePerson and of Vault is said in the Protocols.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from worker.core import appjwt, plan
+from worker.core.account import Account
+from worker.core.appjwt import AppJWT, Expected
+from worker.core.errors import RefreshError
+from worker.core.plan import Held, Timing
+from worker.core.unchecked import Answer
+
+_SECRET_REFUSED = frozenset({400, 401, 403})
+
+
+class Domains(Protocol):
+    def sentinel_host(self, account: Account, timeout: timedelta) -> str: ...
+
+
+class Sentinel(Protocol):
+    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer: ...
+
+
+class Keys(Protocol):
+    def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None: ...
+
+
+class PreviousSecrets(Protocol):
+    def previous(self, current: Account) -> Account | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A checked token on its way to Vault."""
+
+    token: AppJWT
+    token_type: str
+    expected: Expected
+    host: str
+    held: Held
+    previous_used: bool
+    """Sentinel refused the newest client_secret and took the one before it."""
+
+    def beside(self) -> dict[str, str]:
+        """What Vault's secret tells beside the token itself."""
+        token = self.token
+        early = timedelta(seconds=self.held.life.ends - self.held.refresh_at)
+        return {
+            **token.claims(),
+            "token_type": self.token_type,
+            "account_id": self.expected.account_id or "",
+            "sentinel_host": self.host,
+            "fingerprint": token.fingerprint,
+            "issued_at": appjwt.utc(token.iat),
+            "expires_at": appjwt.utc(token.exp),
+            "refresh_at": appjwt.utc(token.exp - early),
+        }
+
+
+class Mint:
+    def __init__(
+        self,
+        *,
+        domains: Domains,
+        sentinel: Sentinel,
+        keys: Keys | None,
+        secrets: PreviousSecrets,
+        timing: Timing,
+        timeout: timedelta,
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        :param keys: who must have signed a token; None = its signature is not looked at.
+        :param timeout: for one exchange with LivePerson; less where a token is about to end.
+        """
+        self._domains = domains
+        self._sentinel = sentinel
+        self._keys = keys
+        self._secrets = secrets
+        self._timing = timing
+        self._timeout = timeout
+        self._clock = clock
+
+    def mint(self, account: Account, life_left: float) -> Minted:
+        """Get a token and check it; RefreshError names the Sentinel host as soon as that is known.
+
+        :param life_left: seconds that the stored token still lives, 0 = none does.
+        """
+        timeout = plan.exchange_timeout(self._timeout, life_left)
+        host = self._domains.sentinel_host(account, timeout)
+        try:
+            answer, previous_used = self._ask(account, host, timeout)
+            at = self._clock()
+            expected = Expected.of(account)
+            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now)
+            if self._keys:
+                self._keys.verify(token, host, timeout)
+        except RefreshError as error:
+            error.host = host
+            raise
+        held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
+        return Minted(token, answer.token_type, expected, host, held, previous_used)
+
+    def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:
+        """Sentinel's answer, and whether it took only the client_secret before the newest one."""
+        try:
+            return self._sentinel.mint(account, host, timeout), False
+        except RefreshError as error:
+            before = self._secrets.previous(account) if error.status in _SECRET_REFUSED else None
+            if before is None:
+                raise
+            try:
+                return self._sentinel.mint(before, host, timeout), True
+            except RefreshError:
+                raise error from None  # the newest secret's refusal is the one to mend
