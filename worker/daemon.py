@@ -162,7 +162,8 @@ class Daemon:
 
     def _plan(self, outcome: Outcome, following: Next) -> None:
         """The last act of each attempt: were the next one planned before, it could come due while this one runs."""
-        self._report(outcome, following)
+        if not outcome.is_to_do:
+            self._report(outcome, following)
         self._timer.at(outcome.account, following.due)
 
     def _log_in(self) -> None:

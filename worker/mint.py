@@ -12,7 +12,7 @@ from worker.core import appjwt, plan
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
 from worker.core.errors import RefreshError
-from worker.core.plan import Held, Timing
+from worker.core.plan import Held, Reason, Timing
 from worker.core.unchecked import Answer
 
 _SECRET_REFUSED = frozenset({400, 401, 403})
@@ -43,6 +43,7 @@ class Minted:
     expected: Expected
     host: str
     held: Held
+    reason: Reason
     previous_used: bool
     """Sentinel refused the newest client_secret and took the one before it."""
 
@@ -86,7 +87,7 @@ class Mint:
         self._timeout = timeout
         self._clock = clock
 
-    def mint(self, account: Account, life_left: float) -> Minted:
+    def mint(self, account: Account, reason: Reason, life_left: float) -> Minted:
         """Get a token and check it; RefreshError names the Sentinel host as soon as that is known.
 
         :param life_left: seconds that the stored token still lives, 0 = none does.
@@ -104,7 +105,7 @@ class Mint:
             error.host = host
             raise
         held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
-        return Minted(token, answer.token_type, expected, host, held, previous_used)
+        return Minted(token, answer.token_type, expected, host, held, reason, previous_used)
 
     def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:
         """Sentinel's answer, and whether it took only the client_secret before the newest one."""

@@ -126,7 +126,8 @@ class Refresher:
         if by_hand and left >= by_hand.if_less_than:
             attempt.reason = None
             return attempt.outcome(Result.SKIPPED, self._clock())
-        if not by_hand and attempt.standing.reason is None:
+        attempt.reason = reason = attempt.reason or attempt.standing.reason
+        if reason is None:
             return self._adopted(attempt)
         account = self._accounts.read(attempt.account)
         expected = Expected.of(account)
@@ -134,12 +135,11 @@ class Refresher:
         if by_hand and by_hand.dry_run:
             attempt.reason = attempt.standing.reason or attempt.reason
             return attempt.outcome(Result.SKIPPED, self._clock())
-        attempt.reason = attempt.reason or attempt.standing.reason or Reason.DUE
         kept = self._unwritten.get(attempt.account)
         if kept and not by_hand and kept.expected == expected and kept.held.refresh_at > attempt.started:
             attempt.minted = kept
         else:
-            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, left)
+            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, reason, left)
         return self._publish(attempt, attempt.minted, stored)
 
     def _read_stored(self, attempt: _Attempt) -> Stored:
@@ -193,7 +193,7 @@ class Refresher:
         """The stored token stands. Where it is our own, from a write whose answer was lost, that write succeeded."""
         kept, token = self._unwritten.get(attempt.account), attempt.standing.token
         if kept and token and token.fingerprint == kept.token.fingerprint:
-            attempt.minted, attempt.reason = kept, attempt.reason or Reason.DUE
+            attempt.minted, attempt.reason = kept, kept.reason
             return self._settled(attempt, Result.REFRESHED)
         attempt.minted = attempt.reason = attempt.left_at_replacement = None
         return self._settled(attempt, Result.ADOPTED)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from sandbox.kubernetes import CREDENTIAL_ID, Kubernetes, credential_id
+from sandbox.kubernetes import AUDIENCE, CREDENTIAL_ID, ISSUER, Kubernetes, credential_id
 from tests.integration.agent import Agent
 from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
 
@@ -405,3 +406,24 @@ def test_a_login_that_we_made_is_revoked_at_the_end(mount: str, begun: Begun) ->
     for done in (*begun.good.values(), *begun.refused.values()):
         done.result()
     assert begun.stage.logins(mount) == []
+
+
+def test_the_stand_in_for_kubernetes_reviews_only_for_whoever_may_ask(tmp_path: Path) -> None:
+    with Kubernetes() as cluster:
+        ca_file = tmp_path / "ca.pem"
+        ca_file.write_text(cluster.ca_pem)
+
+        def review(asking: str, *audiences: str) -> requests.Response:
+            return requests.post(
+                f"{cluster.address}/apis/authentication.k8s.io/v1/tokenreviews",
+                headers={"Authorization": f"Bearer {asking}"},
+                json={"spec": {"token": cluster.token(), "audiences": audiences}},
+                verify=str(ca_file),
+                timeout=5,
+            )
+
+        assert review("nobody").status_code == 401
+        assert review(cluster.token()).status_code == 401  # it is for another audience
+        assert review(cluster.token(audience=ISSUER)).status_code == 403
+        assert review(cluster.reviewer_token(), AUDIENCE).json()["status"]["authenticated"] is True
+        assert review(cluster.reviewer_token()).json()["status"]["authenticated"] is False

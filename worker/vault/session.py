@@ -177,7 +177,7 @@ class VaultSession:
         except VaultError as error:
             if error.status != requests.codes.forbidden or not namespace or "/" not in mount:
                 raise
-            # from inside a namespace OpenBao refuses it for a child's mount, whatever the policy; from outside it does not
+            # of a child's mount OpenBao tells nothing inside a namespace, whatever the policy; outside it does
             return self._outside().get(f"{question}{namespace.strip('/')}/{mount}")
 
     def _outside(self) -> VaultAdapter:

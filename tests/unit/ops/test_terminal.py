@@ -23,7 +23,7 @@ def test_a_table_has_columns_as_wide_as_what_is_in_them() -> None:
 
 
 def test_a_column_that_is_empty_in_each_row_is_left_out_but_not_one_that_holds_zero() -> None:
-    assert as_table([{"a": 0, "b": None}, {"a": False, "b": None}]).splitlines() == ["A", "0", "False"]
+    assert as_table([{"a": 0, "b": None}, {"a": False, "b": None}]).splitlines() == ["A", "0", "FAILED"]
 
 
 def test_a_table_without_rows_is_empty() -> None:
