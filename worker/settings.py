@@ -114,10 +114,10 @@ class VaultSettings(_Table):
         if self.method == "approle" and not (self.role_id and self.secret_id_file):
             raise ValueError("vault.auth_method is approle: set vault.role_id and vault.secret_id_file")
         if self.method in ("kubernetes", "jwt") and not self.role:
-            raise ValueError(
-                f"vault.role: missing for the login by {self.method}"
-                + ("" if self.auth_method else "; for another way set vault.auth_method or a token")
+            other = (
+                "" if self.auth_method else "; for another login set vault.auth_method (such as approle) or vault.token"
             )
+            raise ValueError(f"vault.role: missing for the login by {self.method}{other}")
         return self
 
     @property

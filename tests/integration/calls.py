@@ -1,7 +1,11 @@
 """Ways to call the installed command that several tests share."""
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tests.integration.processes import Done, Scene
 
@@ -18,3 +22,19 @@ def by_token(scene: Scene, *policies: str, **changes: str) -> dict[str, str | No
     scene.secrets.append(token)
     names = ("AUTH_METHOD", "ROLE_ID", "SECRET_ID_FILE")
     return {**{f"APPJWT_VAULT_{name}": None for name in names}, "APPJWT_VAULT_TOKEN": token, **changes}
+
+
+def operate(scene: Scene, command: str) -> str:
+    """Run a command that the worker gave, with OpenBao's own client, as root."""
+    vault, *arguments = shlex.split(command)
+    assert vault == "vault"
+    environment = {
+        "PATH": str(Path(sys.executable).parent),
+        "HOME": str(scene.folder),
+        "BAO_ADDR": scene.openbao.address,
+        "BAO_CACERT": str(scene.openbao.ca_file),
+        "BAO_TOKEN": scene.openbao.root_token,
+    }
+    done = subprocess.run(["bao", *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -5,9 +5,6 @@ Most of them are refreshed by one run of the command; each test looks at its own
 
 import json
 import secrets
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -20,7 +17,7 @@ from pydantic import SecretStr
 
 import sandbox
 from sandbox.liveperson import LivePerson
-from tests.integration.calls import by_token, side_by_side
+from tests.integration.calls import by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.clockwork import steady
@@ -280,22 +277,6 @@ def test_other_peoples_keys_in_the_metadata_are_kept(refreshed: Refreshed) -> No
     assert refreshed.token("noted")
     metadata = refreshed.scene.openbao.client.secrets.kv.v2.read_secret_metadata(TOKENS + "noted")["data"]
     assert metadata["custom_metadata"] == {"team": "billing", "managed_by": "appjwt-worker"}
-
-
-def operate(scene: Scene, command: str) -> str:
-    """Run a command that the worker gave, with OpenBao's own client, as root."""
-    vault, *arguments = shlex.split(command)
-    assert vault == "vault"
-    environment = {
-        "PATH": str(Path(sys.executable).parent),
-        "HOME": str(scene.folder),
-        "BAO_ADDR": scene.openbao.address,
-        "BAO_CACERT": str(scene.openbao.ca_file),
-        "BAO_TOKEN": scene.openbao.root_token,
-    }
-    done = subprocess.run(["bao", *arguments], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # The engines

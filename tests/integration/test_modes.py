@@ -3,6 +3,7 @@
 The runs that change nothing for each other are made side by side, once; each test looks at its own.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -80,15 +81,13 @@ MODES = {
 @pytest.fixture(scope="module")
 def ended(made: Scene, bad: Changes) -> dict[tuple[str, int], Done]:
     """Each mode where all is well, with an account that fails, with a wrong setting, and without a Vault."""
-    made.add_account("le404")
-    assert made.call("--refresh", "le404").status == 0
     circumstances: dict[int, Changes] = {0: {}, 1: bad, 2: WRONG, 3: AWAY}
     runs = {
-        (mode, status): partial(made.call, *MODES[mode], changes=circumstances[status])
-        for mode in MODES
-        for status in circumstances
+        (mode, status): partial(made.call, *flags, changes=changes)
+        for mode, flags in MODES.items()
+        for status, changes in circumstances.items()
     }
-    runs[("refresh", 1)] = partial(made.call, "--refresh", "le402", changes=bad)
+    runs["refresh", 1] = partial(made.call, "--refresh", "le402", changes=bad)
     return dict(zip(runs, side_by_side(*runs.values()), strict=True))
 
 
@@ -100,14 +99,11 @@ def test_each_mode_ends_with_each_status(mode: str, status: int, ended: dict[tup
     if status == 0:
         assert done.err == ""
     if status == 2:
-        assert (done.out, done.err) == (
-            "",
-            "appjwt-worker: APPJWT_REFRESH_ATT: there is no such setting; did you mean APPJWT_REFRESH_AT?\n",
-        )
-    if status == 3 and mode != "check":
-        assert done.out == ""
-        assert "appjwt-worker: Vault cannot be used: " in done.err
-        assert "connection refused" in done.err
+        fault = "APPJWT_REFRESH_ATT: there is no such setting; did you mean APPJWT_REFRESH_AT?"
+        assert (done.out, done.err) == ("", f"appjwt-worker: {fault}\n")
+    if status == 3:
+        assert "127.0.0.1:1: connection refused" in (done.out if mode == "check" else done.err)
+        assert mode == "check" or (done.out, "appjwt-worker: Vault cannot be used: " in done.err) == ("", True)
 
 
 def test_the_daemon_ends_with_2_for_wrong_settings_and_else_with_0(made: Scene) -> None:
@@ -122,31 +118,325 @@ def test_a_vault_that_is_sealed_or_stopped_is_3_in_every_mode(tmp_path: Path) ->
         made.openbao.client.sys.seal()
         modes = (["--status"], ["--check"], ["--refresh", "a"], ["--refresh-all"])
         sealed = side_by_side(*(partial(made.call, *mode) for mode in modes))
-        made.openbao.stop()
-        # it takes its CA file along, which a setting names
-        stopped = made.call("--status", changes={"APPJWT_VAULT_CA_CERT": None})
+        made.openbao.kill()
+        stopped = made.call("--status")
     assert [done.status for done in (*sealed, stopped)] == [3, 3, 3, 3, 3]
-    assert "sealed" in sealed[0].err
     assert re.search(r"vault +FAILED +status 503.*\(it is sealed\)", sealed[1].out)
+    assert all("sealed" in done.err for done in (sealed[0], *sealed[2:])), sealed
     assert "connection refused" in stopped.err
 
 
 # --status
 
 
-def test_status_as_json_is_as_promised(ended: dict[tuple[str, int], Done], made: Scene) -> None:
-    lines = ended["status", 0].document["accounts"] if False else made.call("--status", "--output", "json").document
-    assert set(lines) == {"accounts"}
-    by_name = {line["account"]: line for line in lines["accounts"]}
-    token = made.openbao.get_token("le401") or {}
-    line = by_name["le401"]
-    left = line.pop("life_left")
-    assert isinstance(left, float)
-    assert 3400 < left <= 3600
-    assert line == {
-        "account": "le401",
-        "state": "ok",
-        **{key: token[key] for key in ("issued_at", "expires_at", "refresh_at", "fingerprint")},
-        "last_error": None,
-        "failing_since": None,
+def test_status_as_json_is_as_promised_and_needs_no_more_than_the_auditors_policy(made: Scene) -> None:
+    done = made.call("--status", "--output", "json", changes=by_token(made, "auditor"))
+    assert (done.status, done.err) == (0, "")
+    assert set(done.document) == {"accounts"}
+    assert {line["account"] for line in done.document["accounts"]} == {"le400", "le401"}
+    for line in done.document["accounts"]:
+        token = made.openbao.get_token(line["account"]) or {}
+        left = line.pop("life_left")
+        assert isinstance(left, float)
+        assert 3300 < left <= 3600
+        assert line == {
+            "account": line["account"],
+            "state": "ok",
+            **{key: token[key] for key in ("issued_at", "expires_at", "refresh_at", "fingerprint")},
+            "last_error": None,
+            "failing_since": None,
+        }
+
+
+def test_status_as_a_table_says_the_same_and_sums_up(prefixes: Prefixes) -> None:
+    changes = prefixes.add("shown", le405={}, le406={})
+    made = prefixes.scene
+    assert made.call("--refresh", "le405", changes=changes).status == 0
+    done = made.call("--status", changes=changes)
+    token = made.openbao.get_token("le405", prefix="shown/tokens") or {}
+    titles, missing, well, empty, summary = done.out.splitlines()
+    assert re.split("  +", titles) == [
+        *("ACCOUNT", "STATE", "LIFE LEFT", "ISSUED AT", "EXPIRES AT", "REFRESH AT", "FINGERPRINT", "LAST ERROR")
+    ]
+    assert re.split("  +", missing) == ["le406", "failing", "0:00:00", "-", "-", "-", "-", "there is no token"]
+    name, state, left, *rest = re.split("  +", well)
+    assert (name, state, left[:4]) == ("le405", "ok", "0:59")
+    assert rest == [*(token[key] for key in ("issued_at", "expires_at", "refresh_at", "fingerprint")), "-"]
+    assert (empty, summary) == ("", "2 accounts, 1 without a live token")
+
+
+# --check
+
+
+def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Prefixes) -> None:
+    changes, made = prefixes.add("quiet", le407={}, le408={"enabled": False}), prefixes.scene
+    done = made.call("--check", "--output", "json", changes=changes)
+    host = made.liveperson.hosts["va"]
+    assert (done.status, set(done.document), done.err) == (0, {"checks"}, "")
+    lines = done.document["checks"]
+    assert all(line.keys() == {"check", "ok", "detail", "remedy"} for line in lines)
+    assert [(line["check"], line["ok"], line["remedy"]) for line in lines] == [
+        (check, True, None)
+        for check in (
+            "vault",
+            "login",
+            "accounts.mount",
+            "tokens.mount",
+            "right secret/metadata/quiet/accounts/*",
+            "right secret/data/quiet/accounts/*",
+            "right secret/data/quiet/tokens/*",
+            "right secret/metadata/quiet/tokens/*",
+            "right auth/token/lookup-self",
+            "right auth/token/renew-self",
+            "clock",
+            "accounts",
+            "account le407",
+            "account le408",
+            f"sentinel {host}",
+            "clock",
+        )
+    ]
+    details = {line["check"]: line["detail"] for line in lines}
+    assert details["account le407"] == f"valid, at {host}"
+    assert details["account le408"] == "disabled"
+    assert not [seen for seen in made.liveperson.seen if (seen.service, seen.account_id) == ("sentinel", "le407")]
+
+
+def test_a_check_that_fails_gives_the_very_command_that_mends_it(prefixes: Prefixes) -> None:
+    changes, made = (
+        prefixes.add("mended", le409={"client_id": ""}, le410={}, le411={"sentinel_domain": "example.com"}),
+        prefixes.scene,
+    )
+    made.openbao.client.secrets.kv.v2.create_or_update_secret("mended/tokens/le410", {"a": "b"})
+
+    def failures() -> dict[str, dict[str, Any]]:
+        done = made.call("--check", "--output", "json", changes=changes)
+        found = {line["check"]: line for line in done.document["checks"] if not line["ok"]}
+        assert done.status == bool(found)
+        return found
+
+    found = failures()
+    assert {check: line["detail"] for check, line in found.items()} == {
+        "account le409": "client_id: missing or empty",
+        "account le410": "secret/mended/tokens/le410 holds a secret that is not ours; to hand it over: "
+        + found["account le410"]["remedy"],
+        "account le411": "sentinel_domain of the account is example.com, which sentinel.allowed_hosts does not allow",
     }
+    assert found["account le409"]["remedy"] == "vault kv patch -mount=secret mended/accounts/le409 client_id=VALUE"
+    assert "sentinel.allowed_hosts" in found["account le411"]["remedy"]
+    operate(made, found["account le409"]["remedy"].replace("VALUE", "75588e18-0213-4e33-8174-883acac7e3c4"))
+    operate(made, found["account le410"]["remedy"])
+    assert failures().keys() == {"account le411"}
+
+
+def test_check_as_a_table_says_what_failed_why_and_what_mends_it(bad: Changes, made: Scene) -> None:
+    out = made.call("--check", changes=bad).out
+    lines = [re.split("  +", line) for line in out.splitlines()]
+    assert lines[0] == ["CHECK", "OK", "DETAIL", "REMEDY"]
+    remedy = "vault kv patch -mount=secret bad/accounts/le402 client_id=VALUE"
+    assert ["account le402", "FAILED", "client_id: missing or empty", remedy] in lines
+    assert lines[-1] == ["15 checks passed, 1 did not"]
+
+
+# --refresh with --dry-run and --if-less-than
+
+
+def refreshed(done: Done) -> list[tuple[object, ...]]:
+    return [(row["account"], row["outcome"], row["reason"], row["error"]) for row in done.document["accounts"]]
+
+
+def test_a_dry_run_says_which_and_why_and_does_nothing(prefixes: Prefixes) -> None:
+    changes, made = (
+        prefixes.add("dry", le412={}, le413={}, le414={"client_id": ""}, le415={"enabled": False}),
+        prefixes.scene,
+    )
+    assert made.call("--refresh", "le412", changes=changes).status == 0
+    requests = len(made.liveperson.seen)
+    done = made.call("--refresh-all", "--dry-run", "--output", "json", changes=changes)
+    assert (done.status, refreshed(done)) == (
+        1,
+        [
+            ("le412", "skipped", "manual", None),
+            ("le413", "skipped", "missing", None),
+            ("le414", "failed", "manual", "client_id: missing or empty"),
+            ("le415", "skipped", "manual", "the account is disabled"),
+        ],
+    )
+    assert (done.document["refreshed"], done.document["failed"], done.document["skipped"]) == (0, 1, 3)
+    assert len(made.liveperson.seen) == requests
+    assert made.openbao.get_token("le413", prefix="dry/tokens") is None
+    table = made.call("--refresh", "le412", "le413", "--dry-run", changes=changes).out
+    assert table.splitlines()[-1] == "dry run: 2 would be refreshed, 0 failed"
+
+
+def test_if_less_than_leaves_alone_what_lives_longer(prefixes: Prefixes) -> None:
+    changes, made = prefixes.add("less", le416={}, le417={}), prefixes.scene
+    assert made.call("--refresh", "le416", changes=changes).status == 0
+    first = made.openbao.get_token("le416", prefix="less/tokens")
+    flags = ("--refresh-all", "--output", "json", "--if-less-than")
+    none = made.call(*flags, "0s", changes=changes)
+    assert refreshed(none) == [("le416", "skipped", None, None), ("le417", "skipped", None, None)]
+    some = made.call(*flags, "20m", changes=changes)
+    assert refreshed(some) == [("le416", "skipped", None, None), ("le417", "refreshed", "manual", None)]
+    assert made.openbao.get_token("le416", prefix="less/tokens") == first
+    dry = made.call(*flags, "2h", "--dry-run", changes=changes)
+    assert refreshed(dry) == [("le416", "skipped", "manual", None), ("le417", "skipped", "manual", None)]
+
+
+def test_refresh_may_be_repeated_and_keeps_the_order_given(prefixes: Prefixes) -> None:
+    changes = prefixes.add("order", le418={}, le419={}, le420={})
+    done = prefixes.scene.call(
+        "--refresh", "le420", "--refresh", "le418", "le419", "le420", "--output", "json", changes=changes
+    )
+    assert [row["account"] for row in done.document["accounts"]] == ["le420", "le418", "le419"]
+    assert done.document["refreshed"] == 3
+
+
+# Flags and names
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        ("--refresh a", "--refresh-all"),
+        ("--refresh a", "--status"),
+        ("--refresh a", "--check"),
+        ("--refresh-all", "--status"),
+        ("--refresh-all", "--check"),
+        ("--status", "--check"),
+    ],
+)
+def test_modes_exclude_one_another(modes: tuple[str, str], made: Scene) -> None:
+    done = made.call(*" ".join(modes).split())
+    first, second = (mode.split()[0] for mode in modes)
+    assert (done.status, done.out) == (2, "")
+    assert f"appjwt-worker: error: argument {second}: not allowed with argument {first}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--output json", "--output goes with --refresh, --refresh-all, --status or --check"),
+        ("--dry-run", "--dry-run goes with --refresh or --refresh-all"),
+        ("--dry-run --status", "--dry-run goes with --refresh or --refresh-all"),
+        ("--if-less-than 20m --check", "--if-less-than goes with --refresh or --refresh-all"),
+        ("--if-less-than 0s", "--if-less-than goes with --refresh or --refresh-all"),
+        ("--if-less-than 20 --refresh-all", "argument --if-less-than: must be a duration such as 90s, 20m or 1h"),
+        ("--chek", "unrecognized arguments: --chek; did you mean --check?"),
+        (
+            "--if-less-then 20m --refresh-all",
+            "unrecognized arguments: --if-less-then 20m; did you mean --if-less-than?",
+        ),
+        ("refresh le400", "unrecognized arguments: refresh le400; did you mean --refresh?"),
+    ],
+)
+def test_what_does_not_go_together_is_an_error_in_a_sentence(flags: str, sentence: str, made: Scene) -> None:
+    done = made.call(*flags.split())
+    assert (done.status, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == f"appjwt-worker: error: {sentence}"
+
+
+def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
+    near, far = side_by_side(
+        *(partial(made.call, "--refresh", name, "--output", "json") for name in ("le40", "brand/eu"))
+    )
+    assert (near.status, far.status) == (1, 1)
+    missing = "there is no secret at secret/liveperson/accounts/"
+    assert near.document["accounts"][0]["error"] in {f"{missing}le40; did you mean le40{n}?" for n in (0, 1)}
+    assert far.document["accounts"][0]["error"] == f"{missing}brand/eu"
+
+
+@pytest.mark.parametrize("name", ["../accounts/le400", "a//b", "a b", "/", ""])
+def test_what_is_no_accounts_name_never_reaches_vault_as_a_path(name: str, made: Scene) -> None:
+    done = made.call("--refresh", name, "--output", "json")
+    assert done.status == 1
+    assert done.document["accounts"][0]["error"].startswith(f"{name!r}: an account's name holds letters, digits and")
+
+
+# Where settings come from
+
+
+def test_names_that_kubernetes_injects_for_a_service_are_ignored(made: Scene) -> None:
+    links = {
+        "APPJWT_WORKER_SERVICE_HOST": "10.0.0.1",
+        "APPJWT_WORKER_SERVICE_PORT": "8080",
+        "APPJWT_WORKER_SERVICE_PORT_HTTP": "8080",
+        "APPJWT_WORKER_PORT": "tcp://10.0.0.1:8080",
+        "APPJWT_WORKER_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "APPJWT_WORKER_PORT_8080_TCP_PROTO": "tcp",
+    }
+    assert made.call("--status", changes=links).status == 0
+
+
+@pytest.fixture
+def config(made: Scene, tmp_path: Path) -> Path:
+    """All of the settings, in a file."""
+    file = tmp_path / "worker.toml"
+    keys = (name.removeprefix("APPJWT_").lower().replace("_", ".", 1) for name in made.settings)
+    file.write_text(
+        "".join(
+            f"{key} = {json.dumps(value)}\n" for key, value in zip(keys, made.settings.values(), strict=True)
+        ).replace(
+            f'"{made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"]}"',
+            json.dumps(made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"].split(",")),
+        )
+    )
+    return file
+
+
+def test_a_file_may_hold_all_settings_and_be_named_by_flag_or_variable(config: Path, made: Scene) -> None:
+    nothing: dict[str, str | None] = dict.fromkeys(made.settings)
+    done = side_by_side(
+        partial(made.call, "--status", "--config", str(config), changes=nothing),
+        partial(made.call, "--status", changes={**nothing, "APPJWT_CONFIG": str(config)}),
+        partial(made.call, "--status", changes=nothing),
+    )
+    assert [each.status for each in done] == [0, 0, 2]
+
+
+@pytest.mark.tool("unshare")
+def test_without_a_word_the_file_in_etc_is_taken(config: Path, made: Scene) -> None:
+    """In a mount namespace of its own, with an empty /etc: nothing of this machine is touched."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no namespaces")
+    script = (
+        f'mount -t tmpfs none /etc && install -D {shlex.quote(str(config))} /etc/appjwt-worker/worker.toml && exec "$@"'
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *made.command("--status")],
+        env=made.environment(dict.fromkeys(made.settings)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    made.keep(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert "le400" in done.stdout
+
+
+# What is not signed as demanded
+
+
+def test_only_a_token_that_verifies_is_published(prefixes: Prefixes, tmp_path: Path) -> None:
+    changes, made = dict(prefixes.add("signed", le421={})), prefixes.scene
+    liveperson, pem = made.liveperson, tmp_path / "key.pem"
+    pem.write_text(liveperson.public_key_pem)
+
+    def refresh(verify: str, version: str = "1.0") -> tuple[str, dict[str, str]]:
+        """What became of it, and what is stored then."""
+        settings = {"APPJWT_SENTINEL_VERIFY": verify, "APPJWT_SENTINEL_API_VERSION": version}
+        done = made.call("--refresh", "le421", "--output", "json", changes=changes | settings)
+        (row,) = done.document["accounts"]
+        assert done.status == (row["outcome"] == "failed")
+        return str(row["error"] or row["outcome"]), made.openbao.get_token("le421", prefix="signed/tokens") or {}
+
+    assert refresh(str(pem))[0] == "refreshed"
+    assert refresh("jwks", "2.0")[0] == "refreshed"
+    before = refresh("jwks")[1]
+    liveperson.rotate_key(publish=False)
+    by_pem, by_jwks = refresh(str(pem)), refresh("jwks")
+    assert by_pem == (f"signature: expected one by a key in {pem}, got another", before)
+    assert by_jwks[0].startswith(f"signature: expected one by a key that {liveperson.hosts['va']} publishes, got kid ")
+    assert by_jwks[1] == before
+    outcome, after = refresh("off")
+    assert (outcome, after["fingerprint"] != before["fingerprint"]) == ("refreshed", True)

@@ -11,7 +11,10 @@ import pytest
 
 from worker import cli
 
-FLAGS = ["--help", "--refresh", "--refresh-all", "--output", "--config", "--version"]
+FLAGS = [
+    *("--help", "--refresh", "--refresh-all", "--status", "--check"),
+    *("--if-less-than", "--dry-run", "--output", "--config", "--version"),
+]
 """All there are; a new one is to be added here and is then held to be in --help."""
 
 
@@ -70,7 +73,7 @@ def test_version_says_name_and_version(capsys: pytest.CaptureFixture[str]) -> No
         (["--refresh", "a", "--refresh-all"], "argument --refresh-all: not allowed with argument --refresh"),
         (["--refresh-all", "a"], "unrecognized arguments: a"),
         (["--refr", "a"], "unrecognized arguments: --refr a"),
-        (["--output", "json"], "--output goes with --refresh or --refresh-all"),
+        (["--output", "json"], "--output goes with --refresh, --refresh-all, --status or --check"),
         (["--refresh-all", "--output", "yaml"], "argument --output: invalid choice: 'yaml' (choose from "),
         (["--config"], "argument --config: expected one argument"),
     ],

@@ -62,9 +62,9 @@ def faults(path: Path | None = None) -> list[str]:
 
 
 def test_an_address_and_a_login_are_all_that_is_needed(env: Env) -> None:
-    env(APPJWT_VAULT_ADDRESS=ADDRESS, APPJWT_VAULT_ROLE_ID="role", APPJWT_VAULT_SECRET_ID_FILE="secret_id")
+    env(APPJWT_VAULT_ADDRESS=ADDRESS, APPJWT_VAULT_ROLE="worker")
     loaded = load(None)
-    assert loaded.vault.method == "approle"
+    assert loaded.vault.method == "kubernetes"
     assert loaded.accounts.prefix == "liveperson/accounts"
 
 
@@ -195,7 +195,7 @@ def test_every_fault_is_told_in_one_go_with_a_line_each(env: Env, file: Callable
         ("APPJWT_CONFIG_FILE", "; did you mean APPJWT_CONFIG?"),
         ("APPJWT_LOG_LEVEL_", "; did you mean APPJWT_LOG_LEVEL?"),
         ("APPJWT_XYZ", ""),
-        ("APPJWT_VAULT", "; did you mean APPJWT_VAULT_TOKEN?"),
+        ("APPJWT_VAULT", "; did you mean APPJWT_VAULT_ROLE?"),
     ],
 )
 def test_an_unknown_variable_is_named_with_the_nearest_right_one(name: str, fault: str, env: Env) -> None:
@@ -401,10 +401,20 @@ def test_a_login_that_is_not_complete_is_told(lines: str, fault: str, file: Call
     assert faults(file(f'[vault]\naddress = "{ADDRESS}"\n{lines}')) == [fault]
 
 
-@pytest.mark.parametrize("lines", ["", 'role_id = "x"', 'secret_id_file = "x"', 'auth_method = "approle"\ntoken = "x"'])
-def test_no_login_at_all_is_told_with_what_to_set(lines: str, file: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("", "vault.role: missing for the login by kubernetes; for another login set vault.auth_method"),
+        ('role_id = "x"', "for another login set vault.auth_method (such as approle) or vault.token"),
+        ('auth_method = "jwt"', "vault.role: missing for the login by jwt"),
+        ('auth_method = "approle"\nrole_id = "x"', "set vault.role_id and vault.secret_id_file"),
+        ('auth_method = "approle"\ntoken = "x"', "set vault.role_id and vault.secret_id_file"),
+        ('auth_method = "token"', "set vault.token or vault.token_file"),
+    ],
+)
+def test_no_login_at_all_is_told_with_what_to_set(lines: str, told: str, file: Callable[[str], Path]) -> None:
     (fault,) = faults(file(f'[vault]\naddress = "{ADDRESS}"\n{lines}'))
-    assert "vault.role_id and vault.secret_id_file" in fault
+    assert told in fault
 
 
 @given(st.floats(0.1, 0.9), st.floats(0, 0.2))
@@ -520,7 +530,7 @@ def test_each_example_in_the_listed_file_can_be_used_as_it_stands(name: str, fil
     text = re.sub(rf"(\[{table}\]\n(?:(?!\[).*\n)*?)# ({key} = )", r"\1\2", text, count=1)
     needed = {"vault.address": f'address = "{ADDRESS}"', "vault.token_file": 'token_file = "sink"'}
     if name in ("vault.token", "vault.auth_method"):
-        needed["vault.token_file"] = 'role_id = "x"\nsecret_id_file = "y"'
+        needed["vault.token_file"] = 'role = "x"'
     added = "\n".join(line for setting, line in needed.items() if setting != name)
     loaded = load(file(text.replace("[vault]\n", f"[vault]\n{added}\n", 1)))
     assert getattr(getattr(loaded, table), key) is not None
