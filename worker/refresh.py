@@ -69,7 +69,7 @@ class _Attempt:
             host=error.host if error else minted.host if minted else stored.host if stored else None,
             token=self.standing.token,
             held=self.standing.held,
-            version=stored.version if stored else None,
+            version=stored.version if stored and self.standing.token else None,
             error=error,
             left_at_replacement=self.left_at_replacement,
             previous_used=bool(minted and minted.previous_used),

@@ -1,6 +1,7 @@
 """Whose signature it is, with the keys that the sandbox's Sentinel publishes and with pinned ones."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import jwt
 import pytest
 import requests
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -21,9 +23,10 @@ from pydantic import SecretStr
 from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
 from tests.fakes.clock import MINUTE, SECOND, Clock
+from tests.integration.servers import Answering, http
 from worker import net
 from worker.core import appjwt
-from worker.core.account import parse
+from worker.core.account import Account, parse
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.liveperson.keys import PinnedKeys, PublishedKeys
@@ -308,3 +311,39 @@ def test_a_file_without_an_rsa_key_is_told(content: bytes, pem_file: Path) -> No
     pem_file.write_bytes(content)
     with pytest.raises(ValueError, match="it holds no RSA public key"):
         PinnedKeys(pem_file)
+
+
+# Version 2.0 of the token request, whose tokens the published keys are for
+
+
+@pytest.mark.parametrize(("settings", "own"), [("2.0", None), ("1.0", "2.0")])
+def test_version_2_0_of_the_token_request_is_the_documented_one(
+    settings: str, own: str | None, signed: Signed, tmp_path: Path
+) -> None:
+    ca, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ca.issue_cert("localhost").configure_cert(tls)
+    token = signed.token().raw.get_secret_value()
+    account = Account(ACCOUNT, ACCOUNT, "75588e18", SecretStr("a+b&c=d"), api_version=own)
+    answer = http(json.dumps({"access_token": token}).encode())
+    with (
+        net.session(user_agent="test/1", ca_cert=str(tmp_path / "ca.pem")) as session,
+        Answering(answer, tls=tls) as sentinel,
+    ):
+        client = SentinelClient(session, api_version=settings)
+        answered = client.mint(account, f"localhost:{sentinel.port}", SOON)
+    body = "client_id=75588e18&client_secret=a%2Bb%26c%3Dd&grant_type=client_credentials"
+    assert sentinel.requests == [
+        (
+            f"POST /sentinel/api/v2/account/{ACCOUNT}/app/token HTTP/1.1\r\n"
+            f"Host: localhost:{sentinel.port}\r\n"
+            "User-Agent: test/1\r\n"
+            "Accept-Encoding: identity\r\n"
+            "Accept: application/json\r\n"
+            "Connection: keep-alive\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"\r\n{body}"
+        ).encode()
+    ]
+    assert (answered.raw.get_secret_value(), answered.token_type) == (token, "Bearer")

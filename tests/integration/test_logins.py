@@ -308,7 +308,7 @@ def a_secret_id_that_is_used_up_is_told_and_its_rotation_noticed(stage: Stage) -
 
 def an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked(stage: Stage) -> None:
     openbao = stage.world.openbao
-    with Agent(stage.folder / "sink", openbao, *openbao.approle("sink", POLICIES, token_ttl="12s")) as agent:
+    with Agent(stage.folder / "sink", openbao, *openbao.approle("sink", POLICIES, token_ttl="20s")) as agent:
         agent.stop()  # so that nobody else renews
         first = agent.sink.read_text()
         before = stage.lookup(first)["last_renewal"]
@@ -329,7 +329,7 @@ def an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked(stage:
 
 
 def a_given_token_is_kept_alive_and_not_revoked(stage: Stage) -> None:
-    given = stage.world.openbao.token(POLICIES, ttl="12s")
+    given = stage.world.openbao.token(POLICIES, ttl="20s")
     daemon = stage.world.daemon({"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN": given})
     daemon.wait_for("worker.ready")
     assert "last_renewal" not in stage.lookup(given)

@@ -5,9 +5,9 @@ The runs that change nothing for each other are made side by side, once; each te
 
 import json
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,6 @@ MODES = {
     "refresh-all": ["--refresh-all"],
     "status": ["--status"],
     "check": ["--check"],
-    "dry-run": ["--refresh-all", "--dry-run"],
-    "if-less-than": ["--refresh-all", "--if-less-than", "20m"],
 }
 
 
@@ -203,10 +201,8 @@ def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Pr
 
 
 def test_a_check_that_fails_gives_the_very_command_that_mends_it(prefixes: Prefixes) -> None:
-    changes, made = (
-        prefixes.add("mended", le409={"client_id": ""}, le410={}, le411={"sentinel_domain": "example.com"}),
-        prefixes.scene,
-    )
+    made, odd = prefixes.scene, {"sentinel_domain": "example.com"}
+    changes = prefixes.add("mended", le409={"client_id": ""}, le410={}, le411=odd)
     made.openbao.client.secrets.kv.v2.create_or_update_secret("mended/tokens/le410", {"a": "b"})
 
     def failures() -> dict[str, dict[str, Any]]:
@@ -246,10 +242,8 @@ def refreshed(done: Done) -> list[tuple[object, ...]]:
 
 
 def test_a_dry_run_says_which_and_why_and_does_nothing(prefixes: Prefixes) -> None:
-    changes, made = (
-        prefixes.add("dry", le412={}, le413={}, le414={"client_id": ""}, le415={"enabled": False}),
-        prefixes.scene,
-    )
+    made = prefixes.scene
+    changes = prefixes.add("dry", le412={}, le413={}, le414={"client_id": ""}, le415={"enabled": False})
     assert made.call("--refresh", "le412", changes=changes).status == 0
     requests = len(made.liveperson.seen)
     done = made.call("--refresh-all", "--dry-run", "--output", "json", changes=changes)
@@ -324,7 +318,7 @@ def test_modes_exclude_one_another(modes: tuple[str, str], made: Scene) -> None:
         ("--if-less-than 20 --refresh-all", "argument --if-less-than: must be a duration such as 90s, 20m or 1h"),
         ("--chek", "unrecognized arguments: --chek; did you mean --check?"),
         (
-            "--if-less-then 20m --refresh-all",
+            "--if-less-then 20m",
             "unrecognized arguments: --if-less-then 20m; did you mean --if-less-than?",
         ),
         ("refresh le400", "unrecognized arguments: refresh le400; did you mean --refresh?"),
@@ -337,9 +331,8 @@ def test_what_does_not_go_together_is_an_error_in_a_sentence(flags: str, sentenc
 
 
 def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
-    near, far = side_by_side(
-        *(partial(made.call, "--refresh", name, "--output", "json") for name in ("le40", "brand/eu"))
-    )
+    refresh = partial(made.call, "--output", "json", "--refresh")
+    near, far = side_by_side(partial(refresh, "le40"), partial(refresh, "brand/eu"))
     assert (near.status, far.status) == (1, 1)
     missing = "there is no secret at secret/liveperson/accounts/"
     assert near.document["accounts"][0]["error"] in {f"{missing}le40; did you mean le40{n}?" for n in (0, 1)}
@@ -371,16 +364,11 @@ def test_names_that_kubernetes_injects_for_a_service_are_ignored(made: Scene) ->
 @pytest.fixture
 def config(made: Scene, tmp_path: Path) -> Path:
     """All of the settings, in a file."""
+    values: dict[str, object] = dict(made.settings)
+    values["APPJWT_SENTINEL_ALLOWED_HOSTS"] = made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"].split(",")
+    keys = {name: name.removeprefix("APPJWT_").lower().replace("_", ".", 1) for name in values}
     file = tmp_path / "worker.toml"
-    keys = (name.removeprefix("APPJWT_").lower().replace("_", ".", 1) for name in made.settings)
-    file.write_text(
-        "".join(
-            f"{key} = {json.dumps(value)}\n" for key, value in zip(keys, made.settings.values(), strict=True)
-        ).replace(
-            f'"{made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"]}"',
-            json.dumps(made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"].split(",")),
-        )
-    )
+    file.write_text("".join(f"{keys[name]} = {json.dumps(value)}\n" for name, value in values.items()))
     return file
 
 
@@ -389,9 +377,8 @@ def test_a_file_may_hold_all_settings_and_be_named_by_flag_or_variable(config: P
     done = side_by_side(
         partial(made.call, "--status", "--config", str(config), changes=nothing),
         partial(made.call, "--status", changes={**nothing, "APPJWT_CONFIG": str(config)}),
-        partial(made.call, "--status", changes=nothing),
     )
-    assert [each.status for each in done] == [0, 0, 2]
+    assert [each.status for each in done] == [0, 0]
 
 
 @pytest.mark.tool("unshare")
@@ -399,11 +386,9 @@ def test_without_a_word_the_file_in_etc_is_taken(config: Path, made: Scene) -> N
     """In a mount namespace of its own, with an empty /etc: nothing of this machine is touched."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
-    script = (
-        f'mount -t tmpfs none /etc && install -D {shlex.quote(str(config))} /etc/appjwt-worker/worker.toml && exec "$@"'
-    )
+    script = 'mount -t tmpfs none /etc && install -D "$0" /etc/appjwt-worker/worker.toml && exec "$@"'
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", *made.command("--status")],
+        ["unshare", "-rm", "sh", "-c", script, str(config), *made.command("--status")],
         env=made.environment(dict.fromkeys(made.settings)),
         capture_output=True,
         text=True,
@@ -423,7 +408,8 @@ def test_only_a_token_that_verifies_is_published(prefixes: Prefixes, tmp_path: P
     pem.write_text(liveperson.public_key_pem)
 
     def refresh(verify: str, version: str = "1.0") -> tuple[str, dict[str, str]]:
-        """What became of it, and what is stored then."""
+        """What became of it, and what is stored then; each token ends later than the one before."""
+        liveperson.token_life += timedelta(seconds=1)
         settings = {"APPJWT_SENTINEL_VERIFY": verify, "APPJWT_SENTINEL_API_VERSION": version}
         done = made.call("--refresh", "le421", "--output", "json", changes=changes | settings)
         (row,) = done.document["accounts"]

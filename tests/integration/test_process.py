@@ -84,7 +84,7 @@ def vault_is_down_at_the_start_and_comes(folder: Path, settled: Settled) -> None
     with scene(folder, vault_tls=False) as world:  # with TLS each start makes a new CA
         world.openbao.stop()
         # a dev server forgets its logins when it stops, but not its root token
-        daemon = world.daemon({"APPJWT_VAULT_TOKEN": world.openbao.root_token})
+        daemon = world.daemon({"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token})
         daemon.wait_for("vault.unavailable")
         settled()
         time.sleep(2)
@@ -454,9 +454,13 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
             ({"VAULT_SECRET_ID_FILE": files["text"]}, 3, "approle login: status 400, invalid role or secret ID"),
             ({"VAULT_SECRET_ID_FILE": files["missing"]}, 3, "cannot be read: no such file or directory"),
             ({"VAULT_AUTH_MOUNT": "elsewhere"}, 3, "approle login: status 403"),
-            ({"VAULT_TOKEN": "wrong"}, 3, "token login: status 403"),
-            ({"VAULT_TOKEN": "wr\nong"}, 3, "vault.token"),
-            ({"VAULT_TOKEN_FILE": files["missing"]}, 3, "the token file .* cannot be read: no such file"),
+            ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "wrong"}, 3, "token login: status 403"),
+            ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "wr\nong"}, 3, "vault.token"),
+            (
+                {"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN_FILE": files["missing"]},
+                3,
+                "vault.token_file .* cannot be read: no such file",
+            ),
             # settings
             ({"VAULT_ADDRESS": None}, 2, r"vault.address \(APPJWT_VAULT_ADDRESS\): missing"),
             ({"VAULT_ADDRESS": "http://vault.invalid"}, 2, "vault.address: plain http only to loopback"),
@@ -614,7 +618,11 @@ def test_nothing_leaks_when_sentinel_repeats_what_it_was_sent(world: Scene, tmp_
         Fault(status=400, body=f"the secret begins with {secret[:14]} and ends with {secret[-13:]}".encode()),
         Fault(status=500, body=b"Basic " + base64.b64encode(f"c:{secret}".encode())),
     ]
-    debug: dict[str, str | None] = {"APPJWT_LOG_LEVEL": "debug", "APPJWT_VAULT_TOKEN_FILE": str(sink)}
+    debug: dict[str, str | None] = {
+        "APPJWT_LOG_LEVEL": "debug",
+        "APPJWT_VAULT_AUTH_METHOD": "token",
+        "APPJWT_VAULT_TOKEN_FILE": str(sink),
+    }
     for fault in echoes:
         with world.liveperson.faults.on(fault):
             done = world.call("--refresh", ACCOUNT, changes=debug)

@@ -69,7 +69,10 @@ class Domains:
             raise RefreshError(
                 Stage.DOMAIN, kind, f"the Domain API answers {status} for account {account_id}", status=status
             )
-        host = _base_uri(net.json_of(response), account_id)
+        answer = net.json_of(response)
+        if answer is None:  # somebody else answers in its place
+            raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, "the Domain API's answer is no JSON", status=status)
+        host = _base_uri(answer, account_id)
         if host is None:
             raise RefreshError(
                 Stage.DOMAIN, Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", status=status

@@ -89,26 +89,32 @@ class VaultSession:
         )
 
     def call(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
-        """Make one request to Vault, logged in; VaultError names operation and path.
+        """Make one request to Vault, logged in; VaultError names the login, or operation and path.
 
         A login that has ended is noticed and made anew, once.
         """
-        stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
         try:
             self.keep_alive()
             token = self._client.token
             try:
-                answer = request(self._client)
+                answer = self._named(operation, path, request)
             except VaultError as error:
                 if error.status != requests.codes.forbidden or not self._has_ended(token):
                     raise
                 self.keep_alive()
-                answer = request(self._client)
+                answer = self._named(operation, path, request)
         except VaultError as error:
             self._note_failure(error)
-            raise error.saying(f"{operation} {path}: {error}", stage=stage) from error
+            raise
         self._note_success()
         return answer if isinstance(answer, dict) else {}
+
+    def _named(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> Any:
+        stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
+        try:
+            return request(self._client)
+        except VaultError as error:
+            raise error.saying(f"{operation} {path}: {error}", stage=stage) from error
 
     def keep_alive(self) -> float:
         """Log in or renew if it is time to; the steady moment when it is time again."""
