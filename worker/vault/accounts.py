@@ -39,7 +39,7 @@ class VaultAccounts:
         try:
             _, metadata = self._secret(current.name)
             changed = datetime.fromisoformat(metadata["created_time"])
-            if metadata["version"] < 2 or self._session.now() - changed > _OVERLAP * 2:  # noqa: PLR2004 - the first has none
+            if metadata["version"] < 2 or self._session.now() - changed > _OVERLAP:  # noqa: PLR2004 - the first has none
                 return None
             before = account.parse(current.name, self._secret(current.name, metadata["version"] - 1)[0])
         except (AccountDisabledError, AccountGoneError, InvalidAccountError, KeyError, TypeError, ValueError):

@@ -211,8 +211,6 @@ class VaultSession:
             # what we have still lives: nobody need notice
             self._lease = replace(lease, renew_at=min(now + _RENEW_AGAIN, lease.ends))
             self._note_failure(error)
-            if error.kind is Kind.LASTING:  # but somebody should mend it before the login ends
-                log.error("vault.unavailable", error=str(error), status=error.status)
 
     def _prolong(self, lease: _Lease, now: float) -> bool:
         """Whether the login could be renewed for about as long as it had."""
