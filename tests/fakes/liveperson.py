@@ -131,7 +131,10 @@ class FakeLivePerson:
         if fault.status is not None:
             raise _refusal(Stage.DOMAIN, fault.status)
         if fault.answer is not None:
-            return str(json.loads(fault.answer)["baseURI"])
+            try:
+                return str(json.loads(fault.answer)["baseURI"])
+            except ValueError:
+                raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, "no JSON", status=200) from None
         customer = self._customers.get(account_id)
         if customer is None:
             raise _refusal(Stage.DOMAIN, 404)

@@ -53,7 +53,9 @@ def test_an_unknown_account_is_a_lasting_failure_of_the_look_up(liveperson: Live
     assert (caught.value.stage, caught.value.kind, caught.value.status) == (Stage.DOMAIN, Kind.LASTING, 404)
 
 
-@pytest.mark.parametrize("fault", [Fault(status=503), Fault(status=429), Fault(refuse=True)])
+@pytest.mark.parametrize(
+    "fault", [Fault(status=503), Fault(status=429), Fault(refuse=True), Fault(answer=b"<html>a proxy's page</html>")]
+)
 def test_a_domain_api_with_trouble_is_a_transient_failure(
     liveperson: LivePersonPort, account: Account, fault: Fault
 ) -> None:
