@@ -373,10 +373,12 @@ def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: 
         assert session.keep_alive() > steady() + vault.jumped
     finally:
         vault.openbao.thaw()
-    assert ask(session)
+    for _ in range(3):
+        assert ask(session)  # which says nothing of the login
+    assert events(logs) == ["vault.login", "vault.unavailable"]
     vault.jumped = 620
     assert ask(session)
-    assert events(logs) == ["vault.login", "vault.unavailable", "vault.recovered", "vault.renewed"]
+    assert events(logs)[2:] == ["vault.renewed", "vault.recovered"]
 
 
 def test_a_stopped_vault_refuses_and_closing_the_session_is_quick_and_quiet(tmp_path: Path) -> None:

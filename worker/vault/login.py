@@ -129,7 +129,8 @@ def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any
     except VaultError:
         client.token = before  # which may live on
         raise
-    return {"client_token": token, "lease_duration": data["ttl"], "renewable": renew and data["renewable"]}
+    ttl = data["ttl"] or (1 if data.get("expire_time") else 0)  # 0 is endless, or less than a second
+    return {"client_token": token, "lease_duration": ttl, "renewable": renew and data["renewable"]}
 
 
 def _read(file: Path, what: str) -> str:

@@ -75,6 +75,7 @@ class VaultSession:
         self._lease: _Lease | None = None
         self._failed: tuple[float, RefreshError] | None = None
         self._down_since: float | None = None
+        self._renewal_fails = False
         self._kv_versions: dict[str, int] = {}
         self._clock_sample: tuple[datetime, float] | None = None
         # token="": with None hvac would look into the environment and into the home directory
@@ -208,9 +209,15 @@ class VaultSession:
             if not self._prolong(lease, now):
                 self._log_in()
         except VaultError as error:
-            # what we have still lives: nobody need notice
+            # what we have still lives, so Vault is no less of use; it is said once, and tried on
             self._lease = replace(lease, renew_at=min(now + _RENEW_AGAIN, lease.ends))
-            self._note_failure(error)
+            if not self._renewal_fails:
+                log.error("vault.unavailable", error=str(error), status=error.status, login_ends_in=lease.ends - now)
+            self._renewal_fails = True
+        else:
+            if self._renewal_fails:
+                log.info("vault.recovered")
+            self._renewal_fails = False
 
     def _prolong(self, lease: _Lease, now: float) -> bool:
         """Whether the login could be renewed for about as long as it had."""
