@@ -50,6 +50,7 @@ class World:
             "APPJWT_SENTINEL_DOMAIN_API": self.liveperson.domain_api,
             "APPJWT_SENTINEL_ALLOWED_HOSTS": ",".join(self.liveperson.hosts.values()),
             "APPJWT_SENTINEL_CA_CERT": str(self.liveperson.ca_file),
+            "APPJWT_HTTP_LISTEN": "",
         }
         if self.openbao.ca_file:
             self.settings["APPJWT_VAULT_CA_CERT"] = str(self.openbao.ca_file)

@@ -123,11 +123,14 @@ def _run(flags: argparse.Namespace) -> int:
         parts.session.close()
 
 
-def _daemon(settings: "Settings", parts: "Parts") -> int:
-    from worker import daemon, wiring
+def _daemon(loaded: "Settings", parts: "Parts") -> int:
+    from worker import daemon, settings, wiring
 
-    made, clockwork = wiring.daemon(settings, parts)
-    if not daemon.run(made, clockwork, parts.pool, parts.session.close):
+    try:
+        made, clockwork, http = wiring.daemon(loaded, parts)
+    except settings.SettingsError as error:
+        return _complain(str(error), WRONG_INPUT)
+    if not daemon.run(made, clockwork, parts.pool, http, parts.session.close):
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK
 

@@ -18,6 +18,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 _LARGEST_DRIFT = 1.0
 """Seconds between two looks; a step of the wall clock is larger, NTP's slewing is far smaller."""
+_LONGEST_NAP = 15.0
 _FARTHEST = timedelta(days=365)
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ class Clockwork:
         """The steady moment at which each name is to ring, and the id of APScheduler's job for that."""
         self._lock = threading.Lock()
         self._offset = wall() - clock()
+        self._watched_at = clock()
         # not the scheduler's own thread: that one ends for good where `ring` removes a job that it is about to run
         self._scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(1)}, timezone=UTC)
 
@@ -77,8 +79,14 @@ class Clockwork:
             before = self._due.pop(name, None)
         self._remove(before)
 
+    @property
+    def turns(self) -> bool:
+        """Whether the watch was kept of late: without it a step of the clock could end every timer."""
+        return self._clock() - self._watched_at < _LONGEST_NAP
+
     def watch(self) -> None:
         """To be called each second: notices that the wall clock jumped."""
+        self._watched_at = self._clock()
         offset = self._wall() - self._clock()
         jump, self._offset = offset - self._offset, offset
         if abs(jump) > _LARGEST_DRIFT:

@@ -182,12 +182,22 @@ class Daemon:
         log.info("worker.ready", accounts=len(self._dispatcher.fleet))
 
 
-def run(daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, log_out: Callable[[], None]) -> bool:
+class Http(Protocol):
+    address: str
+
+    def start(self) -> None: ...
+
+
+def run(
+    daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, http: Http | None, log_out: Callable[[], None]
+) -> bool:
     """Run until SIGTERM or SIGINT; whether every thread ended in time."""
     told = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: told.set())
-    log.info("worker.started", version=version("appjwt-worker"))
+    log.info("worker.started", version=version("appjwt-worker"), http=http.address if http else None)
+    if http:
+        http.start()
     clockwork.start()
     daemon.begin()
     while not told.wait(_TICK):

@@ -57,6 +57,13 @@ def _url(value: object) -> object:
     raise ValueError("must be a URL such as https://vault.example.com:8200")
 
 
+def _listen(value: object) -> object:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})", value) if isinstance(value, str) else None
+    if value != "" and not (match and int(match[2]) < 2**16):
+        raise ValueError("must be HOST:PORT such as 127.0.0.1:8080, or empty for none")
+    return value
+
+
 def _path(value: object) -> object:
     path = value.strip("/") if isinstance(value, str) else ""
     if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or not all(
@@ -168,6 +175,21 @@ class RefreshSettings(_Table):
         return self
 
 
+class HttpSettings(_Table):
+    listen: Annotated[str, BeforeValidator(_listen)] = "127.0.0.1:8080"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        return values  # here it means none
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port; None = the port is not wanted."""
+        host, _, port = self.listen.rpartition(":")
+        return (host.strip("[]"), int(port)) if self.listen else None
+
+
 class LogSettings(_Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
@@ -189,6 +211,7 @@ class Settings(BaseSettings):
     tokens: TokensSettings = TokensSettings()
     sentinel: SentinelSettings = SentinelSettings()
     refresh: RefreshSettings = RefreshSettings()
+    http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -224,6 +247,8 @@ def load(file: Path | None) -> Settings:
         found = os.environ.get(f"VAULT_{name}") or os.environ.get(f"BAO_{name}")
         if found and not (key == "token" and ("token_file" in vault or os.environ.get(f"{_PREFIX}VAULT_TOKEN_FILE"))):
             vault.setdefault(key, found)
+    if os.environ.get(variable("http.listen")) == "":  # the one empty variable that says something
+        tables["http"] = {**tables.get("http", {}), "listen": ""}
     try:
         loaded = Settings(**tables)
     except ValidationError as error:

@@ -22,8 +22,9 @@ from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.mint import Keys, Mint
 from worker.ops.events import Events
+from worker.ops.http import HttpServer
 from worker.refresh import ByHand, Refresher
-from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
+from worker.settings import HttpSettings, SentinelSettings, Settings, SettingsError, VaultSettings, variable
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.rights import VaultRights
@@ -110,7 +111,8 @@ def build(settings: Settings) -> Parts:
     )
 
 
-def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork]:
+def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpServer | None]:
+    """SettingsError where http.listen cannot be had."""
     clockwork = Clockwork(lambda name: made.ring(name))  # noqa: PLW0108 - the two need each other
     made = Daemon(
         accounts=parts.accounts,
@@ -123,7 +125,7 @@ def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork]:
         report=parts.events.report,
         sync_every=settings.accounts.sync_every.total_seconds(),
     )
-    return made, clockwork
+    return made, clockwork, _http_server(settings.http, made, clockwork)
 
 
 def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
@@ -150,6 +152,16 @@ def preflight(settings: Settings, parts: Parts) -> Preflight:
         timeout=settings.sentinel.timeout,
         mend_account=parts.accounts.mending,
     )
+
+
+def _http_server(http: HttpSettings, daemon: Daemon, clockwork: Clockwork) -> HttpServer | None:
+    if http.address is None:
+        return None
+    try:
+        return HttpServer(*http.address, is_alive=lambda: clockwork.turns, is_ready=daemon.ready.is_set)
+    except OSError as error:
+        reason = (error.strerror or "unknown").lower()
+        raise SettingsError(f"http.listen ({variable('http.listen')}): {http.listen} cannot be had: {reason}") from None
 
 
 def _http(setting: str, ca_cert: Path | None) -> requests.Session:

@@ -9,7 +9,7 @@ import structlog
 
 from worker.core.redact import cleaned, redacted_lines
 
-_CHATTY = ("apscheduler", "urllib3", "hvac")
+_CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
 
 
