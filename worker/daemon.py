@@ -14,12 +14,15 @@ from worker.clockwork import Clockwork
 from worker.core import plan
 from worker.core.errors import InternalError, Kind, RefreshError
 from worker.core.outcome import Next, Outcome, Result
+from worker.core.plan import Held
 from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
 from worker.refresh import Accounts, Refresher
 
 # the timer's names for what is not an account; no account's name begins with a slash
-_SYNC, _LOGIN, _PUMP = "/sync", "/login", "/pump"
+_SYNC, _LOGIN, _PUMP, _SWEEP = "/sync", "/login", "/pump", "/sweep"
+_SWEEP_PAUSE = 0.1
+"""Seconds between two reads of a sweep."""
 
 _TICK = 1.0
 _PATIENCE = 14.0
@@ -46,11 +49,12 @@ class Daemon:
         keep_login_alive: Callable[[], float],
         report: Callable[[Outcome, Next], None],
         sync_every: float,
+        sweep_every: float,
     ) -> None:
         """
         :param keep_login_alive: returns the steady moment at which it wants to be called again.
         :param report: tells people about an outcome.
-        :param sync_every: seconds.
+        :param sync_every: seconds, as sweep_every.
         """
         self._accounts = accounts
         self._refresher = refresher
@@ -60,6 +64,9 @@ class Daemon:
         self._keep_login_alive = keep_login_alive
         self._report = report
         self._sync_every = sync_every
+        self._sweep_every = sweep_every
+        self._to_sweep: list[str] = []
+        self._swept_at = clock()
         self._sync_failures = 0
         self._unlooked: set[str] = set()
         self._stopping = False
@@ -86,6 +93,8 @@ class Daemon:
             self._in_pool(self._sync)
         elif name == _LOGIN:
             self._in_pool(self._log_in)
+        elif name == _SWEEP:
+            self._in_pool(self._sweep)
         elif name == _PUMP:
             self._dispatcher.pump()
         else:
@@ -142,15 +151,47 @@ class Daemon:
         self._log_in()
 
     def _look(self, name: str) -> None:
-        started = self._clock()
-        try:
-            outcome = self._refresher.look(name)
-        except Exception as error:  # noqa: BLE001 - see Dispatcher
-            outcome = Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))
-        self._dispatcher.settle(outcome)
+        self._dispatcher.settle(self._looked_at(name, None))
         with self._dispatcher.lock:
             self._unlooked.discard(name)
         self._check_ready()
+
+    def _sweep(self) -> None:
+        """Look at one stored token, then at the next: whether each is still what was written or adopted."""
+        dispatcher = self._dispatcher
+        if not self._to_sweep:
+            self._swept_at = self._clock()
+            with dispatcher.lock:
+                self._to_sweep = dispatcher.fleet.settled()
+        try:
+            if self._to_sweep:
+                self._sweep_one(self._to_sweep.pop())
+        finally:
+            pause = _SWEEP_PAUSE if self._to_sweep else self._sweep_every
+            self._timer.at(_SWEEP, max(self._swept_at + pause, self._clock() + _SWEEP_PAUSE))
+
+    def _sweep_one(self, name: str) -> None:
+        with self._dispatcher.lock:
+            entry = self._dispatcher.fleet.borrow(name)
+        if entry is None:
+            return
+        outcome = self._looked_at(name, entry.held)
+        known = outcome.result is Result.ADOPTED and outcome.held is entry.held
+        unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
+        if known or unseen:
+            with self._dispatcher.lock:
+                self._dispatcher.fleet.give_back(entry)
+            # it may have come due meanwhile
+            self._timer.at(name, entry.due if entry.due is not None else self._clock())
+        else:
+            self._dispatcher.settle(outcome)
+
+    def _looked_at(self, name: str, held: Held | None) -> Outcome:
+        started = self._clock()
+        try:
+            return self._refresher.look(name, held)
+        except Exception as error:  # noqa: BLE001 - see Dispatcher
+            return Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))
 
     def _remove_if_gone(self, name: str) -> None:
         if self._refresher.is_gone(name):
@@ -179,6 +220,7 @@ class Daemon:
             if self._unlooked or self.ready.is_set():
                 return
             self.ready.set()
+        self._timer.at(_SWEEP, self._clock() + self._sweep_every)
         log.info("worker.ready", accounts=len(self._dispatcher.fleet))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from worker.core import plan
 from worker.core.errors import AccountDisabledError, AccountGoneError, ForeignSecretError, InvalidAccountError
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.core.plan import Held
+from worker.core.plan import Held, Reason
 
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
 
@@ -102,6 +102,22 @@ class Fleet:
             # no token at all first, then whose ends first
             heapq.heappush(self._lanes[entry.host].queue, (entry.held.life.ends if entry.held else 0.0, name))
 
+    def settled(self) -> list[str]:
+        """Accounts of which there is nothing to be said."""
+        return [entry.name for entry in self._entries.values() if entry.state is State.OK and entry.held]
+
+    def borrow(self, name: str) -> Entry | None:
+        """Mark a settled account as running, to be looked at; None = it is busy."""
+        entry = self._entries.get(name)
+        if entry is None or entry.running or entry.queued or entry.state is not State.OK:
+            return None
+        entry.running = True
+        return entry
+
+    def give_back(self, entry: Entry) -> None:
+        """The look told nothing new."""
+        entry.running = False
+
     def start_next(self, now: float) -> Entry | None:
         """Who runs now, marked as running; None = nobody may."""
         while ready := [lane for host, lane in self._lanes.items() if lane.queue and self._may_start(host) <= now]:
@@ -133,7 +149,8 @@ class Fleet:
             return None
         before, entry.running = entry.state, False
         entry.host = outcome.host or entry.host
-        if outcome.held:
+        drifted = outcome.reason is Reason.DRIFT and outcome.result is not Result.REFRESHED
+        if outcome.held and not drifted:  # else what was there before is still what should be there
             entry.held = outcome.held
         left = entry.held.life.left(now) if entry.held else 0.0
         if outcome.is_to_do:

@@ -88,9 +88,12 @@ class Refresher:
         self._unwritten: dict[str, Minted] = {}
         """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
 
-    def look(self, name: str) -> Outcome:
-        """Adopt the stored token if it is fresh, or say why it is to be refreshed. No credentials are read."""
-        attempt = _Attempt(name, self._clock())
+    def look(self, name: str, held: Held | None = None) -> Outcome:
+        """Adopt the stored token if it is fresh, or say why it is to be refreshed.
+
+        :param held: what is remembered of it. Credentials are read only if another token is there by now.
+        """
+        attempt = _Attempt(name, self._clock(), held)
         try:
             self._read_stored(attempt)
         except RefreshError as error:
@@ -146,9 +149,10 @@ class Refresher:
         """Read what is stored and judge it, without the account's secret as far as that goes."""
         stored = attempt.stored = self._tokens.read(attempt.account)
         attempt.standing = self._judged(attempt, stored, Expected())
-        token = attempt.standing.token
-        if token and attempt.account.partition("/")[0] not in token.aud:
-            # right only if the account's secret gives another account_id
+        token, held = attempt.standing.token, attempt.held
+        named_otherwise = token and attempt.account.partition("/")[0] not in token.aud
+        another = token and held and held.fingerprint != token.fingerprint
+        if named_otherwise or another:  # only the account's secret can say whether that is right
             account = self._accounts.read(attempt.account)
             attempt.standing = self._judged(attempt, stored, Expected.of(account))
         return stored

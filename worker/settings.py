@@ -141,6 +141,7 @@ class AccountsSettings(_Table):
 class TokensSettings(_Table):
     mount: VaultPath = "secret"
     prefix: VaultPath = "liveperson/tokens"
+    sweep_every: Duration = Field(timedelta(minutes=5), ge=timedelta(seconds=1))
 
 
 class SentinelSettings(_Table):

@@ -124,6 +124,7 @@ def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpSer
         keep_login_alive=parts.session.keep_alive,
         report=parts.events.report,
         sync_every=settings.accounts.sync_every.total_seconds(),
+        sweep_every=settings.tokens.sweep_every.total_seconds(),
     )
     return made, clockwork, _http_server(settings.http, made, clockwork)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.liveperson import Credentials
 from tests import builders
-from tests.fakes.clock import HOUR, MINUTE, Clock
+from tests.fakes.clock import DAY, HOUR, MINUTE, Clock
 from tests.fakes.liveperson import FakeLivePerson
 from tests.fakes.vault import MANAGED_BY, FakeAccounts, FakeTokens, FakeVault
 from worker.core import appjwt
@@ -72,7 +72,14 @@ class Replica:
     """One daemon, as wiring would build it."""
 
     def __init__(
-        self, world: "World", name: str, *, sync_every: timedelta, max_in_flight: int, max_per_second: float
+        self,
+        world: "World",
+        name: str,
+        *,
+        sync_every: timedelta,
+        sweep_every: timedelta,
+        max_in_flight: int,
+        max_per_second: float,
     ) -> None:
         self.clock = world.clock
         self.timer = FakeTimer()
@@ -98,6 +105,7 @@ class Replica:
             keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another one
             report=lambda outcome, following: self.report(outcome, following),  # noqa: PLW0108 - the same
             sync_every=sync_every.total_seconds(),
+            sweep_every=sweep_every.total_seconds(),
         )
         self.daemon.begin()
 
@@ -151,10 +159,18 @@ class World:
         name: str = "a",
         *,
         sync_every: timedelta = MINUTE,
+        sweep_every: timedelta = DAY,
         max_in_flight: int = 8,
         max_per_second: float = 20.0,
     ) -> Replica:
-        replica = Replica(self, name, sync_every=sync_every, max_in_flight=max_in_flight, max_per_second=max_per_second)
+        replica = Replica(
+            self,
+            name,
+            sync_every=sync_every,
+            sweep_every=sweep_every,
+            max_in_flight=max_in_flight,
+            max_per_second=max_per_second,
+        )
         self.replicas.append(replica)
         return replica
 

@@ -1,6 +1,5 @@
 """The daemon on the fake world: a timer, a thread and a clock that all move when they are told to."""
 
-from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -8,14 +7,13 @@ from structlog.testing import capture_logs
 
 from sandbox.faults import Fault
 from tests.builders import ACCOUNT, token_of
-from tests.fakes.clock import HOUR, MINUTE, SECOND
+from tests.fakes.clock import DAY, HOUR, MINUTE, SECOND
 from tests.fakes.vault import FakeAccounts, FakeTokens
 from tests.fakes.world import Replica, World
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Result, State
+from worker.core.plan import Reason
 from worker.refresh import ByHand
-
-DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -427,3 +425,66 @@ def test_the_rate_cap_is_held_and_everybody_has_a_token_in_the_end(world: World)
     world.run(5 * SECOND)
     assert world.liveperson.mints() == 31
     assert all(later - earlier >= 0.099 for earlier, later in pairwise(starts))
+
+
+# The sweep
+
+
+@pytest.mark.parametrize(
+    "harm", ["deleted", "destroyed", "removed", "rolled back", "ended", "unsound", "of another app"]
+)
+def test_a_stored_token_that_was_tampered_with_is_repaired_by_the_sweep(world: World, harm: str) -> None:
+    first = world.start(sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+    kv, path = world.vault.kv, FakeTokens.FOLDER + ACCOUNT
+    stored = kv.read(path)
+    assert stored
+    assert stored.data
+    before, now = world.token(), world.clock.now()
+    match harm:
+        case "deleted":
+            kv.delete(path)
+        case "destroyed":
+            kv.destroy(path)
+        case "removed":
+            kv.remove(path)
+        case "rolled back":
+            world.store(token_of(now - 20 * MINUTE, azp=before.azp))
+        case "ended":
+            world.store(token_of(now - 2 * HOUR, azp=before.azp))
+        case "unsound":
+            world.store("no token at all")
+        case "of another app":
+            world.store(token_of(now, 90 * MINUTE))
+    mints = world.liveperson.mints()
+    with capture_logs():
+        world.run(5 * MINUTE)
+    assert (world.token().azp, world.liveperson.mints()) == (before.azp, mints + 1)
+    assert world.token().exp > before.exp
+    outcome = first.outcomes_of(ACCOUNT)[-1]
+    assert (outcome.result, outcome.reason) == (Result.REFRESHED, Reason.DRIFT)
+
+
+def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(world: World) -> None:
+    world.add_account("12345678", "lo")
+    replica = world.start(sweep_every=MINUTE)
+    world.run(2 * SECOND)
+    world.vault.calls.clear()
+    world.run(10 * MINUTE)
+    assert {operation for operation, _ in world.vault.calls} == {"list", "read_token"}
+    assert [operation for operation, _ in world.vault.calls].count("read_token") in (18, 20)
+    assert results(replica) == [Result.REFRESHED]
+
+
+def test_a_sweep_adopts_what_a_sister_wrote_and_is_quiet_while_vault_is_down(world: World) -> None:
+    replica = world.start(sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+    world.refresher("by hand").refresh(ACCOUNT, by_hand=ByHand())
+    world.run(5 * MINUTE)
+    assert results(replica) == [Result.REFRESHED, Result.ADOPTED]
+    world.vault.is_down = True
+    world.run(15 * MINUTE)
+    assert len(results(replica)) == 2
+    world.vault.is_down = False
+    world.run(30 * MINUTE)
+    assert results(replica) == [Result.REFRESHED, Result.ADOPTED, Result.REFRESHED]

@@ -80,7 +80,7 @@ class AppJWT:
     @property
     def fingerprint(self) -> str:
         """The first 16 hex digits of the token's SHA-256: what logs and readers may compare."""
-        return hashlib.sha256(self.raw.get_secret_value().encode()).hexdigest()[:16]
+        return fingerprint(self.raw.get_secret_value())
 
     @property
     def lifetime(self) -> timedelta:
@@ -182,6 +182,10 @@ def _time(values: dict[str, Any], key: str) -> datetime:
         return datetime.fromtimestamp(value, UTC)
     except (OverflowError, ValueError, OSError):
         raise TokenRefusedError(Check.FORMAT, f"{key} as a time", "a number out of range") from None
+
+
+def fingerprint(raw: str) -> str:
+    return hashlib.sha256(raw.encode(errors="replace")).hexdigest()[:16]
 
 
 def utc(moment: datetime) -> str:

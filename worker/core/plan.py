@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError, check
+from worker.core.appjwt import CLOCK_LEEWAY, AppJWT, Check, Expected, TokenRefusedError, check, fingerprint
 
 
 class Reason(StrEnum):
@@ -19,6 +19,8 @@ class Reason(StrEnum):
     DUE = "due"
     UNSOUND = "unsound"
     MANUAL = "manual"
+    DRIFT = "drift"
+    """What is stored is not what was stored, and does not stand in its place."""
 
 
 RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
@@ -100,15 +102,19 @@ def judge(
     :param server_now: Vault's clock at the steady moment `at`.
     :param held: what is remembered; the life of that same token is not counted anew by another clock.
     """
+    lost = held if held and held.life.left(at) > 0 and (raw is None or fingerprint(raw) != held.fingerprint) else None
     if raw is None:
-        return Standing(Reason.MISSING)
+        return Standing(Reason.DRIFT if lost else Reason.MISSING)
+    same = held if held and held.fingerprint == fingerprint(raw) else None
     try:
-        token = check(raw, expected, server_now)
+        token = check(raw, expected, None if same else server_now)
     except TokenRefusedError as refused:
-        return Standing(Reason.DUE if refused.check == Check.EXP else Reason.UNSOUND)
-    if held is None or held.fingerprint != token.fingerprint:
-        held = hold(name, token, server_now=server_now, at=at, timing=timing)
-    return Standing(Reason.DUE if held.refresh_at <= at else None, token, held)
+        reason = Reason.DUE if refused.check == Check.EXP else Reason.UNSOUND
+        return Standing(Reason.DRIFT if lost else reason)
+    now_held = same or hold(name, token, server_now=server_now, at=at, timing=timing)
+    if lost and now_held.life.ends < lost.life.ends - CLOCK_LEEWAY.total_seconds():
+        return Standing(Reason.DRIFT, token, now_held)
+    return Standing(Reason.DUE if now_held.refresh_at <= at else None, token, now_held)
 
 
 def hold(name: str, token: AppJWT, *, server_now: datetime | None, at: float, timing: Timing) -> Held:

@@ -8,6 +8,7 @@ import structlog
 from worker.core.appjwt import utc
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.plan import Reason
 
 log = structlog.get_logger()
 
@@ -22,6 +23,8 @@ class Events:
             self._failed(outcome, following)
         elif outcome.result is not Result.SKIPPED:
             self._succeeded(outcome)
+        if outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED:
+            log.warning("token.repaired", account=outcome.account, vault_path=self._vault_path(outcome.account))
         if outcome.previous_used:
             log.warning("credentials.previous_used", account=outcome.account, host=outcome.host)
         if following.state is not following.before:
