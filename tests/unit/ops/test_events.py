@@ -219,6 +219,22 @@ def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
     assert line == {"level": "info", "account": ACCOUNT, **told}
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"reason": Reason.DRIFT}, {"event": "token.repaired", "vault_path": f"secret/liveperson/tokens/{ACCOUNT}"}),
+        ({"previous_used": True, "host": "va"}, {"event": "credentials.previous_used", "host": "va"}),
+    ],
+)
+def test_what_somebody_should_look_at_has_a_warning_of_its_own(
+    found: dict[str, Any], told: dict[str, Any], log: Log
+) -> None:
+    report(ended(Result.REFRESHED, token=TOKEN, held=HELD, version=1, **found), after())
+    _, line = log.lines
+    del line["timestamp"]
+    assert line == {"level": "warning", "account": ACCOUNT, **told}
+
+
 def test_no_line_about_a_token_holds_it(log: Log) -> None:
     report(ended(Result.REFRESHED, token=TOKEN, held=HELD, version=1), after())
     for part in TOKEN.raw.get_secret_value().split("."):
