@@ -109,6 +109,8 @@ def main() -> int:
                 worker.send_signal(signal.SIGTERM)
                 status = worker.wait(20)
     _say(f"The worker ended with status {status}.\n")
+    if not seen.expired:
+        print("  No reader ever saw a token that had ended.")
     print(f"  tokens replaced      {seen.replaced()}, by {world.liveperson.mints()} token requests that were answered")
     print(f"  reads                {seen.reads}")
     print(f"  least life left seen {seen.least_left:.0%}")
@@ -121,6 +123,7 @@ def _watch(world: World, reader: Reader, seen: Seen, seconds: float) -> None:
     began = time.monotonic()
     scenes = _scenes(world, reader, (seconds or 60) / 2)
     next(scenes)
+    print("\nPer account: the token's fingerprint, and what is left of its life.")
     print(f"\n{'':8}" + "".join(account.ljust(_WIDTH) for account in _ACCOUNTS))
     while not seconds or time.monotonic() - began < seconds:
         at = time.monotonic() - began
@@ -200,11 +203,14 @@ def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
         event = json.loads(line)
         match event["event"]:
             case "token.refreshed":
-                text = f"{event['account']}: new token, {event['reason']}, version {event['vault_version']} in Vault"
+                why = {"missing": "there was none", "due": "it was due"}.get(event["reason"], event["reason"])
+                text = f"{event['account']}: new token ({why}), now version {event['vault_version']} in Vault"
+            case "token.adopted":
+                text = f"{event['account']}: found the token that somebody else refreshed, and plans from it"
             case "refresh.failed":
                 text = f"{event['account']}: {event['error']}; {event['life_left']:.0f} s left, tries again"
             case name:
-                text = f"{name} {event.get('account', '')}"
+                text = f"{name} {event.get('account', '')}".rstrip()
         print(f"        worker: {text}", flush=True)
         if event["event"] == "token.refreshed":
             waiting.discard(event["account"])

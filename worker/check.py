@@ -10,10 +10,8 @@ from typing import Protocol
 from worker.core.errors import (
     AccountDisabledError,
     AccountGoneError,
-    ForeignSecretError,
     InvalidAccountError,
     RefreshError,
-    Stage,
 )
 from worker.mint import Domains
 from worker.refresh import Accounts, Tokens
@@ -46,6 +44,8 @@ class Granted(Protocol):
 
 
 class Vault(Protocol):
+    @property
+    def method(self) -> str: ...
     def health(self) -> str: ...
     def keep_alive(self) -> float: ...
     def now(self) -> datetime: ...
@@ -111,19 +111,16 @@ class Preflight:
         try:
             return Line("vault", ok=True, detail=self._vault.health())
         except RefreshError as error:
-            return Line(
-                "vault", ok=False, detail=str(error), remedy="see vault.address, vault.ca_cert and Vault itself"
-            )
+            remedy = error.remedy or "see vault.address, vault.ca_cert and Vault itself"
+            return Line("vault", ok=False, detail=str(error), remedy=remedy)
 
     def _login(self) -> Line:
         try:
             self._vault.keep_alive()
         except RefreshError as error:
-            remedy = "see vault.auth_method and its settings"
-            if error.status == _FORBIDDEN:
-                remedy += '; a token needs path "auth/token/lookup-self" { capabilities = ["read"] }'
+            remedy = error.remedy or "see vault.auth_method and its settings"
             return Line("login", ok=False, detail=str(error), remedy=remedy)
-        return Line("login", ok=True, detail="logged in")
+        return Line("login", ok=True, detail=f"by {self._vault.method}")
 
     def _engine(self, setting: str) -> Line:
         try:
@@ -165,19 +162,18 @@ class Preflight:
                 yield Line(f"account {name}", ok=False, detail=str(error), remedy=self._remedy(name, error))
             else:
                 hosts.setdefault(host, []).append(name)
-                yield Line(f"account {name}", ok=True, detail=f"valid, at {host}")
+                # whether the client_secret is right, only Sentinel could say
+                yield Line(f"account {name}", ok=True, detail=f"well-formed, at {host}")
         for host in sorted(hosts):
             yield from self._host(host)
 
     def _remedy(self, name: str, error: RefreshError) -> str | None:
         match error:
-            case ForeignSecretError():
-                return error.hand_over
+            case RefreshError(remedy=str()):
+                return error.remedy
             case InvalidAccountError():
                 field = re.match(r"\w+(?=: )", str(error))
                 return self._mend_account(name, field[0]) if field else "give it another name"
-            case RefreshError(stage=Stage.DOMAIN):
-                return "mend the account's account_id or sentinel_domain, sentinel.domain_api or sentinel.allowed_hosts"
         return _of_vault(error)
 
     def _host(self, host: str) -> Iterator[Line]:
@@ -192,12 +188,11 @@ class Preflight:
                 yield self._clock(host, now)
 
     def _clock(self, against: str, now: datetime) -> Line:
-        skew = datetime.now(UTC) - now
-        detail = f"{skew.total_seconds():+.0f} s against {against}"
-        ok = abs(skew) <= _LARGEST_SKEW
-        return Line(
-            "clock", ok=ok, detail=detail, remedy=None if ok else "set this machine's clock, for example by NTP"
-        )
+        ahead = (datetime.now(UTC) - now).total_seconds()
+        detail = f"this machine's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} it"
+        ok = abs(ahead) <= _LARGEST_SKEW.total_seconds()
+        remedy = None if ok else "set this machine's clock, for example by NTP"
+        return Line(f"clock {against}", ok=ok, detail=detail, remedy=remedy)
 
 
 def _of_vault(error: RefreshError) -> str:

@@ -153,7 +153,8 @@ def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -
     counts = {"refreshed": refreshed, "failed": failed, "skipped": len(rows) - refreshed - failed}
     summary = ", ".join(f"{count} {what}" for what, count in counts.items())
     if flags.dry_run:
-        summary = f"dry run: {sum(row['reason'] is not None for row in rows)} would be refreshed, {failed} failed"
+        due = sum(row["outcome"] == "skipped" and row["reason"] is not None for row in rows)
+        summary = f"dry run: {due} would be refreshed, for the reason given; {failed} could not be"
     _print(flags, {"accounts": rows, **counts}, rows, summary)
     return ACCOUNT_FAILED if failed else OK
 

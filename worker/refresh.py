@@ -210,5 +210,6 @@ class Refresher:
     def _ended(self, attempt: _Attempt, error: RefreshError) -> Outcome:
         if isinstance(error, AccountDisabledError | AccountGoneError):
             self._unwritten.pop(attempt.account, None)
+            attempt.reason = None  # there is nothing to be done
             return attempt.outcome(Result.SKIPPED, self._clock(), error)
         return attempt.outcome(Result.FAILED, self._clock(), error)

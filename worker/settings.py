@@ -300,7 +300,9 @@ def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
     known = names()
     for table, content in values.items():
         if not isinstance(content, dict):
-            yield f"{table}: belongs into a table{_nearest(table, [name.partition('.')[2] for name in known])}"
+            keys = {name.partition(".")[2]: name for name in known}
+            near = difflib.get_close_matches(table, keys, n=1)
+            yield f"{table}: belongs into a table{f'; did you mean {keys[near[0]]}?' if near else ''}"
             continue
         for key in content:
             if f"{table}.{key}" not in known:

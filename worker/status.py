@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from worker.core import appjwt
 from worker.core.appjwt import Expected, TokenRefusedError, utc
@@ -12,6 +12,8 @@ from worker.core.outcome import State
 from worker.core.unchecked import Stored
 from worker.refresh import Tokens
 
+_OVERDUE = 0.3
+"""Share of its life under which a token should long have been replaced: by default that is due at 0.45 to 0.55."""
 _NEED_NO_TOKEN = frozenset({State.DISABLED, State.REMOVED})
 
 
@@ -51,16 +53,20 @@ def _line(name: str, tokens: Tokens) -> Line:
     state = State(notes["state"]) if notes.get("state") in set(State) else State.OK
     last_error, since = notes.get("last_error"), notes.get("failing_since")
     try:
-        # aud and azp are the worker's to compare: here no account's secret is read
-        token = appjwt.check(stored.raw.get_secret_value() if stored.raw else "", Expected(), stored.now)
+        # aud and azp are the worker's to compare: here no account's secret is read; whether it has ended, we say
+        token = appjwt.check(stored.raw.get_secret_value() if stored.raw else "", Expected(), None)
     except TokenRefusedError as refused:
         state = State.FAILING if state is State.OK else state
         why = f"the stored token is not accepted: {refused}" if stored.raw else "there is no token"
         return Line(name, state, 0.0, last_error=last_error or why, failing_since=since)
+    left = max(token.exp - stored.now, timedelta(0))
+    if state is State.OK and left < token.lifetime * _OVERDUE:
+        state = State.FAILING
+        last_error = last_error or f"{'overdue' if left else 'ended'}: the worker's log says why"
     return Line(
         account=name,
         state=state,
-        life_left=round((token.exp - stored.now).total_seconds(), 3),
+        life_left=round(left.total_seconds(), 3),
         issued_at=utc(token.iat),
         expires_at=utc(token.exp),
         refresh_at=_planned(stored),

@@ -152,7 +152,8 @@ KUBERNETES_403 = f"({SEE_ROLE}, vault.auth_mount, and whether Vault reaches the 
 JWT_400 = "(see vault.role, and the subject, audience, issuer and key that it wants)"
 APPROLE_400 = "(see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up)"
 TOKEN_403 = (
-    "(see vault.token or vault.token_file: the token may have ended, or its policy lacks auth/token/lookup-self)"
+    "(see vault.token or vault.token_file: the token may have ended, or its policy lacks "
+    'path "auth/token/lookup-self" { capabilities = ["read"] })'
 )
 EXPIRED = "invalid expiration time (exp) claim: token is expired"
 UNKNOWN_KEY = "no known key successfully validated the token signature"

@@ -186,16 +186,16 @@ def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Pr
             "right secret/metadata/quiet/tokens/*",
             "right auth/token/lookup-self",
             "right auth/token/renew-self",
-            "clock",
+            "clock vault",
             "accounts",
             "account le407",
             "account le408",
             f"sentinel {host}",
-            "clock",
+            f"clock {host}",
         )
     ]
     details = {line["check"]: line["detail"] for line in lines}
-    assert details["account le407"] == f"valid, at {host}"
+    assert details["account le407"] == f"well-formed, at {host}"
     assert details["account le408"] == "disabled"
     assert not [seen for seen in made.liveperson.seen if (seen.service, seen.account_id) == ("sentinel", "le407")]
 
@@ -253,14 +253,14 @@ def test_a_dry_run_says_which_and_why_and_does_nothing(prefixes: Prefixes) -> No
             ("le412", "skipped", "manual", None),
             ("le413", "skipped", "missing", None),
             ("le414", "failed", "manual", "client_id: missing or empty"),
-            ("le415", "skipped", "manual", "the account is disabled"),
+            ("le415", "skipped", None, "the account is disabled"),
         ],
     )
     assert (done.document["refreshed"], done.document["failed"], done.document["skipped"]) == (0, 1, 3)
     assert len(made.liveperson.seen) == requests
     assert made.openbao.get_token("le413", prefix="dry/tokens") is None
     table = made.call("--refresh", "le412", "le413", "--dry-run", changes=changes).out
-    assert table.splitlines()[-1] == "dry run: 2 would be refreshed, 0 failed"
+    assert table.splitlines()[-1] == "dry run: 2 would be refreshed, for the reason given; 0 could not be"
 
 
 def test_if_less_than_leaves_alone_what_lives_longer(prefixes: Prefixes) -> None:

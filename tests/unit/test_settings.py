@@ -207,7 +207,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_right_one(name: str, faul
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('adress = "x"', "adress: belongs into a table; did you mean address?"),
+        ('adress = "x"', "adress: belongs into a table; did you mean vault.address?"),
         ("[vault.deeper]\nx = 1", "vault.deeper: there is no such setting; did you mean vault."),
         ("[nothing]\nlike_it = 1", "nothing.like_it: there is no such setting"),
         ("vault = 7", "vault: belongs into a table"),

@@ -37,6 +37,8 @@ class RefreshError(Exception):
         self.status = status
         self.retry_after = retry_after
         self.check = check
+        self.remedy: str | None = None
+        """What to do about it, where that is known: a command, or what to look at."""
         self.host: str | None = None
         """The Sentinel host, where that was known by then."""
 
@@ -68,7 +70,7 @@ class ForeignSecretError(RefreshError):
     def __init__(self, text: str, hand_over: str | None = None) -> None:
         """:param hand_over: the command that makes it ours."""
         super().__init__(Stage.VAULT, Kind.LASTING, f"{text}; to hand it over: {hand_over}" if hand_over else text)
-        self.hand_over = hand_over
+        self.remedy = hand_over
 
 
 class CasMismatchError(RefreshError):

@@ -16,7 +16,7 @@ _LOOKS_SECRET = re.compile(
     r"""
       eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}        # a JWT, or its head: {" in base64url
     | \b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}               # a token of Vault or OpenBao
-    | (?<=client_secret=)[^&\s"']+ | (?<=secret_id=)[^&\s"']+
+    | (?<=client_secret=)(?!VALUE$)[^&\s"']+ | (?<=secret_id=)[^&\s"']+  # VALUE is what --check has for a remedy
     | (?<="client_secret":")[^"]* | (?<="client_secret":\ ")[^"]*
     | (?<="secret_id":")[^"]* | (?<="secret_id":\ ")[^"]*
     """,

@@ -18,6 +18,8 @@ _HOST = re.compile(
     r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[1-9][0-9]{0,4})?"
 )
 _HTTPS_PORT = ":443"
+_WAY_OUT = "see sentinel.domain_api and this machine's way out to it: DNS, firewall, HTTPS_PROXY, sentinel.ca_cert"
+_ACCOUNT = "see the account's account_id and sentinel_domain"
 _LASTING = frozenset({400, 401, 403, 404, 410})
 
 
@@ -62,34 +64,36 @@ class Domains:
         try:
             response = self._http.get(url, params={"version": "1.0"}, timeout=timeout.total_seconds())
         except net.ExchangeError as error:
-            raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, str(error)) from error
+            raise _failure(Kind.TRANSIENT, str(error), _WAY_OUT) from error
         status = response.status_code
         if not response.ok:
             kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
-            raise RefreshError(
-                Stage.DOMAIN, kind, f"the Domain API answers {status} for account {account_id}", status=status
-            )
+            remedy = _ACCOUNT if kind is Kind.LASTING else None
+            raise _failure(kind, f"the Domain API answers {status} for account {account_id}", remedy, status)
         answer = net.json_of(response)
         if answer is None:  # somebody else answers in its place
-            raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, "the Domain API's answer is no JSON", status=status)
+            raise _failure(Kind.TRANSIENT, "the Domain API's answer is no JSON", _WAY_OUT, status)
         host = _base_uri(answer, account_id)
         if host is None:
-            raise RefreshError(
-                Stage.DOMAIN, Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", status=status
-            )
+            raise _failure(Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", _ACCOUNT, status)
         return host
 
     def _allow(self, host: object, source: str) -> str:
         """The host in its plain form, if a secret may be sent to it."""
         plain = host.lower().removesuffix(_HTTPS_PORT) if isinstance(host, str) else ""
         if not _HOST.fullmatch(plain):
-            raise RefreshError(Stage.DOMAIN, Kind.LASTING, f"{source} is no host name: {str(host)[:80]!r}")
+            raise _failure(Kind.LASTING, f"{source} is no host name: {str(host)[:80]!r}", _ACCOUNT)
         # a suffix stands for its subdomains on the default port; an exact host is compared with its port
         if not any(plain.endswith(each) if each.startswith(".") else plain == each for each in self._allowed):
-            raise RefreshError(
-                Stage.DOMAIN, Kind.LASTING, f"{source} is {plain}, which sentinel.allowed_hosts does not allow"
-            )
+            text = f"{source} is {plain}, which sentinel.allowed_hosts does not allow"
+            raise _failure(Kind.LASTING, text, f"if secrets may go there, add {plain} to sentinel.allowed_hosts")
         return plain
+
+
+def _failure(kind: Kind, text: str, remedy: str | None, status: int | None = None) -> RefreshError:
+    error = RefreshError(Stage.DOMAIN, kind, text, status=status)
+    error.remedy = remedy
+    return error
 
 
 def _base_uri(answer: Any, account_id: str) -> object | None:

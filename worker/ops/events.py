@@ -26,7 +26,12 @@ class Events:
         if outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED:
             log.warning("token.repaired", account=outcome.account, vault_path=self._vault_path(outcome.account))
         if outcome.previous_used:
-            log.warning("credentials.previous_used", account=outcome.account, host=outcome.host)
+            log.warning(
+                "credentials.previous_used",
+                account=outcome.account,
+                host=outcome.host,
+                hint="Sentinel refuses the newest client_secret; the one before it is tried for 24 h after the change",
+            )
         if following.state is not following.before:
             self._changed(outcome, following)
 

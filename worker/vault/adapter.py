@@ -25,12 +25,14 @@ class VaultError(RefreshError):
     def saying(self, text: str, *, stage: Stage | None = None) -> "VaultError":
         """The same in other words."""
         said = VaultError(text, status=self.status, body=self.body, stage=stage or self.stage)
-        said.kind = self.kind
+        said.kind, said.remedy = self.kind, self.remedy
         return said
 
     def with_hint(self, hint: str | None) -> "VaultError":
         """The same, with what to look at."""
-        return self.saying(f"{self} ({hint})") if hint else self
+        said = self.saying(f"{self} ({hint})") if hint else self
+        said.remedy = hint or said.remedy
+        return said
 
 
 class OddAnswerError(VaultError):

@@ -113,7 +113,7 @@ _HINTS: dict[tuple[str, int | None], str] = {
     ("jwt", 400): "see vault.role, and the subject, audience, issuer and key that it wants",
     ("jwt", 403): "see vault.auth_mount",
     ("token", 403): "see vault.token or vault.token_file: the token may have ended, "
-    "or its policy lacks auth/token/lookup-self",
+    'or its policy lacks path "auth/token/lookup-self" { capabilities = ["read"] }',
 }
 
 

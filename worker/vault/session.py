@@ -26,7 +26,10 @@ _RENEW_AGAIN = 5.0
 _GOODBYE = 3.0
 """Seconds: whoever is told to end has no more time than that for a Vault that does not answer."""
 
-_HEALTH: dict[int | None, str] = {501: "it is not initialised", 503: "it is sealed"}
+_HEALTH: dict[int | None, tuple[str, str]] = {
+    501: ("it is not initialised", "vault operator init"),
+    503: ("it is sealed", "vault operator unseal"),
+}
 
 log = structlog.get_logger()
 
@@ -69,6 +72,7 @@ class VaultSession:
         timeout: timedelta,
         clock: Callable[[], float],
     ) -> None:
+        self._address = address
         self._login = login
         self._clock = clock
         self._lock = threading.Lock()
@@ -131,6 +135,11 @@ class VaultSession:
         return self._lease.renew_at if self._lease else asked
 
     @property
+    def method(self) -> str:
+        """How it logs in."""
+        return self._login.method
+
+    @property
     def revokes(self) -> bool:
         """Whether the login is ours to revoke at the end."""
         return self._login.own
@@ -146,7 +155,10 @@ class VaultSession:
             # it is the server's own: no namespace has one
             told = self._outside().get("/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"})
         except VaultError as error:
-            raise error.with_hint(_HEALTH.get(error.status)) from error
+            what, remedy = _HEALTH.get(error.status, (None, None))
+            said = error.with_hint(what)
+            said.remedy = remedy
+            raise said from error
         return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
 
     def kv_version(self, operation: Operation, mount: str) -> int:
@@ -244,7 +256,7 @@ class VaultSession:
         except (VaultError, LookupError, TypeError, ValueError) as error:
             cause = error if isinstance(error, VaultError) else OddAnswerError()
             told = cause.with_hint(hint(self._login.method, cause.status))
-            failure = cause.saying(f"{self._login.method} login: {told}")
+            failure = told.saying(f"{self._login.method} login: {told}")
             # no account's fault; and a Kubernetes API that is down, or a file about to rotate, looks like a refusal
             failure.kind = Kind.TRANSIENT
             self._failed = (self._clock(), failure)
@@ -270,7 +282,7 @@ class VaultSession:
     def _note_failure(self, error: VaultError) -> None:
         if error.kind is Kind.TRANSIENT and self._down_since is None:
             self._down_since = self._clock()
-            log.error("vault.unavailable", error=str(error), status=error.status)
+            log.error("vault.unavailable", address=self._address, error=str(error), status=error.status)
 
     def _note_success(self) -> None:
         if self._down_since is not None:

@@ -219,11 +219,14 @@ def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
     assert line == {"level": "info", "account": ACCOUNT, **told}
 
 
+PREVIOUS = "Sentinel refuses the newest client_secret; the one before it is tried for 24 h after the change"
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [
         ({"reason": Reason.DRIFT}, {"event": "token.repaired", "vault_path": f"secret/liveperson/tokens/{ACCOUNT}"}),
-        ({"previous_used": True, "host": "va"}, {"event": "credentials.previous_used", "host": "va"}),
+        ({"previous_used": True, "host": "va"}, {"event": "credentials.previous_used", "host": "va", "hint": PREVIOUS}),
     ],
 )
 def test_what_somebody_should_look_at_has_a_warning_of_its_own(
