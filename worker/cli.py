@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--output goes with --refresh, --refresh-all, --status or --check")
     if (flags.if_less_than is not None or flags.dry_run) and not manual:
         parser.error(f"{'--dry-run' if flags.dry_run else '--if-less-than'} goes with --refresh or --refresh-all")
+    if not (manual or flags.status or flags.check):
+        # until the daemon has handlers of its own, there is nothing to be ended in order
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: os._exit(OK))
     try:
         return _run(flags)
     except KeyboardInterrupt:
@@ -207,6 +212,8 @@ def _life(text: str) -> float:
 
 
 def _complain(text: str, status: int) -> int:
+    from worker.core.redact import redacted
+
     for line in text.splitlines():
-        print(f"appjwt-worker: {line}", file=sys.stderr)
+        print(f"appjwt-worker: {redacted(line)}", file=sys.stderr)
     return status

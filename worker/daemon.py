@@ -213,7 +213,8 @@ class Daemon:
         except RefreshError:
             again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
         if again != float("inf"):
-            self._timer.at(_LOGIN, again)
+            # not at once: another thread may be at it
+            self._timer.at(_LOGIN, max(again, self._clock() + plan.SHORTEST_PAUSE.total_seconds()))
 
     def _check_ready(self) -> None:
         with self._dispatcher.lock:

@@ -13,6 +13,7 @@ from worker.core.errors import AccountDisabledError, AccountGoneError, ForeignSe
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
 
+_SHARE_OF_UNKNOWN = 4
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
 
 
@@ -169,11 +170,16 @@ class Fleet:
                 # never at once again, whatever the token says of its own life
                 return max(entry.held.refresh_at if entry.held else now, now + _SHORTEST_CYCLE)
         retry_after = outcome.error.retry_after if outcome.error else None
-        return now + plan.next_retry(entry.failures, left, retry_after, self._jitter()).total_seconds()
+        pause = plan.next_retry(entry.failures, left, retry_after, self._jitter()).total_seconds()
+        # an invalid secret costs one read, and whoever mends it waits
+        return now + (min(pause, self._recheck_after) if entry.state is State.INVALID else pause)
 
     def _may_start(self, host: str | None) -> float:
         """From when on this lane may start one more; inf = when one of its own has ended."""
         unknown = self._lanes[None]
+        # a few slots only: where the Domain API hangs, the tokens of known hosts are still renewed
+        if host is None and unknown.in_flight >= max(1, self._max_in_flight // _SHARE_OF_UNKNOWN):
+            return float("inf")
         # whoever runs without a known host may be at any host, so it counts against each
         others = [lane for key, lane in self._lanes.items() if key is not None and host in (key, None)]
         in_flight = unknown.in_flight + max((lane.in_flight for lane in others), default=0)

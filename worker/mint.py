@@ -11,7 +11,7 @@ from typing import Protocol
 from worker.core import appjwt, plan
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
-from worker.core.errors import RefreshError
+from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.plan import Held, Reason, Timing
 from worker.core.unchecked import Answer
 
@@ -20,6 +20,7 @@ _SECRET_REFUSED = frozenset({400, 401, 403})
 
 class Domains(Protocol):
     def sentinel_host(self, account: Account, timeout: timedelta) -> str: ...
+    def doubt(self, account: Account) -> None: ...
 
 
 class Sentinel(Protocol):
@@ -103,8 +104,11 @@ class Mint:
                 self._keys.verify(token, host, timeout)
         except RefreshError as error:
             error.host = host
+            if error.stage is Stage.SENTINEL and error.kind is Kind.LASTING:
+                self._domains.doubt(account)
             raise
         held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
+        held = plan.half_of_what_is_left(held, at)  # one that comes past its moment would be due again at once
         return Minted(token, answer.token_type, expected, host, held, reason, previous_used)
 
     def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:

@@ -10,9 +10,17 @@ from datetime import timedelta
 from typing import Protocol
 
 from worker.core import plan
-from worker.core.account import Account
+from worker.core.account import Account, is_name
 from worker.core.appjwt import AppJWT, Expected
-from worker.core.errors import AccountDisabledError, AccountGoneError, CasMismatchError, Kind, RefreshError, Stage
+from worker.core.errors import (
+    AccountDisabledError,
+    AccountGoneError,
+    CasMismatchError,
+    InvalidAccountError,
+    Kind,
+    RefreshError,
+    Stage,
+)
 from worker.core.outcome import Outcome, Result
 from worker.core.plan import Held, Reason, Standing, Timing
 from worker.core.unchecked import Stored
@@ -119,6 +127,8 @@ class Refresher:
         except AccountGoneError:
             self._unwritten.pop(name, None)
             return True
+        except InvalidAccountError:
+            return not is_name(name)  # there was nothing to be read
         except RefreshError:
             pass
         return False
@@ -172,9 +182,7 @@ class Refresher:
         """Write what was minted, unless what stands ends as late; a lost race is looked at again."""
         for tries in range(_WRITE_TRIES):
             now = self._clock()
-            # judged by Sentinel's clock, which `minted` knows: by a Vault's that lags a new token would not stand
-            sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.left(now))
-            standing = self._judged(attempt, replace(stored, now=sentinel_now), minted.expected)
+            standing = self._standing_beside(minted, attempt.account, stored, now)
             attempt.stored, attempt.standing = stored, standing
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
@@ -192,6 +200,13 @@ class Refresher:
             return self._settled(attempt, Result.REFRESHED)
         text = f"others wrote to the token of {attempt.account} {_WRITE_TRIES} times"
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
+
+    def _standing_beside(self, minted: Minted, name: str, stored: Stored, now: float) -> Standing:
+        """What stands by Vault's clock or by Sentinel's: when one of them is wrong, no living token may be lost."""
+        sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.left(now))
+        attempt = _Attempt(name, now)  # one that remembers nothing, so that times are compared
+        by_vault = self._judged(attempt, stored, minted.expected)
+        return by_vault if by_vault.token else self._judged(attempt, replace(stored, now=sentinel_now), minted.expected)
 
     def _adopted(self, attempt: _Attempt) -> Outcome:
         """The stored token stands. Where it is our own, from a write whose answer was lost, that write succeeded."""

@@ -152,7 +152,7 @@ class SentinelSettings(_Table):
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
     ca_cert: Path | None = None
     verify: str = Field("off", description="off, jwks, or a PEM file with the public keys")
-    max_in_flight: int = Field(8, ge=1, le=256)
+    max_in_flight: int = Field(8, ge=1, le=64)
     max_per_second: float = Field(20, gt=0, le=1000)
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ from worker.vault.rights import VaultRights
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
-_THREADS = 64
+_THREADS = 256
 """At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
 
 

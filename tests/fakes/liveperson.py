@@ -67,6 +67,10 @@ class FakeLivePerson:
 
     # as sandbox.liveperson has it
 
+    def move(self, account_id: str, region: str) -> None:
+        """The account lives in another region from now on."""
+        self._customers[account_id].region = region
+
     def add_account(self, account_id: str, region: str | None = None) -> Credentials:
         customer = self._customers.setdefault(account_id, _Customer(next(iter(self.hosts))))
         customer.region = region or customer.region
@@ -101,6 +105,10 @@ class FakeLivePerson:
             raise
         self._looked_up[account.account_id] = (host, self._clock() + self._cache_for.total_seconds())
         return host
+
+    def doubt(self, account: Account) -> None:
+        if known := self._looked_up.get(account.account_id):
+            self._looked_up[account.account_id] = (known[0], float("-inf"))
 
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
         fault = self._request("sentinel", account.account_id, host, timeout)

@@ -117,6 +117,9 @@ class LivePerson:
     sentinel: datetime | RefreshError | None = None
     reached: list[str] = field(default_factory=list)
 
+    def doubt(self, account: Account) -> None:
+        raise NotImplementedError
+
     def sentinel_host(self, account: Account, timeout: timedelta) -> str:
         del account, timeout
         return given(self.host)

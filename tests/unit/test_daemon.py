@@ -488,3 +488,43 @@ def test_a_sweep_adopts_what_a_sister_wrote_and_is_quiet_while_vault_is_down(wor
     world.vault.is_down = False
     world.run(30 * MINUTE)
     assert results(replica) == [Result.REFRESHED, Result.ADOPTED, Result.REFRESHED]
+
+
+# What a hostile test broke
+
+
+def test_tokens_that_come_past_their_moment_make_no_hot_loop(world: World) -> None:
+    # FIELD 1: Sentinel hands out tokens with a third of their life left, or its Date is that far ahead
+    now = world.clock.now()
+    iat, exp = (int((now + shift).timestamp()) for shift in (-40 * MINUTE, 20 * MINUTE))
+    world.liveperson.faults.set(Fault(claims={"iat": iat, "exp": exp}))
+    world.start()
+    world.run(15 * MINUTE)
+    assert world.liveperson.mints() <= 5
+
+
+def test_a_sentinel_whose_clock_is_behind_never_takes_a_living_token_away(world: World) -> None:
+    world.refresher().refresh(ACCOUNT)
+    before = world.token().exp
+    world.liveperson.faults.set(Fault(skew=-2 * HOUR))
+    assert world.refresher("by hand").refresh(ACCOUNT, by_hand=ByHand()).result is Result.UNCHANGED
+    assert world.token().exp == before
+
+
+def test_a_token_from_a_sentinel_whose_clock_was_ahead_is_replaced_and_makes_no_loop(world: World) -> None:
+    world.liveperson.faults.set(Fault(skew=2 * HOUR), times=1)
+    world.start()
+    world.run(HOUR)
+    mints = world.liveperson.mints()
+    assert world.token().exp - world.clock.now() <= HOUR
+    world.run(HOUR)
+    assert world.liveperson.mints() - mints <= 3
+
+
+def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(world: World) -> None:
+    replica = world.start()
+    world.run(MINUTE)
+    world.liveperson.move(ACCOUNT, "lo")
+    world.run(HOUR)
+    assert results(replica)[-1] is Result.REFRESHED
+    assert world.token().exp - world.clock.now() > 0.4 * HOUR

@@ -238,7 +238,7 @@ def test_who_was_removed_while_it_ran_frees_its_slot_and_has_no_next() -> None:
 
 
 def test_who_was_removed_while_it_ran_and_came_back_runs_once_and_gives_its_slot_back() -> None:
-    fleet = make_fleet(max_in_flight=2)
+    fleet = make_fleet(max_in_flight=8)
     fleet.add(["a"])
     queue(fleet, "a")
     started(fleet)
@@ -343,3 +343,24 @@ def test_each_error_has_its_state_and_all_of_them_are_tried_again(
     assert following.state is state
     assert following.failures == (1 if result is Result.FAILED else 0)
     assert 100.0 < following.due <= 160.0
+
+
+def test_accounts_whose_host_is_not_known_never_take_more_than_a_quarter_of_the_slots() -> None:
+    # a Domain API that hangs held every slot with new accounts, and the tokens of known hosts ended
+    fleet = make_fleet(max_in_flight=8)
+    know(fleet, "known")
+    new = [f"new{number}" for number in range(9)]
+    fleet.add(new)
+    queue(fleet, *new)
+    assert len(started(fleet)) == 2
+    queue(fleet, "known")
+    assert started(fleet, 1.0) == ["known"]
+
+
+def test_an_account_whose_secret_is_invalid_is_looked_at_again_as_often_as_a_disabled_one() -> None:
+    fleet = make_fleet()
+    fleet.add(["a"])
+    for attempt in range(8):
+        following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=InvalidAccountError("client_id: missing")), 0.0)
+        assert following
+        assert following.due <= 60.0, attempt

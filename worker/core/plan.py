@@ -124,7 +124,7 @@ def hold(name: str, token: AppJWT, *, server_now: datetime | None, at: float, ti
 
 
 def half_of_what_is_left(held: Held, at: float) -> Held:
-    """Sentinel has nothing newer: keep the plan, or where that is over ask again at half of what is left."""
+    """Sentinel has nothing better: keep the plan, or where that is over ask again at half of what is left."""
     return held if held.refresh_at > at else replace(held, refresh_at=at + held.life.left(at) / 2)
 
 

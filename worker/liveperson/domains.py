@@ -19,6 +19,8 @@ _HOST = re.compile(
 )
 _HTTPS_PORT = ":443"
 _WAY_OUT = "see sentinel.domain_api and this machine's way out to it: DNS, firewall, HTTPS_PROXY, sentinel.ca_cert"
+_TROUBLE = 30.0
+"""Seconds in which, after a failed look-up, the hosts known serve without another."""
 _ACCOUNT = "see the account's account_id and sentinel_domain"
 _LASTING = frozenset({400, 401, 403, 404, 410})
 
@@ -39,6 +41,7 @@ class Domains:
         self._allowed = tuple(host.lower().removesuffix(_HTTPS_PORT) for host in allowed_hosts)
         self._clock = clock
         self._cache: dict[str, tuple[str, float]] = {}
+        self._trouble_until = float("-inf")
 
     def sentinel_host(self, account: Account, timeout: timedelta) -> str:
         """Host, with its port where that is not 443; RefreshError at stage domain.
@@ -48,16 +51,24 @@ class Domains:
         if account.sentinel_domain:
             return self._allow(account.sentinel_domain, "sentinel_domain of the account")
         known, looked_up_at = self._cache.get(account.account_id, (None, 0.0))
-        if known and self._clock() < looked_up_at + self._cache_for:
+        now = self._clock()
+        if known and (now < looked_up_at + self._cache_for or now < self._trouble_until):
             return known
         try:
             host = self._allow(self._look_up(account.account_id, timeout), "the Domain API's answer")
         except RefreshError as error:
-            if known and error.kind is Kind.TRANSIENT:
-                return known
+            if error.kind is Kind.TRANSIENT:
+                self._trouble_until = self._clock() + _TROUBLE  # let not everyone wait for it
+                if known:
+                    return known
             raise
         self._cache[account.account_id] = (host, self._clock())
         return host
+
+    def doubt(self, account: Account) -> None:
+        """The account was refused at its host, so it may have moved: look it up anew the next time."""
+        if known := self._cache.get(account.account_id):
+            self._cache[account.account_id] = (known[0], float("-inf"))
 
     def _look_up(self, account_id: str, timeout: timedelta) -> object:
         url = f"{self._url}/api/account/{account_id}/service/sentinel/baseURI.json"

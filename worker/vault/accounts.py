@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import requests
+import structlog
 
 from worker.core import account
 from worker.core.account import Account
@@ -13,6 +14,8 @@ from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
+
+log = structlog.get_logger()
 _OVERLAP = timedelta(hours=24)
 """How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
 
@@ -25,7 +28,11 @@ class VaultAccounts:
 
     def names(self) -> frozenset[str]:
         """Every account's name, at any depth."""
-        return frozenset(self._walk("", depth=0))
+        names = frozenset(self._walk("", depth=0))
+        if not names:  # nothing there, or it is asked for in the way of another version
+            self._session.forget_kv_version(self._mount)
+            names = frozenset(self._walk("", depth=0))
+        return names
 
     def read(self, name: str) -> Account:
         """The account with its credentials, for one refresh.
@@ -98,6 +105,10 @@ class VaultAccounts:
         except VaultError as error:
             if error.status == requests.codes.not_found:
                 return  # an empty folder
+            if error.status == requests.codes.forbidden and depth:
+                # whoever is in it and known stays, for absence from a LIST removes nobody
+                log.warning("accounts.synced", folder=path, error=str(error))
+                return
             raise
         keys = mapping(answer.get("data")).get("keys")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):

@@ -1,6 +1,6 @@
 """hvac's seam: the exchange is net's, the errors are ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import requests
@@ -8,6 +8,7 @@ from hvac.adapters import RawAdapter
 
 from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.redact import redacted
 
 _LASTING = frozenset({400, 401, 403, 404, 405})
 _PASSING_TEXT = "Waiting for the primary to upgrade"  # a standby just after its KV v2 mount was made, with status 400
@@ -60,11 +61,17 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
             raise VaultError(str(error)) from error
         self._on_answer(response)
         body = net.json_of(response) if response.content else {}
+        if not isinstance(body, dict) and (response.ok or response.status_code == requests.codes.not_found):
+            raise OddAnswerError  # a proxy's page, say; above all its 404 does not mean that a secret is gone
         if not response.ok:
-            raise VaultError(f"status {response.status_code}{_said(body)}", status=response.status_code, body=body)
-        if not isinstance(body, dict):
-            raise OddAnswerError
+            said = redacted(_said(body), *self._secrets(kwargs))
+            raise VaultError(f"status {response.status_code}{said}", status=response.status_code, body=body)
         return body
+
+    def _secrets(self, request: Mapping[str, Any]) -> Iterator[str]:
+        """What was sent and must not come back in a text."""
+        yield self.token or ""
+        yield from (value for key, value in mapping(request.get("json")).items() if key in ("secret_id", "jwt"))
 
 
 def mapping(value: object) -> Mapping[str, Any]:

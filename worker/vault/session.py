@@ -23,6 +23,8 @@ from worker.vault.login import Login, hint
 
 _RENEW_AT = 0.5
 _RENEW_AGAIN = 5.0
+_RELOGIN_FLOOR = 30.0
+"""Seconds between two logins because of a 403: a policy taken away must not use up a secret_id."""
 _GOODBYE = 3.0
 """Seconds: whoever is told to end has no more time than that for a Vault that does not answer."""
 
@@ -80,6 +82,7 @@ class VaultSession:
         self._failed: tuple[float, RefreshError] | None = None
         self._down_since: float | None = None
         self._renewal_fails = False
+        self._relogin_from = float("-inf")
         self._kv_versions: dict[str, int] = {}
         self._clock_sample: tuple[datetime, float] | None = None
         # token="": with None hvac would look into the environment and into the home directory
@@ -174,6 +177,10 @@ class VaultSession:
             self._kv_versions[mount] = int(version)
         return self._kv_versions[mount]
 
+    def forget_kv_version(self, mount: str) -> None:
+        """Ask anew: v1 may be made v2 while we run."""
+        self._kv_versions.pop(mount, None)
+
     def now(self) -> datetime:
         """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
         if self._clock_sample is None:
@@ -266,17 +273,21 @@ class VaultSession:
 
     def _has_ended(self, token: str) -> bool:
         """Whether a 403 came from an ended login, not from a policy; if so the login is forgotten."""
-        if self._client.token == token:
-            try:
-                self._client.auth.token.lookup_self()
-            except VaultError as error:
-                if error.status != requests.codes.forbidden:
-                    return False
-            else:
-                return bool(self._client.token != token)  # another thread logged in meanwhile
+        if self._client.token != token or self._lease is None:
+            return True  # another thread saw it, too
+        if self._clock() < self._relogin_from:
+            return False  # the newest login is refused just the same: yet another would be, too
+        try:
+            self._client.auth.token.lookup_self()
+        except VaultError as error:
+            if error.status != requests.codes.forbidden:
+                return False
+        else:
+            return bool(self._client.token != token)  # another thread logged in meanwhile
         with self._lock:
             if self._client.token == token:
                 self._lease = None
+                self._relogin_from = self._clock() + _RELOGIN_FLOOR
         return True
 
     def _note_failure(self, error: VaultError) -> None:
