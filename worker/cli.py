@@ -203,7 +203,7 @@ def _print(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[
 
 def _life(text: str) -> float:
     """Seconds."""
-    from worker.settings import duration
+    from worker.values import duration
 
     try:
         return duration(text).total_seconds()

@@ -1,6 +1,5 @@
 """Every setting; the only reader of environment and files that configure the program."""
 
-import contextlib
 import difflib
 import os
 import re
@@ -8,11 +7,13 @@ import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.values import Duration, Listed, Listen, Url, VaultPath
 
 DEFAULT_FILE = Path("/etc/appjwt-worker/worker.toml")
 
@@ -20,8 +21,6 @@ _PREFIX = "APPJWT_"
 _FILE_VARIABLE = "APPJWT_CONFIG"
 _KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_URL = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*", re.IGNORECASE)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EARLIEST, _LATEST = 0.05, 0.95
 """Shares of life: a refresh right at the beginning would be a hot loop, one at the end would come too late."""
@@ -30,53 +29,6 @@ _VAULTS_OWN_NAMES = {"address": "ADDR", "namespace": "NAMESPACE", "ca_cert": "CA
 
 class SettingsError(Exception):
     """Settings that cannot be used; the text has a line for each fault."""
-
-
-def duration(value: object) -> timedelta:
-    """Read `90s`, `20m`, `1h`; ValueError in a sentence."""
-    if isinstance(value, timedelta):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip()) if isinstance(value, str) else None
-    if not match:
-        raise ValueError("must be a duration such as 90s, 20m or 1h")
-    try:
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    except OverflowError:
-        raise ValueError("is longer than any duration can be") from None
-
-
-def _listed(value: object) -> object:
-    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
-
-
-def _url(value: object) -> object:
-    with contextlib.suppress(ValueError):  # a port or an IPv6 address that is none
-        parts = urlsplit(value if isinstance(value, str) and _URL.fullmatch(value) else "")
-        if parts.hostname and parts.port != 0:
-            return parts.geturl().rstrip("/")  # its scheme in lower case: the checks below look for http:
-    raise ValueError("must be a URL such as https://vault.example.com:8200")
-
-
-def _listen(value: object) -> object:
-    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})", value) if isinstance(value, str) else None
-    if value != "" and not (match and int(match[2]) < 2**16):
-        raise ValueError("must be HOST:PORT such as 127.0.0.1:8080, or empty for none")
-    return value
-
-
-def _path(value: object) -> object:
-    path = value.strip("/") if isinstance(value, str) else ""
-    if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or not all(
-        each.strip(".") for each in path.split("/")
-    ):
-        raise ValueError("must be a path in Vault such as liveperson/accounts")
-    return path
-
-
-Duration = Annotated[timedelta, BeforeValidator(duration)]
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Url = Annotated[str, BeforeValidator(_url)]
-VaultPath = Annotated[str, BeforeValidator(_path)]
 
 
 class _Table(BaseModel):
@@ -177,7 +129,7 @@ class RefreshSettings(_Table):
 
 
 class HttpSettings(_Table):
-    listen: Annotated[str, BeforeValidator(_listen)] = "127.0.0.1:8080"
+    listen: Listen = "127.0.0.1:8080"
 
     @model_validator(mode="before")
     @classmethod
