@@ -11,6 +11,7 @@ from worker.core import account
 from worker.core.account import Account
 from worker.core.errors import AccountDisabledError, AccountGoneError, InvalidAccountError
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
+from worker.vault.mount import KvMount
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
@@ -24,13 +25,14 @@ class VaultAccounts:
     def __init__(self, session: VaultSession, *, mount: str, prefix: str) -> None:
         self._session = session
         self._mount = mount
+        self._engine = KvMount(session, mount)
         self._prefix = prefix
 
     def names(self) -> frozenset[str]:
         """Every account's name, at any depth."""
         names = frozenset(self._walk("", depth=0))
         if not names:  # nothing there, or it is asked for in the way of another version
-            self._session.forget_kv_version(self._mount)
+            self._engine.forget()
             names = frozenset(self._walk("", depth=0))
         return names
 
@@ -56,11 +58,11 @@ class VaultAccounts:
 
     def engine(self) -> str:
         """What is at the mount, for people; VaultError if it is no KV."""
-        return f"{self._mount} is KV version {self._session.kv_version(Operation.LIST, self._mount)}"
+        return f"{self._mount} is KV version {self._engine.version(Operation.LIST)}"
 
     def mending(self, name: str, field: str) -> str:
         """The command that mends a field of an account's secret."""
-        v2 = self._session.kv_version(Operation.READ_ACCOUNT, self._mount) > 1
+        v2 = self._engine.version(Operation.READ_ACCOUNT) > 1
         what = f"patch {{}} {field}=VALUE" if v2 else "put {} client_id=VALUE client_secret=VALUE"
         return "vault kv " + what.format(f"-mount={self._mount} {self._prefix}/{name}")
 
@@ -68,7 +70,7 @@ class VaultAccounts:
         """The fields of a secret, and on KV v2 its version's metadata."""
         account.check_name(name)
         path = f"{self._prefix}/{name}"
-        v2 = self._session.kv_version(Operation.READ_ACCOUNT, self._mount) > 1
+        v2 = self._engine.version(Operation.READ_ACCOUNT) > 1
         try:
             answer = self._session.call(
                 Operation.READ_ACCOUNT,
@@ -93,7 +95,7 @@ class VaultAccounts:
 
     def _walk(self, folder: str, depth: int) -> Iterator[str]:
         path = f"{self._prefix}/{folder}".rstrip("/")
-        v2 = self._session.kv_version(Operation.LIST, self._mount) > 1
+        v2 = self._engine.version(Operation.LIST) > 1
         try:
             answer = self._session.call(
                 Operation.LIST,

@@ -1,5 +1,6 @@
 """hvac's seam: the exchange is net's, the errors are ours."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -49,6 +50,12 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     def __init__(self, *, on_answer: Callable[[requests.Response], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._on_answer = on_answer
+
+    def outside(self) -> "VaultAdapter":
+        """The way to Vault without our namespace."""
+        adapter = copy.copy(self)
+        adapter.namespace = None
+        return adapter
 
     def get_login_token(self, response: Any) -> Any:
         return response["auth"]["client_token"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.vault.mount import KvMount
 from worker.vault.session import Operation, VaultSession
 
 _ROOT = "root"
@@ -52,7 +53,7 @@ class VaultRights:
         (mount, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
         accounts = (
             [Right(f"{mount}/metadata/{prefix}/*", ("list",)), Right(f"{mount}/data/{prefix}/*", ("read",))]
-            if self._session.kv_version(Operation.LIST, mount) > 1
+            if KvMount(self._session, mount).version(Operation.LIST) > 1
             else [Right(f"{mount}/{prefix}/*", ("list", "read"))]
         )
         rights = [

@@ -4,7 +4,6 @@ What the secrets mean is left to accounts.py and tokens.py.
 """
 
 import contextlib
-import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import structlog
 
 from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError, mapping
+from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
 from worker.vault.login import Login, hint
 
 _RENEW_AT = 0.5
@@ -83,7 +82,6 @@ class VaultSession:
         self._down_since: float | None = None
         self._renewal_fails = False
         self._relogin_from = float("-inf")
-        self._kv_versions: dict[str, int] = {}
         self._clock_sample: tuple[datetime, float] | None = None
         # token="": with None hvac would look into the environment and into the home directory
         self._client = hvac.Client(
@@ -156,30 +154,15 @@ class VaultSession:
         """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
         try:
             # it is the server's own: no namespace has one
-            told = self._outside().get("/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"})
+            told = self._client.adapter.outside().get(
+                "/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"}
+            )
         except VaultError as error:
             what, remedy = _HEALTH.get(error.status, (None, None))
             said = error.with_hint(what)
             said.remedy = remedy
             raise said from error
         return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
-
-    def kv_version(self, operation: Operation, mount: str) -> int:
-        """The version of the KV engine at a mount, asked once: on a v1 mount a v2 path would work, and mean another."""
-        if mount not in self._kv_versions:
-            answer = self.call(operation, f"sys/internal/ui/mounts/{mount}", lambda _: self._describe(mount))
-            data = mapping(answer.get("data"))
-            version = mapping(data.get("options")).get("version", "1")
-            if data.get("type") not in ("kv", "generic"):
-                raise VaultError(f"{mount} is no KV mount but {data.get('type')}", status=requests.codes.bad_request)
-            if version not in ("1", "2"):
-                raise OddAnswerError
-            self._kv_versions[mount] = int(version)
-        return self._kv_versions[mount]
-
-    def forget_kv_version(self, mount: str) -> None:
-        """Ask anew: v1 may be made v2 while we run."""
-        self._kv_versions.pop(mount, None)
 
     def now(self) -> datetime:
         """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
@@ -194,23 +177,6 @@ class VaultSession:
             with contextlib.suppress(VaultError):  # it ends by itself
                 self._client.adapter.post("/v1/auth/token/revoke-self", timeout=_GOODBYE)
         self._lease = None
-
-    def _describe(self, mount: str) -> Any:
-        """What Vault says of a mount."""
-        namespace, question = self._client.adapter.namespace, "/v1/sys/internal/ui/mounts/"
-        try:
-            return self._client.adapter.get(question + mount)
-        except VaultError as error:
-            if error.status != requests.codes.forbidden or not namespace or "/" not in mount:
-                raise
-            # of a child's mount OpenBao tells nothing inside a namespace, whatever the policy; outside it does
-            return self._outside().get(f"{question}{namespace.strip('/')}/{mount}")
-
-    def _outside(self) -> VaultAdapter:
-        """The way to Vault without our namespace."""
-        adapter: VaultAdapter = copy.copy(self._client.adapter)
-        adapter.namespace = None
-        return adapter
 
     def _renew_or_log_in(self, asked: float) -> None:
         lease, now = self._lease, self._clock()

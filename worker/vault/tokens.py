@@ -12,6 +12,7 @@ from worker.core.appjwt import AppJWT
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
+from worker.vault.mount import KvMount
 from worker.vault.session import Operation, VaultSession
 
 MANAGED_BY = "appjwt-worker"
@@ -24,6 +25,7 @@ class VaultTokens:
     def __init__(self, session: VaultSession, *, mount: str, prefix: str) -> None:
         self._session = session
         self._mount = mount
+        self._engine = KvMount(session, mount)
         self._prefix = prefix
 
     def path(self, name: str) -> str:
@@ -32,7 +34,7 @@ class VaultTokens:
 
     def engine(self) -> str:
         """What is at the mount, for people; VaultError unless it is KV version 2."""
-        version = self._session.kv_version(Operation.READ_TOKEN, self._mount)
+        version = self._engine.version(Operation.READ_TOKEN)
         if version < 2:  # noqa: PLR2004
             raise VaultError(
                 f"{self._mount} is KV version {version}, which has no check-and-set: tokens need KV version 2",
