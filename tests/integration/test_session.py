@@ -338,7 +338,7 @@ def test_a_vault_that_is_away_is_said_once_and_its_return_once(vault: Vault, log
             error = failure(session)
             assert (error.kind, error.status) == (Kind.TRANSIENT, None)
             assert re.fullmatch(
-                r"list secret/liveperson/accounts: 127.0.0.1:\d+: no complete answer within 0.5 s", str(error)
+                r"list sys/internal/ui/mounts/secret: 127.0.0.1:\d+: no complete answer within 0.5 s", str(error)
             )
     finally:
         vault.openbao.thaw()
