@@ -337,7 +337,7 @@ def test_a_restart_adopts_what_is_fresh_and_mints_nothing(world: World) -> None:
         world.add_account(f"le{number}")
     world.crash(world.start())
     first = world.start()
-    world.run(10 * MINUTE)
+    world.run(5 * MINUTE)
     minted = world.liveperson.mints()
     world.crash(first)
     world.vault.calls.clear()
