@@ -91,7 +91,7 @@ class RaftNode(OpenBao):
             answer = requests.get(f"{self.address}/v1/sys/health", timeout=_HEALTHY)
         except requests.RequestException:
             return False
-        return answer.status_code == requests.codes.ok
+        return bool(answer.status_code == requests.codes.ok)
 
 
 class Cluster:

@@ -60,6 +60,7 @@ class Daemon:
         self._report = report
         self._sync_every = sync_every
         self._sync_failures = 0
+        self._refused_since: float | None = None
         self._retrying = threading.Lock()
         self._unlooked: set[str] = set()
         self._stopping = False
@@ -117,10 +118,14 @@ class Daemon:
             self._sync_failures += 1
             failures = min(self._sync_failures, _FAST_PAUSES)
             pause = min(pause, plan.next_retry(failures, life_left=0.0, kind=Kind.TRANSIENT).total_seconds())
-            if self._sync_failures == 1 and error.kind is Kind.LASTING:  # of the others the session told
+            if self._refused_since is None and error.kind is Kind.LASTING:  # of the others the session told
+                self._refused_since = self._clock()
                 log.error("vault.unavailable", error=str(error), status=error.status)
         else:
             self._sync_failures = 0
+            if self._refused_since is not None:
+                log.info("vault.recovered", duration=round(self._clock() - self._refused_since, 3))
+            self._refused_since = None
             self._take_in(listed)
         finally:
             self._timer.at(_SYNC, self._clock() + pause)

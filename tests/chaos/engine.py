@@ -1,5 +1,6 @@
 """Runs one row: waits until all is fresh, breaks something, mends it, and keeps book of what readers find meanwhile."""
 
+import itertools
 import json
 import re
 import time
@@ -119,7 +120,7 @@ def _repeated(row: Row, lines: list[Line]) -> Iterable[str]:
     for (event, account), moments in times.items():
         if event != "refresh.failed" and len(moments) > 1:
             yield f"{event} {len(moments)} times for {account}"
-        pauses = [after - before for before, after in zip(moments, moments[1:], strict=False)]
+        pauses = [after - before for before, after in itertools.pairwise(moments)]
         if min(pauses, default=_SHORTEST_PAUSE) < _SHORTEST_PAUSE:
             yield f"{event} of {account} again after {min(pauses):.2f} s"
 

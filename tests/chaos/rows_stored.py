@@ -75,7 +75,7 @@ def undeleted(stand: Stand, name: str, path: str) -> None:
 
 
 def rolled_back(stand: Stand, name: str, path: str) -> None:
-    """To the version before, which is due: at lives this short it does not end so much earlier that it is called drift."""
+    """To the version before, which is due: lives are too short here for it to end a minute earlier and be a repair."""
     del name
     eventually(lambda: _version(stand, path) > 1)
     before = _data(stand, path, _version(stand, path) - 1)

@@ -1,18 +1,17 @@
 """Vault breaks: one server, and a cluster of three."""
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from sandbox.kubernetes import Kubernetes
 from tests.chaos.engine import Row
-from tests.chaos.stand import ROLE, Stand, by_jwt, direct, gated, one_node, three_nodes
+from tests.chaos.stand import ROLE, Stand, by_jwt, direct, gated, one_node, short_logins, three_nodes
 
 _GROUP = "Vault"
+_THREE = "Vault of three"
 _AT = r"127\.0\.0\.1:\d+: "
 _LOST = _AT + "(connection lost|connection refused|the answer is broken)"
 _SILENT = _AT + "no complete answer within 1 s"
@@ -82,18 +81,9 @@ def revoked(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
-def ended_while_frozen(stand: Stand) -> Iterator[None]:
-    _set_role(stand, ttl="3s", longest="3s")
-    with frozen(stand):
-        yield
-    _set_role(stand, ttl="20m", longest="1h")
-
-
-@contextmanager
-def capped(stand: Stand) -> Iterator[None]:
-    _set_role(stand, ttl="3s", longest="5s")
+def nothing(stand: Stand) -> Iterator[None]:
+    del stand
     yield
-    _set_role(stand, ttl="20m", longest="1h")
 
 
 @contextmanager
@@ -127,29 +117,10 @@ def _revoke(stand: Stand) -> None:
         stand.vault.client.auth.token.revoke_accessor(accessor)
 
 
-def _set_role(stand: Stand, ttl: str, longest: str) -> None:
-    """And have the worker log in under it. Not by a 403, for after one it does not log in again for half a minute."""
-    stand.vault.approle(ROLE, [ROLE], token_ttl=ttl, token_max_ttl=longest)
-    stand.daemon.stop()
-    stand.start().wait_for("worker.ready")
-
-
 # The cluster
 
 
-def on_the_leader(act: Callable[[Stand], Any]) -> Callable[[Stand], Any]:
-    """It counts what went wrong at the gate, too: a follower may have an answer before an attempt fails."""
-
-    @contextmanager
-    def fault(stand: Stand) -> Iterator[None]:
-        passed = stand.way.passed
-        before, mark = len(passed), stand.mark()
-        with act(stand):
-            yield
-        errors = sum(each.status >= 500 or each.status == 307 for each in passed[before:])  # noqa: PLR2004
-        stand.bites = errors + len(stand.lines(mark, "refresh.failed", "vault.unavailable"))
-
-    return fault
+_WRITE = "POST /v1/secret/data/liveperson/tokens/"
 
 
 @contextmanager
@@ -172,12 +143,24 @@ def leader_frozen(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def leader_steps_down(stand: Stand) -> Iterator[None]:
-    """Again and again."""
+    """When a write is on its way to it."""
     assert stand.cluster
-    for _ in range(4):
-        stand.cluster.step_down()
-        time.sleep(0.2 * stand.life / 4)
+    held = stand.way.hold(_WRITE, "before")
+    assert held.caught.wait(stand.life)
+    stand.cluster.step_down()
+    held.let_go()
     yield
+
+
+@contextmanager
+def outcome_unknown(stand: Stand) -> Iterator[None]:
+    """The leader is killed when it has done a write, and before it has said so."""
+    assert stand.cluster
+    held = stand.way.hold(_WRITE, "after")
+    assert held.caught.wait(stand.life)
+    with leader_killed(stand):
+        held.drop()
+        yield
 
 
 _LEADERLESS = f"{_LOST}|{_SILENT}|a redirect \\(307\\)|status 50[03]|status 400, Waiting"
@@ -191,16 +174,12 @@ ROWS = [
     Row(_GROUP, "mount gone", gated, moved, "secret/|mounts/secret", outages=(0, 1)),
     Row(_GROUP, "policy taken away", gated, no_policy, "status 403, permission denied", outages=(0, 1)),
     Row(_GROUP, "login revoked", gated, revoked, lasts=0, sign="vault.login"),
-    Row(_GROUP, "login ends while frozen", gated, ended_while_frozen, _SILENT, outages=(1, 1)),
-    Row(_GROUP, "renewals capped", gated, capped, lasts=0.7, sign="vault.login"),
+    Row(_GROUP, "login ends while frozen", short_logins, frozen, _SILENT, outages=(1, 1)),
+    Row(_GROUP, "renewals capped", short_logins, nothing, lasts=0.7, sign="vault.login"),
     Row(_GROUP, "secret_id rotated", gated, secret_id_rotated, "invalid role or secret ID", outages=(1, 1)),
     Row(_GROUP, "JWT rotated", by_jwt, jwt_rotated, "jwt login: status 400", outages=(1, 1)),
-    *(
-        Row("Vault of three", name, three_nodes, on_the_leader(act), _LEADERLESS, outages=(0, 2), **more)
-        for name, act, more in [
-            ("leader killed", leader_killed, {"short": True}),
-            ("leader frozen", leader_frozen, {}),
-            ("leader steps down", leader_steps_down, {}),
-        ]
-    ),
+    Row(_THREE, "leader killed", three_nodes, leader_killed, _LEADERLESS, outages=(1, 2), short=True),
+    Row(_THREE, "leader frozen", three_nodes, leader_frozen, _LEADERLESS, outages=(1, 4)),
+    Row(_THREE, "leader steps down amid a write", three_nodes, leader_steps_down, _LEADERLESS, lasts=0, outages=(1, 2)),
+    Row(_THREE, "write's outcome unknown", three_nodes, outcome_unknown, _LEADERLESS, outages=(1, 2)),
 ]

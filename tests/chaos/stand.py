@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from sandbox.openbao import OpenBao
 from sandbox.raft import Cluster, RaftNode
 from tests.chaos.gate import Gate
 from tests.chaos.watch import Watch
-from tests.integration.processes import Daemon, Scene, Settings, eventually
+from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
 
 LIFE = 16
 """Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
@@ -72,6 +73,11 @@ class Stand:
         """As a power cut would."""
         self.daemon.process.kill()
         self.daemon.process.wait()
+
+    def side_by_side(self, count: int, *flags: str) -> list[Done]:
+        """The same call so many times at once."""
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda _: self.scene.call(*flags, changes={**FAST, **self.changes}), range(count)))
 
     def add_account(self, name: str, region: str = "va") -> None:
         self.watch.accounts[name] = self.scene.add_account(name, region)
@@ -157,6 +163,16 @@ def direct(folder: Path) -> AbstractContextManager[Stand]:
 def gated(folder: Path) -> AbstractContextManager[Stand]:
     """A dev server behind a gate."""
     return _stand(folder)
+
+
+def short_logins(folder: Path) -> AbstractContextManager[Stand]:
+    """The same, where a login lives for 3 s and can be renewed for 6."""
+
+    def changes(scene: Scene) -> Settings:
+        scene.openbao.approle(ROLE, [ROLE], token_ttl="3s", token_max_ttl="6s")
+        return {}
+
+    return _stand(folder, changes=changes)
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.chaos import rows_liveperson, rows_stored, rows_vault
+from tests.chaos import rows_liveperson, rows_stored, rows_vault, rows_worker
 from tests.chaos.conftest import Runs
 from tests.chaos.engine import Row
 
-ROWS = [*rows_vault.ROWS, *rows_liveperson.ROWS, *rows_stored.ROWS]
+ROWS = [*rows_vault.ROWS, *rows_liveperson.ROWS, *rows_worker.ROWS, *rows_stored.ROWS]
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ ROWS = [*rows_vault.ROWS, *rows_liveperson.ROWS, *rows_stored.ROWS]
     ],
 )
 def test_no_reader_is_hurt_by(row: Row, runs: Runs) -> None:
-    result = runs[row].result()
-    assert result.problems == []
+    problems = runs[row].result().problems
+    assert not problems, "\n".join(problems)

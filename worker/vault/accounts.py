@@ -84,7 +84,7 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
         data = mapping(answer.get("data"))
@@ -105,7 +105,7 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 return  # an empty folder
             if error.status == requests.codes.forbidden and depth:
                 # whoever is in it and known stays, for absence from a LIST removes nobody

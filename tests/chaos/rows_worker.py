@@ -1,0 +1,230 @@
+"""The worker itself is killed, stopped, starved, doubled, and its clock is shifted."""
+
+import itertools
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sandbox.faults import Fault as Misbehaviour
+from sandbox.faults import Service
+from tests.chaos.engine import Fault, Row
+from tests.chaos.gate import Moment
+from tests.chaos.stand import Stand, clocked, gated
+from tests.integration.processes import eventually
+
+_GROUP = "Worker"
+_numbers = itertools.count()
+
+
+# Killed between mint and write
+
+
+def killed_at(what: str, moment: Moment) -> Fault:
+    """At a request of a new account to Vault; `{}` in it stands for the account's name."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        name = f"new-{next(_numbers)}"
+        held = stand.way.hold(what.format(name) + "$", moment)
+        stand.add_account(name)
+        assert held.caught.wait(20)
+        stand.kill()
+        held.drop()
+        stand.bites = 1
+        stand.start()
+        yield
+
+    return fault
+
+
+def killed_while(service: Service, misbehaviour: Misbehaviour) -> Fault:
+    """While a service of LivePerson has the request of a new account."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        name = f"new-{next(_numbers)}"
+        liveperson = stand.scene.liveperson
+        with liveperson.faults.on(misbehaviour, account=name, service=service):
+            stand.add_account(name)
+            eventually(lambda: any((each.service, each.account_id) == (service, name) for each in liveperson.seen))
+            stand.kill()
+        stand.bites = 1
+        stand.start()
+        yield
+
+    return fault
+
+
+@contextmanager
+def killed_again_and_again(stand: Stand) -> Iterator[None]:
+    """At 50 random moments, from its start to when all is done."""
+    chance = random.Random(1)
+    for _ in range(50):
+        time.sleep(chance.uniform(0.2, 3))
+        stand.kill()
+        stand.start()
+    stand.bites = 50
+    yield
+
+
+_HANG = Misbehaviour(hang=True)
+_ON_ITS_WAY = Misbehaviour(drip=5, drip_from="headers")
+_STEPS: dict[str, tuple[str, str]] = {
+    "the stored token": ("GET", "data/liveperson/tokens/{}"),
+    "the credentials": ("GET", "data/liveperson/accounts/{}"),
+    "the path's settings": ("PATCH", "metadata/liveperson/tokens/{}"),
+    "a new path's settings": ("POST", "metadata/liveperson/tokens/{}"),
+    "the token": ("POST", "data/liveperson/tokens/{}"),
+}
+
+# Stopped
+
+
+@contextmanager
+def terminated_amid_a_write(stand: Stand) -> Iterator[None]:
+    held = stand.way.hold("POST /v1/secret/data/liveperson/tokens/", "before")
+    assert held.caught.wait(stand.life)
+    stand.daemon.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    held.let_go()
+    assert stand.daemon.process.wait(20) == 0
+    assert stand.daemon.events("worker.stopped")
+    stand.bites = 1
+    stand.start()
+    yield
+
+
+@contextmanager
+def suspended(stand: Stand) -> Iterator[None]:
+    stand.daemon.process.send_signal(signal.SIGSTOP)
+    stand.bites = 1
+    yield
+    stand.daemon.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def one_of_two_suspended(stand: Stand) -> Iterator[None]:
+    """What it remembers has long been replaced by its sister when it wakes."""
+    sleeper = stand.daemon
+    stand.start().wait_for("worker.ready")
+    sleeper.process.send_signal(signal.SIGSTOP)
+    yield
+    slept = len(sleeper.events())
+    sleeper.process.send_signal(signal.SIGCONT)
+    eventually(lambda: any(line["event"].startswith("token.") for line in sleeper.events()[slept:]))
+    stand.bites = 1
+    sleeper.stop()
+
+
+@contextmanager
+def raced(stand: Stand) -> Iterator[None]:
+    """By a second daemon, and by three operators who refresh everything again and again; one of all wins each write."""
+    sister = stand.daemon
+    stand.start().wait_for("worker.ready")
+    before, ends = len(stand.way.passed), time.monotonic() + stand.life
+    while time.monotonic() < ends:
+        for done in stand.side_by_side(3, "--refresh-all"):
+            assert done.status == 0, done.err
+    lost = [each for each in stand.way.passed[before:] if "POST" in each.what and each.status == 400]
+    stand.bites = len(lost)
+    yield
+    sister.stop()
+
+
+# Starved
+
+
+def limited(which: int) -> Fault:
+    """No more files, or memory, than it has by now; its connections to Vault are cut, so that it wants new ones."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        pid = stand.daemon.process.pid
+        before = resource.prlimit(pid, which)
+        process = Path(f"/proc/{pid}")
+        if which == resource.RLIMIT_NOFILE:
+            limit = 3
+        else:
+            limit = int((process / "statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, which, (limit, before[1]))
+        stand.way.cuts = True
+        time.sleep(0.5)
+        stand.way.cuts = False
+        yield
+        resource.prlimit(pid, which, before)
+
+    return fault
+
+
+# The wall clock
+
+
+def shifted(by: str) -> Fault:
+    """While it runs."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        clock = stand.scene.folder / "clock"
+        clock.write_text(by)
+        yield
+        clock.write_text("+0d")
+
+    return fault
+
+
+def started_shifted(by: str) -> Fault:
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        stand.kill()
+        (stand.scene.folder / "clock").write_text(by)
+        shown = stand.start().wait_for("worker.ready")["timestamp"]
+        off = abs((datetime.fromisoformat(shown) - datetime.now(UTC)).total_seconds())
+        stand.bites = int(off > 7000)
+        yield
+        (stand.scene.folder / "clock").write_text("+0d")
+
+    return fault
+
+
+_SHIFTS: dict[str, Callable[[str], Fault]] = {"while it runs": shifted, "at its start": started_shifted}
+
+ROWS = [
+    *(
+        Row(
+            _GROUP,
+            f"killed {moment} {'reading' if method == 'GET' else 'writing'} {thing}",
+            gated,
+            killed_at(f"{method} /v1/secret/{path}", moment),
+            lasts=0,
+            at_once=True,
+            short=(thing, moment) == ("the token", "after"),
+        )
+        for thing, (method, path) in _STEPS.items()
+        for moment in ("before", "after")
+    ),
+    *(
+        Row(_GROUP, f"killed {name}", gated, killed_while(service, how), lasts=0, at_once=True)
+        for name, service, how in [
+            ("before the Domain API answers", "domain", _HANG),
+            ("before Sentinel mints", "sentinel", _HANG),
+            ("when Sentinel has minted", "sentinel", _ON_ITS_WAY),
+        ]
+    ),
+    Row(_GROUP, "killed at 50 moments", gated, killed_again_and_again, lasts=0),
+    Row(_GROUP, "SIGTERM amid a write", gated, terminated_amid_a_write, lasts=0),
+    Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
+    Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
+    Row(_GROUP, "two daemons and three operators", gated, raced, lasts=0),
+    Row(_GROUP, "files at their limit", gated, limited(resource.RLIMIT_NOFILE), "too many open files|connection lost"),
+    Row(_GROUP, "memory at its limit", gated, limited(resource.RLIMIT_AS), ".*"),
+    *(
+        Row(_GROUP, f"clock {by} {when}", clocked, how(by), sign="clock.skewed", tool="faketime")
+        for when, how in _SHIFTS.items()
+        for by in ("-1d", "-2h", "+2h", "+1d")
+    ),
+]
