@@ -100,6 +100,7 @@ ALLOWED: Mapping[str, tuple[str, set[str]]] = {
             "read an account before",
             "read the token",
             "read another token",
+            "read the token's metadata",
             "make a token",
             "write the token",
             "make a token's metadata",
@@ -119,6 +120,7 @@ ALLOWED: Mapping[str, tuple[str, set[str]]] = {
             "list accounts below",
             "read the token",
             "read another token",
+            "read the token's metadata",
             "look itself up",
             "revoke itself",
         },
@@ -287,6 +289,19 @@ def test_without_it_a_path_gets_no_settings_beside_other_peoples_keys(
     kv = made.openbao.client.secrets.kv.v2
     kv.update_metadata(f"{_TOKENS}/{new_account}", custom_metadata={"team": "billing"})
     assert login.refresh(new_account).startswith(f"write_metadata secret/liveperson/tokens/{new_account}: status 403")
+
+
+@lacking("secret/metadata/liveperson/tokens/*", "read")
+def test_without_it_nobody_learns_why_an_account_has_no_token_yet(login: Login, made: Scene) -> None:
+    made.openbao.put_account("never", {"client_id": "x"})
+    login.call("--refresh", "never")
+    for each, error in (
+        (login, "there is no token"),
+        (Login(made, "whole-for-notes", WORKER), "credentials: client_secret: missing or empty"),
+    ):
+        rows = {row["account"]: row for row in each.call("--status").document["accounts"]}
+        assert (rows["never"]["life_left"], rows["never"]["last_error"]) == (0, error)
+    made.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions("liveperson/accounts/never")
 
 
 @lacking("secret/metadata/liveperson/tokens/*", "update")
