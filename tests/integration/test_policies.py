@@ -360,7 +360,7 @@ def test_without_it_a_login_outlives_its_process(login: Login, made: Scene) -> N
 
 def test_every_right_in_the_policy_has_its_test() -> None:
     assert set(RIGHTS) == _broken
-    assert len(RIGHTS) == 12
+    assert len(RIGHTS) == 13
 
 
 def test_check_names_each_right_that_is_missing_with_the_policy_line(logins: dict[Right, Login]) -> None:
