@@ -537,6 +537,27 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
     assert results(replica) == [Result.REFRESHED]
 
 
+def test_another_app_s_token_that_a_restart_adopted_is_repaired_by_the_first_sweep(world: World) -> None:
+    """It is told by azp alone, which only the account's secret knows; each is read once after a restart."""
+    world.crash(world.start())
+    world.add_account(f"{ACCOUNT}/other")
+    world.refresher("by hand").refresh(f"{ACCOUNT}/other")
+    other = world.token(f"{ACCOUNT}/other")
+    world.store(other.raw.get_secret_value())
+    replica = world.start(sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+    assert (results(replica), world.token().azp) == ([Result.ADOPTED], other.azp)
+    world.vault.calls.clear()
+    world.run(5 * MINUTE)
+    assert results(replica) == [Result.ADOPTED, Result.REFRESHED]
+    assert replica.outcomes_of(ACCOUNT)[-1].reason is Reason.UNSOUND
+    assert world.token().azp != other.azp
+    assert world.vault.calls.count(("read_account", f"{ACCOUNT}/other")) == 1
+    world.run(5 * MINUTE)
+    assert world.vault.calls.count(("read_account", f"{ACCOUNT}/other")) == 1
+    assert results(replica, f"{ACCOUNT}/other") == [Result.ADOPTED]
+
+
 def test_a_sweep_restores_a_mark_that_went_missing_and_says_so_once(world: World) -> None:
     replica = world.start(sweep_every=5 * MINUTE)
     world.run(MINUTE)

@@ -697,6 +697,22 @@ def test_whether_an_account_has_changed_cannot_be_told_without_vault(world: Worl
         refresher.has_changed(ACCOUNT)
 
 
+@pytest.mark.parametrize(
+    ("name", "gone"), [(ACCOUNT, False), ("disabled", False), ("invalid", False), ("never", True), ("no name", True)]
+)
+def test_only_its_own_404_or_an_impossible_name_says_that_an_account_is_gone(
+    world: World,
+    refresher: Refresher,
+    name: str,
+    gone: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    world.add_account("disabled", enabled=False)
+    world.vault.kv.put(FakeAccounts.FOLDER + "invalid", {"client_id": "x"})
+    assert refresher.is_gone(name) is gone
+    world.vault.is_down = True
+    assert refresher.is_gone(name) is (name == "no name")
+
+
 # Many at once
 
 
