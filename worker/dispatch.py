@@ -2,14 +2,27 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
 from worker.core.plan import Held
 from worker.fleet import Entry, Fleet
 from worker.refresh import ByHand, Refresher
+
+
+class Pool(ThreadPoolExecutor):
+    """Where the machine gives no more threads, work waits for those that there are."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            if self._shutdown or not self._threads:
+                raise
+            return Future()  # of no use; but the work itself was queued before the thread was to start
 
 
 class Dispatcher:
@@ -66,6 +79,8 @@ class Dispatcher:
         """Take in an outcome, also one that did not come from `queue`; it may let others run."""
         with self.lock:
             following = self.fleet.done(outcome, self._clock())
+            if self._by_hand:
+                self.fleet.remove(outcome.account)  # one attempt each: what others' success tells wakes nobody
         if following:
             self._on_done(outcome, following)
         self.pump()

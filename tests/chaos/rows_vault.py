@@ -169,11 +169,12 @@ ROWS = [
     Row(_GROUP, "killed and restarted", one_node, killed, _LOST, outages=(1, 1), short=True),
     Row(_GROUP, "frozen", direct, frozen, _SILENT, outages=(1, 1)),
     Row(_GROUP, "sealed and unsealed", direct, sealed, "status 503", outages=(1, 1)),
+    # before a policy is taken away: after a 403 there is no other login for half a minute
+    Row(_GROUP, "login revoked", gated, revoked, lasts=0, sign="vault.login"),
     Row(_GROUP, "slow", gated, slow),
     Row(_GROUP, "cut in the middle of an answer", gated, cut, _LOST, outages=(1, 1)),
     Row(_GROUP, "mount gone", gated, moved, "secret/|mounts/secret", outages=(0, 1)),
     Row(_GROUP, "policy taken away", gated, no_policy, "status 403, permission denied", outages=(0, 1)),
-    Row(_GROUP, "login revoked", gated, revoked, lasts=0, sign="vault.login"),
     Row(_GROUP, "login ends while frozen", short_logins, frozen, _SILENT, outages=(1, 1)),
     Row(_GROUP, "renewals capped", short_logins, nothing, lasts=0.7, sign="vault.login"),
     Row(_GROUP, "secret_id rotated", gated, secret_id_rotated, "invalid role or secret ID", outages=(1, 1)),

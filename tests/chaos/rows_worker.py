@@ -18,6 +18,8 @@ from tests.chaos.stand import Stand, clocked, gated
 from tests.integration.processes import eventually
 
 _GROUP = "Worker"
+_MANY = 20
+_NO_FILES = r"127\.0\.0\.1:\d+: (too many open files|connection lost|the answer is broken)"
 _numbers = itertools.count()
 
 
@@ -81,6 +83,12 @@ _STEPS: dict[str, tuple[str, str]] = {
     "a new path's settings": ("POST", "metadata/liveperson/tokens/{}"),
     "the token": ("POST", "data/liveperson/tokens/{}"),
 }
+_SERVICES: list[tuple[str, Service, Misbehaviour]] = [
+    ("before the Domain API answers", "domain", _HANG),
+    ("before Sentinel mints", "sentinel", _HANG),
+    ("when Sentinel has minted", "sentinel", _ON_ITS_WAY),
+]
+
 
 # Stopped
 
@@ -139,26 +147,39 @@ def raced(stand: Stand) -> Iterator[None]:
 # Starved
 
 
-def limited(which: int) -> Fault:
-    """No more files, or memory, than it has by now; its connections to Vault are cut, so that it wants new ones."""
-
-    @contextmanager
-    def fault(stand: Stand) -> Iterator[None]:
-        pid = stand.daemon.process.pid
-        before = resource.prlimit(pid, which)
-        process = Path(f"/proc/{pid}")
-        if which == resource.RLIMIT_NOFILE:
-            limit = 3
-        else:
-            limit = int((process / "statm").read_text().split()[0]) * resource.getpagesize()
-        resource.prlimit(pid, which, (limit, before[1]))
+@contextmanager
+def no_more_files(stand: Stand) -> Iterator[None]:
+    """Its connections to Vault are cut, so that it wants new ones."""
+    with _limit(stand, resource.RLIMIT_NOFILE, 3):
         stand.way.cuts = True
         time.sleep(0.5)
         stand.way.cuts = False
         yield
-        resource.prlimit(pid, which, before)
 
-    return fault
+
+@contextmanager
+def no_more_memory(stand: Stand) -> Iterator[None]:
+    """Than it has by now; and many new accounts, each of which wants a thread to be looked at by."""
+    process = Path(f"/proc/{stand.daemon.process.pid}")
+    pages = int((process / "statm").read_text().split()[0])
+    threads = len(list((process / "task").iterdir()))
+    with _limit(stand, resource.RLIMIT_AS, pages * resource.getpagesize()):
+        for number in range(_MANY):
+            stand.scene.liveperson.faults.set(Misbehaviour(delay=0.3), account=f"many-{number}")
+            stand.add_account(f"many-{number}")
+        yield
+        grown = len(list((process / "task").iterdir())) - threads
+    stand.bites = max(0, _MANY - grown)
+    eventually(lambda: len(stand.watch.newest) >= _MANY)
+
+
+@contextmanager
+def _limit(stand: Stand, which: int, limit: int) -> Iterator[None]:
+    pid = stand.daemon.process.pid
+    before = resource.prlimit(pid, which)
+    resource.prlimit(pid, which, (limit, before[1]))
+    yield
+    resource.prlimit(pid, which, before)
 
 
 # The wall clock
@@ -209,19 +230,15 @@ ROWS = [
     ),
     *(
         Row(_GROUP, f"killed {name}", gated, killed_while(service, how), lasts=0, at_once=True)
-        for name, service, how in [
-            ("before the Domain API answers", "domain", _HANG),
-            ("before Sentinel mints", "sentinel", _HANG),
-            ("when Sentinel has minted", "sentinel", _ON_ITS_WAY),
-        ]
+        for name, service, how in _SERVICES
     ),
     Row(_GROUP, "killed at 50 moments", gated, killed_again_and_again, lasts=0),
     Row(_GROUP, "SIGTERM amid a write", gated, terminated_amid_a_write, lasts=0),
     Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
     Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
     Row(_GROUP, "two daemons and three operators", gated, raced, lasts=0),
-    Row(_GROUP, "files at their limit", gated, limited(resource.RLIMIT_NOFILE), "too many open files|connection lost"),
-    Row(_GROUP, "memory at its limit", gated, limited(resource.RLIMIT_AS), ".*"),
+    Row(_GROUP, "files at their limit", gated, no_more_files, _NO_FILES, outages=(1, 8)),
+    Row(_GROUP, "memory at its limit", gated, no_more_memory),
     *(
         Row(_GROUP, f"clock {by} {when}", clocked, how(by), sign="clock.skewed", tool="faketime")
         for when, how in _SHIFTS.items()

@@ -17,7 +17,7 @@ from tests.chaos.gate import Gate
 from tests.chaos.watch import Watch
 from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
 
-LIFE = 16
+LIFE = 20
 """Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
 FAST: Settings = {
     "APPJWT_VAULT_TIMEOUT": "1s",

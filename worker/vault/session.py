@@ -217,7 +217,7 @@ class VaultSession:
         try:
             renewed = _Lease.of(self._client.auth.token.renew_self()["auth"], now)
         except VaultError as error:
-            if error.kind is Kind.LASTING:
+            if error.status is not None:  # refused; at the end of its longest life OpenBao says so with a 500
                 return False
             raise
         except (LookupError, TypeError, ValueError) as error:
