@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.engine import Result, Row, run, table
-from tests.chaos.stand import Kind
+from tests.chaos.engine import LEGEND, Result, Row, run, table
+from tests.chaos.report import origin
+from tests.chaos.soak import Soak, soak
+from tests.chaos.stand import LIFE, Kind, many
 
 _SIDE_BY_SIDE = 4
 """Stands: most of a row's time is spent in waiting."""
 _ROWS_A_STAND = 5
-_ROOT = Path(__file__).parents[2]
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "chaos.md"
+_HEAD = """# Chaos
+
+Written by `make chaos` ({origin}). Each row breaks one thing on real processes, a real OpenBao and real sockets, while
+readers poll every token straight from Vault. A token lives {life} s here in place of an hour, and the timeouts are a
+second in place of ten.
+
+{legend}
+
+"""
 _RESULTS = pytest.StashKey[list[Result]]()
+_SOAKED = pytest.StashKey[Future[Soak]]()
 
 Runs = dict[Row, Future[Result]]
 
@@ -40,21 +52,37 @@ def _row_of(item: pytest.Item) -> Row | None:
     return row if isinstance(row, Row) else None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """The rows that were chosen, under way. Those of one kind of stand share it, one after another."""
+    """The rows that were chosen, under way. Those of one kind of stand share it, one after another.
+
+    They run beside the other tests here, and a minute of the soak beside them.
+    """
     of_kind: defaultdict[Kind, list[Row]] = defaultdict(list)
     for item in request.session.items:
         if row := _row_of(item):
             of_kind[row.stand].append(row)
     runs: Runs = {row: Future() for rows in of_kind.values() for row in rows}
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ThreadPoolExecutor(1) as beside:
+        if any("soaked" in getattr(item, "fixturenames", ()) for item in request.session.items):
+            request.config.stash[_SOAKED] = beside.submit(_soak, tmp_path_factory)
         for kind, rows in of_kind.items():
             for first in range(0, len(rows), _ROWS_A_STAND):
                 pool.submit(_run_lane, kind, rows[first : first + _ROWS_A_STAND], runs, tmp_path_factory)
         yield runs
         results = [future.result() for future in runs.values() if not future.exception()]
         request.config.stash[_RESULTS] += results
+
+
+@pytest.fixture(scope="session")
+def soaked(runs: Runs, request: pytest.FixtureRequest) -> Future[Soak]:
+    del runs
+    return request.config.stash[_SOAKED]
+
+
+def _soak(folders: pytest.TempPathFactory) -> Soak:
+    with many(folders.mktemp("soak"), life=40, accounts=40) as stand:
+        return soak(stand, 1, seed=1)
 
 
 def _run_lane(kind: Kind, rows: list[Row], runs: Runs, folders: pytest.TempPathFactory) -> None:
@@ -76,6 +104,10 @@ def _run_lane(kind: Kind, rows: list[Row], runs: Runs, folders: pytest.TempPathF
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if results := config.stash[_RESULTS]:
-        terminalreporter.section("chaos")
-        terminalreporter.write(table(results) + "\n")
+    if not (results := config.stash[_RESULTS]):
+        return
+    terminalreporter.section("chaos")
+    terminalreporter.write(table(results) + "\n")
+    if config.getoption("long", default=False) and not terminalreporter.stats.get("deselected"):
+        _DOCUMENT.parent.mkdir(exist_ok=True)
+        _DOCUMENT.write_text(_HEAD.format(origin=origin(), life=LIFE, legend=LEGEND) + table(results) + "\n")

@@ -114,9 +114,18 @@ def _repeated(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
     counts = Counter((line["event"], line["account"]) for line in lines if line["event"] in _PER_ACCOUNT)
     for (event, account), count in counts.items():
         # whoever waits for what is seen to work again is tried out of turn, at most every other time
-        most = 2 * (result.length + result.recovery) + 2 if event == "refresh.failed" else 1
-        if count > most:
+        allowed = 2 * (result.length + result.recovery) + 2 if event == "refresh.failed" else 1
+        if count > allowed:
             yield f"{event} {count} times for {account}"
+
+
+LEGEND = """- **s**: how long it lasted; less than what the tokens had left when it began, but for `*`.
+- **bites**: attempts that failed by it, or what else shows that it took effect. A row without any fails.
+- **expired, backwards, foreign**: tokens read that had ended, that end earlier than one read there before, that are
+  another's or passed no check. `*`: longer than a token's life, so none could live through it; after it all is well.
+- **lost**: reads that found nothing where a token had been.
+- **least life**: the least share of a token's life that a reader found left.
+- **recovery**: seconds from the fault's end until every reader found at least 40 % of life left again."""
 
 
 def table(results: Iterable[Result]) -> str:

@@ -182,6 +182,12 @@ def one_node(folder: Path, **options: Any) -> Iterator[Stand]:
         yield stand
 
 
+def many(folder: Path, *, life: int, accounts: int) -> AbstractContextManager[Stand]:
+    """For the soak: each account is read about once a second."""
+    names = {f"le{number:08}": ("va", "lo")[number % 2] for number in range(accounts)}
+    return one_node(folder, life=life, accounts=names, pause=0.5)
+
+
 @contextmanager
 def by_jwt(folder: Path) -> Iterator[Stand]:
     """A login by a JWT in a file, as a pod has it."""
