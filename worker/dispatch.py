@@ -14,15 +14,15 @@ from worker.refresh import ByHand, Refresher
 
 
 class Pool(ThreadPoolExecutor):
-    """Where the machine gives no more threads, work waits for those that there are."""
+    """Where the machine gives no more threads, work waits for those there are. What comes after the end is dropped."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:
-            if self._shutdown or not self._threads:
+            if not self._threads and not self._shutdown:
                 raise
-            return Future()  # of no use; but the work itself was queued before the thread was to start
+            return Future()  # of no use; but where no thread could be started the work was queued before
 
 
 class Dispatcher:

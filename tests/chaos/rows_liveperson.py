@@ -9,7 +9,8 @@ import trustme
 from sandbox import faults
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
-from tests.chaos.stand import Stand, direct
+from tests.chaos.stand import Stand, direct, restarted_directly
+from tests.integration.processes import eventually
 
 _GROUP = "LivePerson"
 _HOST = r"localhost:\d+"
@@ -40,9 +41,12 @@ def domain_api_down(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def domain_api_down_and_a_restart(stand: Stand) -> Iterator[None]:
+    seen = stand.scene.liveperson.seen
     with domain_api_down(stand):
         stand.kill()
         stand.start()
+        before = len(seen)
+        eventually(lambda: any(each.service == "domain" for each in seen[before:]))
         yield
 
 
@@ -102,7 +106,15 @@ ROWS = [
     Row(_GROUP, "wrong certificates", direct, another_ca, f"{_HOST}: its certificate is refused"),
     Row(_GROUP, "another host", direct, answering(_ELSEWHERE, "domain"), "sentinel.invalid, which .* does not allow"),
     Row(_GROUP, "Domain API down", direct, domain_api_down),
-    Row(_GROUP, "Domain API down, daemon restarted", direct, domain_api_down_and_a_restart, short=True),
+    Row(
+        _GROUP,
+        "Domain API down, daemon restarted",
+        restarted_directly,
+        domain_api_down_and_a_restart,
+        lasts=0.1,
+        goes_on=False,
+        short=True,
+    ),
     Row(_GROUP, "new secret early", direct, secret_in_vault_first, sign="credentials.previous_used"),
     Row(_GROUP, "new secret late", direct, secret_at_liveperson_first, f"{_HOST} answers 401"),
     Row(_GROUP, "wrong secret", direct, wrong_secret, f"{_HOST} answers 401"),

@@ -5,7 +5,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from sandbox.faults import Fault as Misbehaviour
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
 from tests.chaos.gate import Moment
-from tests.chaos.stand import Stand, clocked, gated
+from tests.chaos.stand import Stand, clocked, clocked_and_restarted, gated, restarted
 from tests.integration.processes import eventually
 
 _GROUP = "Worker"
@@ -64,10 +64,12 @@ def killed_while(service: Service, misbehaviour: Misbehaviour) -> Fault:
 
 @contextmanager
 def killed_again_and_again(stand: Stand) -> Iterator[None]:
-    """At 50 random moments, from its start to when all is done."""
+    """At 50 random moments; at every other one it has come so far that it works."""
     chance = random.Random(1)
-    for _ in range(50):
-        time.sleep(chance.uniform(0.2, 3))
+    for number in range(50):
+        if number % 2:
+            stand.daemon.wait_for("worker.ready")
+        time.sleep(chance.uniform(0.1, 2))
         stand.kill()
         stand.start()
     stand.bites = 50
@@ -212,36 +214,50 @@ def started_shifted(by: str) -> Fault:
     return fault
 
 
-_SHIFTS: dict[str, Callable[[str], Fault]] = {"while it runs": shifted, "at its start": started_shifted}
+_SHIFTS = ("-1d", "-2h", "+2h", "+1d")
+_TOOL = "faketime"
 
 ROWS = [
     *(
         Row(
             _GROUP,
             f"killed {moment} {'reading' if method == 'GET' else 'writing'} {thing}",
-            gated,
+            restarted,
             killed_at(f"{method} /v1/secret/{path}", moment),
             lasts=0,
             at_once=True,
+            goes_on=False,
             short=(thing, moment) == ("the token", "after"),
         )
         for thing, (method, path) in _STEPS.items()
         for moment in ("before", "after")
     ),
     *(
-        Row(_GROUP, f"killed {name}", gated, killed_while(service, how), lasts=0, at_once=True)
+        Row(_GROUP, f"killed {name}", restarted, killed_while(service, how), lasts=0, at_once=True, goes_on=False)
         for name, service, how in _SERVICES
     ),
-    Row(_GROUP, "killed at 50 moments", gated, killed_again_and_again, lasts=0),
-    Row(_GROUP, "SIGTERM amid a write", gated, terminated_amid_a_write, lasts=0),
+    Row(_GROUP, "killed at 50 moments", restarted, killed_again_and_again, lasts=0),
+    Row(_GROUP, "SIGTERM amid a write", restarted, terminated_amid_a_write, lasts=0, goes_on=False),
     Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
     Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
     Row(_GROUP, "two daemons and three operators", gated, raced, lasts=0),
     Row(_GROUP, "files at their limit", gated, no_more_files, _NO_FILES, outages=(1, 8)),
     Row(_GROUP, "memory at its limit", gated, no_more_memory),
     *(
-        Row(_GROUP, f"clock {by} {when}", clocked, how(by), sign="clock.skewed", tool="faketime")
-        for when, how in _SHIFTS.items()
-        for by in ("-1d", "-2h", "+2h", "+1d")
+        Row(_GROUP, f"clock {by} while it runs", clocked, shifted(by), sign="clock.skewed", tool=_TOOL)
+        for by in _SHIFTS
+    ),
+    *(
+        Row(
+            _GROUP,
+            f"clock {by} at its start",
+            clocked_and_restarted,
+            started_shifted(by),
+            lasts=0.1,
+            at_once=True,
+            goes_on=False,
+            tool=_TOOL,
+        )
+        for by in _SHIFTS
     ),
 ]

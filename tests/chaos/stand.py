@@ -19,6 +19,7 @@ from tests.integration.processes import Daemon, Done, Scene, Settings, eventuall
 
 LIFE = 20
 """Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
+LONG_LIFE = 60
 FAST: Settings = {
     "APPJWT_VAULT_TIMEOUT": "1s",
     "APPJWT_SENTINEL_TIMEOUT": "1s",
@@ -165,6 +166,15 @@ def gated(folder: Path) -> AbstractContextManager[Stand]:
     return _stand(folder)
 
 
+def restarted(folder: Path) -> AbstractContextManager[Stand]:
+    """The same with lives of a minute: on a busy machine a start takes its time."""
+    return _stand(folder, life=LONG_LIFE)
+
+
+def restarted_directly(folder: Path) -> AbstractContextManager[Stand]:
+    return _stand(folder, gated=False, life=LONG_LIFE)
+
+
 def short_logins(folder: Path) -> AbstractContextManager[Stand]:
     """The same, where a login lives for 3 s and can be renewed for 6."""
 
@@ -217,7 +227,7 @@ def three_nodes(folder: Path) -> Iterator[Stand]:
         yield stand
 
 
-def clocked(folder: Path) -> AbstractContextManager[Stand]:
+def clocked(folder: Path, life: int = LIFE) -> AbstractContextManager[Stand]:
     """Its daemons' wall clock is shifted by what is in the scene's file `clock`."""
 
     def changes(scene: Scene) -> Settings:
@@ -233,4 +243,8 @@ def clocked(folder: Path) -> AbstractContextManager[Stand]:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
-    return _stand(folder, changes=changes)
+    return _stand(folder, changes=changes, life=life)
+
+
+def clocked_and_restarted(folder: Path) -> AbstractContextManager[Stand]:
+    return clocked(folder, LONG_LIFE)
