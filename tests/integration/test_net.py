@@ -230,6 +230,29 @@ def test_an_address_that_is_silent_leaves_time_for_the_next_one(
     assert text == f"several.invalid:{port}: no complete answer within {DEADLINE} s"
 
 
+def test_the_deadline_holds_when_a_name_is_looked_up_for_ever_and_one_thread_asks_for_all(
+    session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def hanging(*_: object, **__: object) -> list[object]:
+        answered.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "no resolver")
+
+    # the other thing that no real part can give here: a resolver that does not answer
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    opened, began = session(), time.monotonic()
+    for _ in range(3):
+        assert failure(opened, "https://slow.invalid", timeout=0.2) == "slow.invalid: no complete answer within 0.2 s"
+    assert time.monotonic() - began < 0.6 + TOLERANCE
+    assert [each.name for each in threading.enumerate()].count("dns") == 1
+    answered.set()
+    deadline = time.monotonic() + 5
+    while any(each.name == "dns" for each in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert failure(opened, "https://slow.invalid") == "slow.invalid: the host name cannot be resolved"
+
+
 # The size
 
 
@@ -442,6 +465,16 @@ def test_a_server_without_tls_is_named_as_such(session: Open) -> None:
     with Server(in_clear) as server:
         text = failure(session(), f"https://127.0.0.1:{server.port}")
         assert re.fullmatch(rf"127.0.0.1:{server.port}: TLS failed: \w+", text)
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=punycode", "x/y", "application/json; charset=idna"])
+def test_json_is_read_in_no_time_whatever_charset_the_server_claims(kind: str, tls: Tls, session: Open) -> None:
+    """Some charsets take a quadratic time to read, and so does guessing one."""
+    with Answering(http(b"\xe9" * 1_000_000 + b"-b", f"Content-Type: {kind}"), tls=tls()) as server:
+        response = post(session(), server.url)
+        began = time.process_time()
+        assert net.json_of(response) is None
+        assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

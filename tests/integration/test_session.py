@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from sandbox.openbao import OpenBao
+from tests.builders import app_jwt
 from tests.integration.servers import Answering, http, request
 from worker import net
 from worker.clockwork import steady
@@ -25,7 +26,7 @@ from worker.core.errors import Kind, RefreshError
 from worker.vault.accounts import VaultAccounts
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
-from worker.vault.session import VaultSession
+from worker.vault.session import Operation, VaultSession
 from worker.vault.tokens import VaultTokens
 
 ROLE = "appjwt-worker"
@@ -122,6 +123,25 @@ def failure(session: VaultSession) -> VaultError:
 
 def events(logs: Logs) -> list[str]:
     return [line["event"] for line in logs]
+
+
+@pytest.mark.parametrize("form", [str, lambda token: token[300:340], lambda token: token.encode().hex()])
+def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable[[str], str], vault: Vault) -> None:
+    token = app_jwt()
+    told = form(token.raw.get_secret_value())
+    body = json.dumps({"errors": [f"cannot store {told}"]}).encode()
+    with _Odd(Odd(body, status="500 Oops")) as server:
+        session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
+        with pytest.raises(VaultError) as caught:
+            session.call(
+                Operation.WRITE_TOKEN,
+                "tokens/a",
+                lambda client: client.secrets.kv.v2.create_or_update_secret(
+                    "tokens/a", {"access_token": token.raw.get_secret_value()}
+                ),
+            )
+        session.close()
+    assert str(caught.value) == "write_token tokens/a: status 500, cannot store [redacted]"
 
 
 # Logins

@@ -1,5 +1,6 @@
 """What goes over the wire to LivePerson, byte for byte."""
 
+import json
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,6 +78,20 @@ def test_the_token_request_is_the_documented_one(secret: str, encoded: str, line
     ]
     assert answered.raw.get_secret_value() == TOKEN
     assert answered.token_type == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [("bearer", "bearer"), ("x" * 17, "Bearer"), ("two words", "Bearer"), (["Bearer"], "Bearer"), (None, "Bearer")],
+)
+def test_a_token_type_is_a_word_or_the_usual_one_for_readers_of_the_token_see_it(
+    told: object, taken: str, line: Line
+) -> None:
+    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr("0a1b2c3d4e"))
+    answer = http(json.dumps({"access_token": TOKEN, "token_type": told}).encode())
+    with Answering(answer, tls=line.server_tls) as sentinel:
+        answered = SentinelClient(line.session, api_version="1.0").mint(account, f"localhost:{sentinel.port}", SOON)
+    assert answered.token_type == taken
 
 
 def test_the_look_up_of_the_host_is_the_documented_one(line: Line) -> None:
