@@ -93,6 +93,7 @@ class Replica:
             max_per_second=max_per_second,
             recheck_after=sync_every.total_seconds(),
             jitter=lambda: 0.0,
+            phase=Timing(0.5, 0.05, replica=name).phase,
         )
         self.refresher = world.refresher(name)
         self.daemon = Daemon(
