@@ -18,6 +18,9 @@ from worker.core.redact import cleaned, redacted_lines
 _CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
 
+_QUOTES_SERVERS = "urllib3.connection"
+"""Has the headers that it cannot read in its warning: those may be our own secret, told back to us."""
+
 
 def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
     """:param style: `auto` = console on a terminal, else json."""
@@ -58,6 +61,7 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
+    logging.getLogger(_QUOTES_SERVERS).setLevel(logging.ERROR)
     _catch_what_goes_past_the_log(handler)
 
 

@@ -277,3 +277,11 @@ def test_what_finds_no_handler_is_still_redacted(log: Log, capfd: pytest.Capture
     logging.getLogger().handlers.clear()
     logging.getLogger("a.library").warning("with %s", SAMPLE)
     assert only_line_of(log, capfd)["event"] == f"with {GONE}"
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_library_does_not_quote_headers_that_it_could_not_read(level: str, log: Log) -> None:
+    """A server may have put into them what it was sent."""
+    log.set_up(level)
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers: %s", "X\0: a client_secret")
+    assert log.text == ""
