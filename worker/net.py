@@ -201,6 +201,9 @@ class _BoundedAdapter(HTTPAdapter):
         try:
             response = super().send(request, **kwargs)
             try:
+                if response.status_code < requests.codes.ok:
+                    # such as 103: the answer is still to come, and would be taken for that to the next request
+                    raise urllib3.exceptions.ProtocolError
                 body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
             finally:
                 response.raw.close()  # a connection whose answer was read to its end went back to the pool before

@@ -449,6 +449,15 @@ def test_an_answer_cut_in_its(cut: bytes, tls: Tls, session: Open) -> None:
         assert re.fullmatch(rf"127.0.0.1:{server.port}: (connection lost|the answer is broken \(\w+\))", text)
 
 
+def test_an_answer_behind_an_early_hint_is_not_taken_for_the_next_ones(tls: Tls, session: Open) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    with Answering(hint + http(b'{"for": "the first"}'), tls=tls()) as server:
+        opened = session()
+        for _ in range(2):
+            assert failure(opened, server.url) == f"127.0.0.1:{server.port}: the answer is broken (ProtocolError)"
+        assert server.connections == 2
+
+
 def test_a_refused_connection_and_an_unknown_name_are_told_apart(session: Open) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
