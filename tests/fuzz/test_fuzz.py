@@ -11,7 +11,7 @@ TARGETS = {
     each.TARGET.name: each.TARGET
     for each in (target_token, target_account, target_domains, target_answers, target_settings, target_redactor)
 }
-_EXAMPLES = 12
+_EXAMPLES = 10
 
 
 def _cases() -> Iterator[tuple[str, str]]:
@@ -23,8 +23,7 @@ def test_every_input_comes_to_what_it_should(target: str, case: str) -> None:
     assert fuzz(TARGETS[target], case, _EXAMPLES) >= _EXAMPLES // 2
 
 
-@pytest.mark.parametrize("number", range(len(kept())))
-def test_what_once_failed_does_not_fail_again(number: int) -> None:
-    entry = kept()[number]
-    target: Target = TARGETS[entry["target"]]
-    assert target.run(entry["input"]) == entry["case"]
+def test_what_once_failed_does_not_fail_again() -> None:
+    for entry in kept():
+        target: Target = TARGETS[entry["target"]]
+        assert target.run(entry["input"]) == entry["case"], entry

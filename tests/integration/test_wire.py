@@ -13,6 +13,7 @@ import requests
 import trustme
 from pydantic import SecretStr
 
+from tests.builders import SAMPLE
 from tests.integration.servers import Answering, http
 from worker import net
 from worker.core.account import Account
@@ -23,12 +24,7 @@ ACCOUNT = "le81823118"
 CLIENT_ID = "75588e18-0213-4e33-8174-883acac7e3c4"
 SOON = timedelta(seconds=5)
 AGENT = f"appjwt-worker/{version('appjwt-worker')}"
-TOKEN = (  # published by LivePerson; it ended in 2018
-    "eyJraWQiOiJhcHBqd3QtMTMtMDUtMTciLCJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJsZTgxODIzMTE4IiwiYXpwIjoiNzU1ODhl"
-    "MTgtMDIxMy00ZTMzLTgxNzQtODgzYWNhYzdlM2M0Iiwic2NvcGUiOiJtc2cuY29uc3VtZXIiLCJpc3MiOiJTZW50aW5lbCIsImV4cCI6MTUyNDY0Ni"
-    "I3MCwiaWF0IjoxNTI0NjQyNjcwfQ.aC1EbVQDIKJkrMgfoqhDqo5KZVMILTGP5UnK_4lUJQIfpFcrymvQKU9E6zt_WDhWmM2SOOcr1sz4u5xVZ9rMW"
-    "ZciDW_9KofEM2NDgVw1EVBxAIgGYeO0sbE9o--HKjk9DHZvukJkQFhYaHMDnj6ay4BNUqTJpDn6y3XQY7eh7rM"
-)
+TOKEN = SAMPLE
 
 
 @dataclass
