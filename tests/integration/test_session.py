@@ -494,3 +494,31 @@ def test_an_odd_answer_of_vault_is_taken_or_refused_and_never_a_bug(kind: str, v
             with contextlib.suppress(RefreshError):  # nothing else may come
                 call()
         session.close()
+
+
+class _Listing(Answering):
+    """A KV v1 whose LIST has so many names."""
+
+    def __init__(self, names: int) -> None:
+        super().__init__(http(b'{"data": {"ttl": 600, "renewable": true, "type": "kv", "options": null}}'))
+        keys = [f"le{number:06}" for number in range(names)]
+        self._list = http(json.dumps({"data": {"keys": keys}}).encode())
+
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            asked = await request(reader)
+            writer.write(self._list if asked.startswith(b"LIST") or b"list=true" in asked else self._bytes)
+
+
+@pytest.mark.parametrize(("there", "taken", "told"), [(100_000, 100_000, 0), (100_001, 100_000, 1)])
+def test_more_accounts_than_100000_are_told_and_no_more_of_them_taken_in(
+    there: int, taken: int, told: int, vault: Vault, logs: Logs
+) -> None:
+    with _Listing(there) as server:
+        session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
+        names = VaultAccounts(session, mount="secret", prefix="accounts").names()
+        session.close()
+    assert len(names) == taken
+    said = [line for line in logs if line["log_level"] == "error"]
+    assert [line["event"] for line in said] == ["accounts.synced"] * told
+    assert all("more than 100000 accounts" in line["error"] for line in said)
