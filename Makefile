@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint chaos soak lock clean
+.PHONY: help demo test fuzz chaos soak licences lint lock clean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -15,6 +15,12 @@ demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEM
 
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
 	@$(BIN)/python -m pytest
+
+fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
+	@$(BIN)/python -m tests.fuzz
+
+licences: $(READY) ## the licence of each thing that the worker brings along
+	@$(BIN)/python -m tests.trust.licences
 
 lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff check

@@ -1,13 +1,18 @@
-"""What a test may want of the machine: `@pytest.mark.tool("faketime")` names a system tool that no wheel carries.
+"""What holds for every test.
 
-Without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a failure.
+What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
+no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
+failure too.
 """
 
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
+
+from tests.leaks import MADE, leaks
 
 _NOT_RUN = pytest.StashKey[defaultdict[str, list[str]]]()
 
@@ -27,6 +32,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("STRICT") == "1":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "teardown":
+        printed = report.capstdout + report.capstderr  # what pytest keeps as the log never met our formatter
+        if report.passed and printed and (found := leaks(printed, [*MADE])):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} printed {len(found)} pieces of secrets"
+        MADE.clear()
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

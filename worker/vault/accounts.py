@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import requests
@@ -15,6 +16,8 @@ from worker.vault.mount import KvMount
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
+_MOST = 100_000
+"""Accounts. Whoever is known stays, for absence from a LIST removes nobody."""
 
 log = structlog.get_logger()
 _OVERLAP = timedelta(hours=24)
@@ -31,11 +34,18 @@ class VaultAccounts:
         """Folders that may not be listed, as was said."""
 
     def names(self) -> frozenset[str]:
-        """Every account's name, at any depth."""
-        names = frozenset(self._walk("", depth=0))
+        """Every account's name, at any depth; of more than 100,000 only so many, and the log says so."""
+        names = self._listed()
         if not names:  # nothing there, or it is asked for in the way of another version
             self._engine.forget()
-            names = frozenset(self._walk("", depth=0))
+            names = self._listed()
+        return names
+
+    def _listed(self) -> frozenset[str]:
+        walk = self._walk("", depth=0)
+        names = frozenset(islice(walk, _MOST))
+        if next(walk, None) is not None:
+            log.error("accounts.synced", error=f"there are more than {_MOST} accounts: no more of them are taken in")
         return names
 
     def read(self, name: str) -> Account:

@@ -82,7 +82,9 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     def _secrets(self, request: Mapping[str, Any]) -> Iterator[str]:
         """What was sent and must not come back in a text."""
         yield self.token or ""
-        yield from (value for key, value in mapping(request.get("json")).items() if key in ("secret_id", "jwt"))
+        body = mapping(request.get("json"))
+        sent = {**body, **mapping(body.get("data"))}
+        yield from (value for key, value in sent.items() if key in ("secret_id", "jwt", "access_token"))
 
 
 def mapping(value: object) -> Mapping[str, Any]:
