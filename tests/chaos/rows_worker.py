@@ -19,6 +19,8 @@ from tests.integration.processes import eventually
 
 _GROUP = "Worker"
 _MANY = 20
+_A_LITTLE = 4 << 20
+"""Bytes; a thread takes 8 MiB. With none at all Python itself falls silent."""
 _NO_FILES = r"127\.0\.0\.1:\d+: (too many open files|connection lost|the answer is broken)"
 _numbers = itertools.count()
 
@@ -34,7 +36,7 @@ def killed_at(what: str, moment: Moment) -> Fault:
         name = f"new-{next(_numbers)}"
         held = stand.way.hold(what.format(name) + "$", moment)
         stand.add_account(name)
-        assert held.caught.wait(20)
+        assert held.caught.wait(60)
         stand.kill()
         held.drop()
         stand.bites = 1
@@ -53,7 +55,7 @@ def killed_while(service: Service, misbehaviour: Misbehaviour) -> Fault:
         liveperson = stand.scene.liveperson
         with liveperson.faults.on(misbehaviour, account=name, service=service):
             stand.add_account(name)
-            eventually(lambda: any((each.service, each.account_id) == (service, name) for each in liveperson.seen))
+            eventually(lambda: any((each.service, each.account_id) == (service, name) for each in liveperson.seen), 60)
             stand.kill()
         stand.bites = 1
         stand.start()
@@ -161,11 +163,11 @@ def no_more_files(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def no_more_memory(stand: Stand) -> Iterator[None]:
-    """Than it has by now; and many new accounts, each of which wants a thread to be looked at by."""
+    """Than a little; and many new accounts, each of which wants a thread to be looked at by, which is more."""
     process = Path(f"/proc/{stand.daemon.process.pid}")
     pages = int((process / "statm").read_text().split()[0])
     threads = len(list((process / "task").iterdir()))
-    with _limit(stand, resource.RLIMIT_AS, pages * resource.getpagesize()):
+    with _limit(stand, resource.RLIMIT_AS, pages * resource.getpagesize() + _A_LITTLE):
         for number in range(_MANY):
             stand.scene.liveperson.faults.set(Misbehaviour(delay=0.3), account=f"many-{number}")
             stand.add_account(f"many-{number}")

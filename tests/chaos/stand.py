@@ -153,6 +153,7 @@ def _stand(
         stack.enter_context(watch)
         stand.wait_until_fresh(60)
         yield stand
+        stand.daemon.wait_for("worker.ready")  # it may have been started just now
         stand.daemon.stop()
 
 

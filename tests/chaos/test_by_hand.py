@@ -1,10 +1,12 @@
 """What was tried by hand before it was tried here."""
 
+import itertools
 import json
 import signal
 import time
 from asyncio import StreamReader, StreamWriter
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,13 @@ def test_it_ends_well_when_told_so_within_its_first_second(after: float, tmp_pat
         assert world.logins() == []
 
 
+def pauses_of(daemon: Daemon, account: str) -> list[float]:
+    """Seconds between its failed attempts."""
+    lines = daemon.events("refresh.failed", account=account)
+    moments = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
+    return [after - before for before, after in itertools.pairwise(moments)]
+
+
 def test_a_policy_taken_away_from_many_accounts_does_not_make_many_logins(tmp_path: Path) -> None:
     accounts = [f"le{number:08}" for number in range(30)]
     with scene(tmp_path / "world", life=60) as world:
@@ -96,6 +105,8 @@ def test_a_policy_taken_away_from_many_accounts_does_not_make_many_logins(tmp_pa
         assert reader.failures == []
         assert len({line["account"] for line in daemon.events("refresh.failed", status=403)}) > 10
         assert len(daemon.events("vault.login")) <= 3
+        pauses = [pause for account in accounts for pause in pauses_of(daemon, account)[:1]]
+        assert max(pauses) - min(pauses) > 0.4  # of 5 s up to a fifth is taken off: they do not come back in step
         assert len(daemon.events("vault.unavailable")) == len(daemon.events("vault.recovered")) == 1
         daemon.stop()
 
