@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test fuzz licences lint lock clean
+.PHONY: help demo test chaos soak fuzz licences lint lock clean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
+	@$(BIN)/python -m pytest tests/chaos --long
+
+soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/soak.md
+	@$(BIN)/python -m tests.chaos.soak
 
 lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \

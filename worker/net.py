@@ -36,6 +36,7 @@ class ExchangeError(Exception):
 
 class _Exchange(threading.local):
     ends: float = 0.0
+    took: float = 0.0
 
 
 _exchange = _Exchange()
@@ -196,7 +197,8 @@ class _BoundedAdapter(HTTPAdapter):
         peer = urllib3.util.parse_url(request.url or "")
         name = f"{peer.host}:{peer.port}" if peer.port else str(peer.host)
         timeout = float(kwargs["timeout"])
-        _exchange.ends = time.monotonic() + timeout
+        began = time.monotonic()
+        _exchange.ends = began + timeout
         kwargs |= {"stream": True, "proxies": _proxies(peer.scheme or "https", name)}
         try:
             response = super().send(request, **kwargs)
@@ -209,6 +211,7 @@ class _BoundedAdapter(HTTPAdapter):
                 response.raw.close()  # a connection whose answer was read to its end went back to the pool before
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             raise ExchangeError(f"{name}: {_cause(error, timeout)}") from error
+        _exchange.took = time.monotonic() - began
         if len(body) > MAX_ANSWER:
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
         if response.is_redirect:
@@ -291,12 +294,13 @@ def json_of(response: requests.Response) -> Any:
 
 
 def server_time(response: requests.Response) -> datetime | None:
-    """The server's clock at the end of the exchange, at the latest: Date counts whole seconds and was set on the way.
+    """The server's clock at the end of this thread's exchange, at the latest: Date counts whole seconds.
 
-    To take the latest time possible means to think a token older than it is, never younger.
+    It was set on the way; to take the latest time possible means to think a token older than it is, never younger.
     """
     try:
         date = parsedate_to_datetime(response.headers["Date"])
-        return date.astimezone(UTC) + DATE_RESOLUTION + response.elapsed
+        # not the response's `elapsed`: requests counts that on the wall clock, which may jump meanwhile
+        return date.astimezone(UTC) + DATE_RESOLUTION + timedelta(seconds=_exchange.took)
     except (KeyError, ValueError, OverflowError):
         return None

@@ -91,7 +91,7 @@ class FakeLivePerson:
 
     # the Protocols
 
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
         if account.sentinel_domain:
             return self._allowed(account.sentinel_domain)
         known, until = self._looked_up.get(account.account_id, (None, 0.0))
@@ -100,7 +100,9 @@ class FakeLivePerson:
         try:
             host = self._allowed(self._look_up(account.account_id, timeout))
         except RefreshError as error:
+            known = known or (last if last in self.allowed_hosts else None)
             if known and error.kind is Kind.TRANSIENT:
+                self._looked_up.setdefault(account.account_id, (known, float("-inf")))
                 return known
             raise
         self._looked_up[account.account_id] = (host, self._clock() + self._cache_for.total_seconds())

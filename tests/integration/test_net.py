@@ -494,6 +494,15 @@ def test_a_date_that_is_no_time_is_no_date(date: str, tls: Tls, session: Open) -
         assert net.server_time(post(session(), server.url)) is None
 
 
+def test_the_wall_clock_has_no_say_in_the_servers_time(tls: Tls, session: Open) -> None:
+    with Answering(http(b"{}", "Date: Wed, 25 Apr 2018 07:51:10 GMT"), tls=tls()) as server:
+        response = post(session(), server.url)
+        response.elapsed = timedelta(days=1)  # as requests counts it where the wall clock jumped meanwhile
+        seen = net.server_time(response)
+        assert seen
+        assert seen - datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC) < timedelta(seconds=10)
+
+
 def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open) -> None:
     """`bool()` of such a response is False: whoever asks `if response` takes the answer for none."""
     date = "Wed, 25 Apr 2018 07:51:10 GMT"

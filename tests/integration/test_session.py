@@ -26,6 +26,7 @@ from worker.core.errors import Kind, RefreshError
 from worker.vault.accounts import VaultAccounts
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.outage import Outage, Use
 from worker.vault.session import Operation, VaultSession
 from worker.vault.tokens import VaultTokens
 
@@ -247,6 +248,18 @@ def test_a_rotated_secret_id_is_read_at_the_next_login(vault: Vault, logs: Logs)
     assert events(logs).count("vault.login") == 2
 
 
+def test_a_refused_login_is_not_tried_so_often_that_vault_locks_the_role_out(vault: Vault) -> None:
+    """It does so for 15 minutes after five refusals; the right secret_id would be refused, too."""
+    secret_id = vault.secret_id_file.read_text()
+    vault.secret_id_file.write_text("wrong")
+    session, before = vault.session(), vault.requests("auth/approle/login")
+    for vault.jumped in (0, 1, 29, 31, 60, 900, 940):
+        assert "status 400, invalid role or secret ID" in str(failure(session))
+    assert vault.requests("auth/approle/login") - before == 3
+    vault.secret_id_file.write_text(secret_id)
+    assert ask(session)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -382,6 +395,35 @@ def test_a_sealed_vault_is_transient_and_comes_back(vault: Vault, logs: Logs) ->
         vault.openbao.client.sys.submit_unseal_key(key[1])
     assert ask(session)
     assert events(logs) == ["vault.login", "vault.unavailable", "vault.recovered"]
+
+
+def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault: Vault, logs: Logs) -> None:
+    session = vault.session()
+    accounts = VaultAccounts(session, mount="secret", prefix="liveperson/accounts")
+    accounts.names()
+    vault.openbao.freeze()
+    try:
+        vault.jumped = 610
+        assert "no complete answer" in str(failure(session))
+    finally:
+        vault.openbao.thaw()
+    vault.jumped = 620
+    for _ in range(3):
+        ask(session)
+    assert events(logs) == ["vault.login", "vault.unavailable", "vault.renewed", "vault.recovered"]
+
+
+def test_a_write_that_failed_is_not_over_when_a_read_works(logs: Logs) -> None:
+    """Without a leader a standby still answers reads: it would be up and down again with every attempt."""
+    outage = Outage("https://vault", steady)
+    down = VaultError("status 500", status=500)
+    for _ in range(3):
+        outage.failed(Use.WRITE, down)
+        outage.worked(Use.READ)
+    assert events(logs) == ["vault.unavailable"]
+    outage.failed(Use.READ, down)
+    outage.worked(Use.WRITE)
+    assert events(logs) == ["vault.unavailable", "vault.recovered"]
 
 
 def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: Vault, logs: Logs) -> None:

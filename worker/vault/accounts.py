@@ -30,6 +30,8 @@ class VaultAccounts:
         self._mount = mount
         self._engine = KvMount(session, mount)
         self._prefix = prefix
+        self._refused: set[str] = set()
+        """Folders that may not be listed, as was said."""
 
     def names(self) -> frozenset[str]:
         """Every account's name, at any depth; of more than 100,000 only so many, and the log says so."""
@@ -94,7 +96,7 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
         data = mapping(answer.get("data"))
@@ -115,13 +117,16 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 return  # an empty folder
             if error.status == requests.codes.forbidden and depth:
                 # whoever is in it and known stays, for absence from a LIST removes nobody
-                log.warning("accounts.synced", folder=path, error=str(error))
+                if path not in self._refused:
+                    log.warning("accounts.synced", folder=path, error=str(error))
+                self._refused.add(path)
                 return
             raise
+        self._refused.discard(path)
         keys = mapping(answer.get("data")).get("keys")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise OddAnswerError
