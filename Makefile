@@ -14,7 +14,7 @@ demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEM
 	@$(BIN)/python -m sandbox.demo
 
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
-	@$(BIN)/python -m pytest
+	@$(BIN)/coverage run -m pytest
 
 lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff check
@@ -29,7 +29,7 @@ lock: $(READY) ## write requirements/ anew from pyproject.toml
 		--group dev --output-file requirements/dev.txt pyproject.toml
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .coverage dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appjwt-worker needs Python 3.11 or newer; try make PYTHON=python3.12")'

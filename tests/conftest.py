@@ -1,14 +1,18 @@
 """What a test may want of the machine: `@pytest.mark.tool("faketime")` names a system tool that no wheel carries.
 
 Without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a failure.
+Under `coverage run` branches that no test took are a failure, too: they are told before that end.
 """
 
+import io
 import os
 import shutil
 from collections import defaultdict
 
 import pytest
+from coverage import Coverage
 
+_UNCOVERED = pytest.StashKey[str]()
 _NOT_RUN = pytest.StashKey[defaultdict[str, list[str]]]()
 
 
@@ -29,7 +33,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(text)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    coverage = Coverage.current()
+    if not coverage:
+        return
+    coverage.stop()
+    report = io.StringIO()
+    if coverage.report(file=report) < 100:
+        session.config.stash[_UNCOVERED] = report.getvalue()
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if uncovered := config.stash.get(_UNCOVERED, ""):
+        terminalreporter.section("FAILED: lines or branches that no test takes")
+        terminalreporter.line(uncovered)
     terminalreporter.section("NOT RUN for want of a system tool")
     for tool, tests in sorted(config.stash[_NOT_RUN].items()):
         terminalreporter.line(f"{tool}:")
