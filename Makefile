@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint mutants lock clean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+mutants: $(READY) ## change worker/core in each place in turn: do the tests notice? (long; writes docs/mutation.md)
+	@rm -rf mutants
+	@nice $(BIN)/mutmut run --max-children 1
+	@$(BIN)/python -m tests.mutants
 
 lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
