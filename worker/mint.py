@@ -100,7 +100,7 @@ class Mint:
             answer, previous_used = self._ask(account, host, timeout)
             at = self._clock()
             expected = Expected.of(account)
-            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now)
+            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now, account.client_secret)
             if self._keys:
                 self._keys.verify(token, host, timeout)
         except RefreshError as error:

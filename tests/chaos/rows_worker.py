@@ -14,11 +14,11 @@ from sandbox.faults import Fault as Misbehaviour
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
 from tests.chaos.gate import Moment
-from tests.chaos.stand import Stand, clocked, clocked_and_restarted, gated, restarted
+from tests.chaos.stand import Stand, clocked, clocked_and_restarted, crowded, gated, restarted
 from tests.integration.processes import eventually
 
 _GROUP = "Worker"
-_MANY = 20
+_MANY = 12
 _A_LITTLE = 4 << 20
 """Bytes; a thread takes 8 MiB. With none at all Python itself falls silent."""
 _NO_FILES = r"127\.0\.0\.1:\d+: (too many open files|connection lost|the answer is broken)"
@@ -169,7 +169,6 @@ def no_more_memory(stand: Stand) -> Iterator[None]:
     threads = len(list((process / "task").iterdir()))
     with _limit(stand, resource.RLIMIT_AS, pages * resource.getpagesize() + _A_LITTLE):
         for number in range(_MANY):
-            stand.scene.liveperson.faults.set(Misbehaviour(delay=0.3), account=f"many-{number}")
             stand.add_account(f"many-{number}")
         yield
         grown = len(list((process / "task").iterdir())) - threads
@@ -242,9 +241,9 @@ ROWS = [
     Row(_GROUP, "SIGTERM amid a write", restarted, terminated_amid_a_write, lasts=0, goes_on=False),
     Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
     Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
-    Row(_GROUP, "two daemons and three operators", gated, raced, lasts=0),
+    Row(_GROUP, "two daemons and three operators", crowded, raced, lasts=0),
     Row(_GROUP, "files at their limit", gated, no_more_files, _NO_FILES, outages=(1, 8)),
-    Row(_GROUP, "memory at its limit", gated, no_more_memory),
+    Row(_GROUP, "memory at its limit", crowded, no_more_memory),
     *(
         Row(_GROUP, f"clock {by} while it runs", clocked, shifted(by), sign="clock.skewed", tool=_TOOL)
         for by in _SHIFTS

@@ -167,6 +167,11 @@ def gated(folder: Path) -> AbstractContextManager[Stand]:
     return _stand(folder)
 
 
+def crowded(folder: Path) -> AbstractContextManager[Stand]:
+    """The same with the timeouts as they are by default: what runs here makes a machine slow."""
+    return _stand(folder, changes=lambda _: {"APPJWT_VAULT_TIMEOUT": "10s", "APPJWT_SENTINEL_TIMEOUT": "10s"})
+
+
 def restarted(folder: Path) -> AbstractContextManager[Stand]:
     """The same with lives of a minute: on a busy machine a start takes its time."""
     return _stand(folder, life=LONG_LIFE)

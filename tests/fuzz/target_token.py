@@ -289,10 +289,10 @@ _SAME_WORDS = {
 
 
 def run(value: Input) -> str:
-    expected = Expected(value["account"], value["client"], "msg.consumer", SecretStr(value["secret"]))
+    expected = Expected(value["account"], value["client"], "msg.consumer")
     now = datetime.fromtimestamp(NOW, UTC)
     try:
-        token = check(value["raw"], expected, now)
+        token = check(value["raw"], expected, now, SecretStr(value["secret"]))
         if value["verify"]:
             _keys().verify(token, "host", timedelta(seconds=1))
     except TokenRefusedError as error:
