@@ -97,8 +97,12 @@ class _Resolver:
         with self._lock:
             answer = self._asked.get((host, port))
             if answer is None:
-                answer = self._asked[host, port] = Future()
-                threading.Thread(target=self._ask, args=(host, port, answer), name="dns", daemon=True).start()
+                answer = Future()
+                try:
+                    threading.Thread(target=self._ask, args=(host, port, answer), name="dns", daemon=True).start()
+                except RuntimeError as error:  # nobody would ever answer those who wait
+                    raise OSError from error
+                self._asked[host, port] = answer
         return answer.result(_time_left())
 
     def _ask(self, host: str, port: int, answer: Future[_Addresses]) -> None:
@@ -250,6 +254,7 @@ def _cause(error: BaseException, timeout: float) -> str:
         ConnectionRefusedError: "connection refused",
         ConnectionError: "connection lost",
         urllib3.exceptions.ProxyError: "the proxy refused or failed",
+        RuntimeError: "no thread can be started",
     }
     for link in reversed(chain):
         for kind, words in known.items():

@@ -494,6 +494,16 @@ def test_a_date_that_is_no_time_is_no_date(date: str, tls: Tls, session: Open) -
         assert net.server_time(post(session(), server.url)) is None
 
 
+def test_where_no_thread_can_be_had_for_a_while_the_way_to_a_host_is_not_lost_for_ever(tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls()) as server:
+        before = threading.stack_size(1 << 46)  # more than any machine has: as where its memory is used up
+        try:
+            assert "no thread can be started" in failure(session(), server.url)
+        finally:
+            threading.stack_size(before)
+        assert post(session(), server.url).status_code == 200
+
+
 def test_the_wall_clock_has_no_say_in_the_servers_time(tls: Tls, session: Open) -> None:
     with Answering(http(b"{}", "Date: Wed, 25 Apr 2018 07:51:10 GMT"), tls=tls()) as server:
         response = post(session(), server.url)
