@@ -40,7 +40,7 @@ FORMS: Final[Mapping[str, Callable[[str], str]]] = {
     "in UTF-16": lambda text: text.encode("utf-16-le").decode("latin-1"),
 }
 
-_PLAIN: Final = string.ascii_letters + string.digits
+PLAIN: Final = string.ascii_letters + string.digits
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -54,8 +54,8 @@ def texts(letters: str, least: int, most: int) -> st.SearchStrategy[str]:
     return st.integers(0, 2**63).map(made)
 
 
-words: Final = texts(_PLAIN, 3, 16)
+words: Final = texts(PLAIN, 3, 16)
 secrets: Final = texts(_VISIBLE, 16, 40)
-simple_secrets: Final = texts(_PLAIN, 26, 26)
+simple_secrets: Final = texts(PLAIN, 26, 26)
 # no letter of it can be mistaken for a secret's, nor for an escape
 around: Final = texts("\u00e4\u00f6\u00fc\u00df ", 0, 20)

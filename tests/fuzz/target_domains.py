@@ -31,7 +31,7 @@ def _answer(case: str, body: Any, account: str, status: int = 200, by: str = "do
 
 
 def _named(case: str, hosts: st.SearchStrategy[Any]) -> st.SearchStrategy[Input]:
-    """The host in an answer of either shape, or in the account's own field."""
+    """The host in an answer of either shape, in the account's own field, or beside a token that was found in Vault."""
 
     def made(host: Any, account: str, shape: int, more: str) -> Input:
         service = {"service": "sentinel", "account": account, "baseURI": host}
@@ -45,10 +45,12 @@ def _named(case: str, hosts: st.SearchStrategy[Any]) -> st.SearchStrategy[Input]
                 return _answer(case, [*others, service], account)
             case 3:
                 return _answer(case, {"baseURI": host}, account)
-            case _:
+            case 4:
                 return _answer(case, host if isinstance(host, str) else "x y", account, by="account")
+            case _:
+                return _answer(case, host if isinstance(host, str) else "x y", account, 503, by="token")
 
-    return st.builds(made, hosts, words, st.integers(0, 4), _label)
+    return st.builds(made, hosts, words, st.integers(0, 5), _label)
 
 
 _TRICKS = {
@@ -208,7 +210,7 @@ def run(value: Input) -> str:
         _session, url="https://api.test", cache=timedelta(hours=1), allowed_hosts=_ALLOWED, clock=lambda: 0.0
     )
     try:
-        host = domains.sentinel_host(account, timedelta(seconds=1))
+        host = domains.sentinel_host(account, timedelta(seconds=1), value["body"] if value["by"] == "token" else None)
     except RefreshError as error:
         return _refused(error, value)
     finally:
@@ -234,6 +236,9 @@ def _refused(error: RefreshError, value: Input) -> str:
     assert text.isprintable(), text
     assert len(text) < 500, text
     assert _SECRET not in text
+    if value["by"] == "token":
+        assert "answers 503" in text, "what was found in Vault is no more than a help"
+        return case if not case.startswith("accepted") else "refused"
     if "answers" in text:
         return "lasting status" if error.kind is Kind.LASTING else "passing status"
     for said, reached in (
