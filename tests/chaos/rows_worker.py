@@ -243,7 +243,7 @@ ROWS = [
     Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
     Row(_GROUP, "two daemons and three operators", crowded, raced, lasts=0),
     Row(_GROUP, "files at their limit", gated, no_more_files, _NO_FILES, outages=(1, 8)),
-    Row(_GROUP, "memory at its limit", crowded, no_more_memory, "no thread can be started", outages=(0, 1)),
+    Row(_GROUP, "memory at its limit", crowded, no_more_memory, "no thread can be started", outages=(0, 8)),
     *(
         Row(_GROUP, f"clock {by} while it runs", clocked, shifted(by), sign="clock.skewed", tool=_TOOL)
         for by in _SHIFTS
