@@ -20,9 +20,9 @@ from tests.integration.processes import Daemon, Done, Scene, Settings, eventuall
 LIFE = 20
 """Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
 LONG_LIFE = 60
-FAST: Settings = {
-    "APPJWT_VAULT_TIMEOUT": "1s",
-    "APPJWT_SENTINEL_TIMEOUT": "1s",
+_TIMEOUT_SHARE = 0.05
+"""Of a life: a second of twenty. Of an hour it is three minutes, where the defaults are ten seconds."""
+_FAST: Settings = {
     "APPJWT_SENTINEL_DOMAIN_CACHE": "1s",
     "APPJWT_TOKENS_SWEEP_EVERY": "1s",
 }
@@ -49,6 +49,12 @@ class Stand:
     """What a fault counted itself; None = nothing was counted."""
 
     @property
+    def settings(self) -> Settings:
+        timeout = f"{_TIMEOUT_SHARE * self.life:g}s"
+        timeouts = {"APPJWT_VAULT_TIMEOUT": timeout, "APPJWT_SENTINEL_TIMEOUT": timeout}
+        return {**_FAST, **timeouts, **self.changes}
+
+    @property
     def daemon(self) -> Daemon:
         return self.daemons[-1]
 
@@ -67,7 +73,7 @@ class Stand:
         return self.vault.client.secrets.kv.v2
 
     def start(self) -> Daemon:
-        self.daemons.append(self.scene.daemon({**FAST, **self.changes}))
+        self.daemons.append(self.scene.daemon(self.settings))
         return self.daemon
 
     def kill(self) -> None:
@@ -78,7 +84,7 @@ class Stand:
     def side_by_side(self, count: int, *flags: str) -> list[Done]:
         """The same call so many times at once."""
         with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(lambda _: self.scene.call(*flags, changes={**FAST, **self.changes}), range(count)))
+            return list(pool.map(lambda _: self.scene.call(*flags, changes=self.settings), range(count)))
 
     def add_account(self, name: str, region: str = "va") -> None:
         self.watch.accounts[name] = self.scene.add_account(name, region)
