@@ -31,16 +31,17 @@ class CrashError(AssertionError):
     """An input that did not come to what it should; it was kept."""
 
 
-def fuzz(target: Target, case: str, examples: int, number: int | None = None) -> int:
-    """Run so many inputs of one case; how many ran.
+def fuzz(target: Target, case: str, inputs: int, number: int | None = None, *, at_once: int = 1) -> int:
+    """Run so many inputs of one case; how many different ones ran.
 
     :param number: the seed; None = the same inputs each time.
+    :param at_once: inputs per example of Hypothesis, whose own work for each is more than ours.
     """
-    ran = 0
+    ran: set[str] = set()
     latest: Input = {}
 
     @settings(
-        max_examples=examples,
+        max_examples=inputs // at_once,
         derandomize=number is None,
         database=None,
         deadline=None,
@@ -48,19 +49,21 @@ def fuzz(target: Target, case: str, examples: int, number: int | None = None) ->
         phases=[Phase.generate, Phase.shrink],
         print_blob=False,
     )
-    @given(target.cases[case])
-    def look(value: Input) -> None:
-        nonlocal ran, latest
-        ran, latest = ran + 1, value
-        came_to = target.run(value)
-        assert came_to == case, f"came to {came_to!r}"
+    @given(st.lists(target.cases[case], min_size=at_once, max_size=at_once))
+    def look(values: list[Input]) -> None:
+        nonlocal latest
+        for value in values:
+            latest = value
+            ran.add(json.dumps(value))
+            came_to = target.run(value)
+            assert came_to == case, f"came to {came_to!r}"
 
     try:
         (look if number is None else seed(number)(look))()
     except Exception as error:  # the last input that ran is the smallest that fails
         keep(target, case, latest)
         raise CrashError(f"{target.name}, {case}: {type(error).__name__}: {error}: {latest!r:.2000}") from error
-    return ran
+    return len(ran)
 
 
 def keep(target: Target, case: str, value: Input) -> None:
