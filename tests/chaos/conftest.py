@@ -18,7 +18,9 @@ _ROWS_A_STAND = 5
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "chaos.md"
 _HEAD = """# Chaos
 
-Written by `make chaos` ({origin}). Each row breaks one thing on real processes, a real OpenBao and real sockets, while
+Written by `make chaos` ({origin}).
+
+Each row breaks one thing on real processes, a real OpenBao and real sockets, while
 readers poll every token straight from Vault. A token lives {life} s here in place of an hour, and the timeouts are a
 second in place of ten.
 
