@@ -69,6 +69,27 @@ class Metadata:
     custom_metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class VaultFault:
+    """What goes wrong with one request; the plain `VaultFault()` is a healthy Vault."""
+
+    refuse: bool = False
+    hang: bool = False
+    """Never answer: `at_hang` says how a caller waits for its timeout."""
+    status: int | None = None
+    """Refuse with this status, as a sealed Vault (503) or a policy (403) does."""
+    lose_answer: bool = False
+    """Carry it out, and lose the connection before the answer."""
+    stale: timedelta | None = None
+    """Read what was there so long ago, as a standby that lags does."""
+    one_behind: bool = False
+    """Read the version before the newest, for the same reason."""
+
+
+HEALTHY: Final = VaultFault()
+_LASTING: Final = frozenset({400, 401, 403, 404, 405})
+
+
 class CasError(Exception):
     """The write did not know the newest version."""
 
@@ -79,6 +100,7 @@ class Kv:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._paths: dict[str, _Path] = {}
+        self._lag = HEALTHY
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
         """`vault kv put`; the version's number, or CasError."""
@@ -96,12 +118,13 @@ class Kv:
     def read(self, path: str) -> Newest | None:
         """`vault kv get`; None = 404 without metadata, as where only metadata was ever written."""
         there = self._paths.get(path)
-        if not there or not there.current:
+        current = self._seen(there) if there else 0
+        if not there or not current:
             return None
-        version = there.versions[there.current]
+        version = there.versions[current]
         lives = version.deletion is None or version.deletion > self._now()
         kept_for = (version.deletion or version.created) - version.created
-        return Newest(there.current, version.data if lives else None, dict(there.custom_metadata), kept_for)
+        return Newest(current, version.data if lives else None, dict(there.custom_metadata), kept_for)
 
     def delete(self, path: str) -> None:
         """`vault kv delete`: the newest version can no longer be read."""
@@ -147,6 +170,25 @@ class Kv:
         """LIST at every depth: a deleted secret is still in it, a removed one is not."""
         return frozenset(path.removeprefix(folder) for path in self._paths if path.startswith(folder))
 
+    @contextmanager
+    def lagging(self, fault: VaultFault) -> Iterator[None]:
+        """Reads within are as stale as the fault says."""
+        self._lag = fault
+        try:
+            yield
+        finally:
+            self._lag = HEALTHY
+
+    def _seen(self, there: _Path) -> int:
+        """The newest version, as far as whoever answers has it."""
+        if self._lag is HEALTHY:
+            return there.current
+        before = there.current - 1 if self._lag.one_behind else there.current
+        if self._lag.stale is not None:
+            since = self._now() - self._lag.stale
+            before = max((number for number, version in there.versions.items() if version.created <= since), default=0)
+        return before if before in there.versions else 0
+
     def _newest(self, path: str) -> _Version:
         there = self._paths[path]
         return there.versions[there.current]
@@ -170,10 +212,15 @@ class FakeVault:
         """Operations that are carried out and whose answers get lost."""
         self.unlisted: set[str] = set()
         """Accounts that a LIST leaves out, as one from a standby that lags may."""
+        self.fault: Callable[[str, str], VaultFault] = lambda _operation, _name: HEALTHY
+        """What goes wrong with this request, by operation and account."""
+        self.records = True
+        """Whether `calls` is kept; a run of years has no room for it."""
         self.calls: list[tuple[str, str]] = []
         """Operation and account of each request."""
         self.at_request: Callable[[str, str], object] = nothing
         self.at_answer: Callable[[str, str], object] = nothing
+        self.at_hang: Callable[[], object] = nothing
         self.kv = Kv(self.now)
         self.accounts = FakeAccounts(self)
         self.tokens = FakeTokens(self)
@@ -185,15 +232,23 @@ class FakeVault:
     def request(self, operation: str, name: str) -> Iterator[None]:
         """What happens around every request."""
         stage = Stage.CREDENTIALS if operation == "read_account" else Stage.VAULT
-        self.calls.append((operation, name))
+        if self.records:
+            self.calls.append((operation, name))
         self.at_request(operation, name)
-        if self.is_down:
+        fault = self.fault(operation, name)
+        if fault.hang:
+            self.at_hang()
+            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: no complete answer")
+        if self.is_down or fault.refuse:
             raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection refused")
-        if operation in self.denied:
-            raise RefreshError(stage, Kind.LASTING, f"{operation} {name}: status 403, permission denied", status=403)
-        yield
+        status = 403 if operation in self.denied else fault.status
+        if status is not None:
+            kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
+            raise RefreshError(stage, kind, f"{operation} {name}: status {status}", status=status)
+        with self.kv.lagging(fault):
+            yield
         self.at_answer(operation, name)
-        if operation in self.losing:
+        if operation in self.losing or fault.lose_answer:
             raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection lost")
 
 
