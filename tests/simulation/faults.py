@@ -405,6 +405,11 @@ def _older(trouble: Trouble, path: str, **beside: object) -> bool:
     return True
 
 
+def _shorten(trouble: Trouble, path: str) -> None:
+    trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened = True
+    trouble.world.vault.kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+
+
 def _foreign_token(trouble: Trouble, path: str) -> bool:
     truths = trouble.world.oracle.truths
     others = [name for name in truths if truths[name].published and FakeTokens.FOLDER + name != path]
@@ -599,9 +604,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.KEPT_SHORTER: Spec(
         _A,
         _S,
-        _tamper(
-            lambda t, path: t.world.vault.kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
-        ),
+        _tamper(_shorten),
         weight=6,
     ),
     Kind.FOREIGN: Spec(_A, _L, _plant, weight=6),

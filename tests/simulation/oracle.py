@@ -88,6 +88,8 @@ class Truth:
     """What a reader finds, if it is sound and of this account."""
     vanishes: float = float("inf")
     """When Vault deletes it by itself."""
+    shortened: bool = False
+    """Somebody made Vault delete its tokens too soon."""
     foreign: bool = False
     """The token's path holds somebody else's secret."""
     windows: list[Window] = field(default_factory=list)
@@ -238,8 +240,11 @@ class Oracle:
             if issued.exp <= before.exp and not before.skew and not issued.skew:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
             self.replacements.append((truth.ends - now) / before.life)
-        if (held := self._unwritten.get((process.name, truth.name))) and held[1] == data["access_token"]:
-            del self._unwritten[process.name, truth.name]
+        for replica in (*self._world.names, "by hand"):
+            held = self._unwritten.get((replica, truth.name))
+            had = held and self._ledger.get(held[1])
+            if had and had.exp <= issued.exp:
+                del self._unwritten[replica, truth.name]
 
     def gone(self, name: str) -> None:
         """What was at a token's path cannot be read any more."""
@@ -250,8 +255,10 @@ class Oracle:
     def _stands(self, truth: Truth, issued: Issued | None) -> None:
         truth.published = issued
         truth.vanishes = self._world.vanishes(truth.name)
-        if issued and truth.vanishes < issued.ends and not truth.windows:
-            self.broken("Vault would delete a live token", truth.name)
+        if issued and truth.vanishes < issued.ends:
+            if not truth.shortened:
+                self.broken("Vault would delete a live token", truth.name)
+            self.trouble(Window(self._hub.clock(), truth.vanishes, Recovery.SWEEP, "it vanished"), truth.name)
         self._look_again(truth, self._due(truth) if issued else self._hub.clock())
 
     # Whether it is fresh
