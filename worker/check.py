@@ -14,7 +14,7 @@ from worker.core.errors import (
     RefreshError,
 )
 from worker.mint import Domains
-from worker.refresh import Accounts, Tokens
+from worker.refresh import Accounts, StoredTokens
 
 _LARGEST_SKEW = timedelta(minutes=1)
 _FORBIDDEN = 403
@@ -59,7 +59,7 @@ class Preflight:
         engines: Mapping[str, Callable[[], str]],
         granted: Callable[[], Iterable[Granted]],
         accounts: Accounts,
-        tokens: Tokens,
+        tokens: StoredTokens,
         domains: Domains,
         reach: Callable[[str, timedelta], datetime | None],
         timeout: timedelta,

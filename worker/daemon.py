@@ -12,28 +12,23 @@ import structlog
 
 from worker.clockwork import Clockwork
 from worker.core import plan
-from worker.core.errors import InternalError, Kind, RefreshError
-from worker.core.outcome import Next, Outcome, Result
-from worker.core.plan import Held
+from worker.core.errors import Kind, RefreshError
+from worker.core.outcome import Next, Outcome
 from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
 from worker.refresh import Accounts, Refresher
+from worker.sweep import Sweep, Timer
 
 # the timer's names for what is not an account; no account's name begins with a slash
 _SYNC, _LOGIN, _PUMP, _SWEEP = "/sync", "/login", "/pump", "/sweep"
-_SWEEP_PAUSE = 0.1
-"""Seconds between two reads of a sweep."""
+_FAST_PAUSES = 3
+"""A sync that failed is repeated at these first of the pauses, for it is what notices that Vault is back."""
 
 _TICK = 1.0
 _PATIENCE = 14.0
 """Seconds that what runs has to end after SIGTERM; with the revocation of the login it stays under the promised 20."""
 
 log = structlog.get_logger()
-
-
-class Timer(Protocol):
-    def at(self, name: str, when: float) -> None: ...
-    def drop(self, name: str) -> None: ...
 
 
 class Daemon:
@@ -64,10 +59,8 @@ class Daemon:
         self._keep_login_alive = keep_login_alive
         self._report = report
         self._sync_every = sync_every
-        self._sweep_every = sweep_every
-        self._to_sweep: list[str] = []
-        self._swept_at = clock()
         self._sync_failures = 0
+        self._retrying = threading.Lock()
         self._unlooked: set[str] = set()
         self._stopping = False
         self.ready = threading.Event()
@@ -81,6 +74,7 @@ class Daemon:
             on_done=self._plan,
             on_wait=partial(timer.at, _PUMP),
         )
+        self._sweep = Sweep(self._dispatcher, timer, _SWEEP, clock=clock, every=sweep_every)
 
     def begin(self) -> None:
         self._timer.at(_SYNC, self._clock())
@@ -94,7 +88,7 @@ class Daemon:
         elif name == _LOGIN:
             self._in_pool(self._log_in)
         elif name == _SWEEP:
-            self._in_pool(self._sweep)
+            self._in_pool(self._sweep.step)
         elif name == _PUMP:
             self._dispatcher.pump()
         else:
@@ -121,7 +115,8 @@ class Daemon:
             listed = self._accounts.names()
         except RefreshError as error:
             self._sync_failures += 1
-            pause = min(pause, plan.next_retry(self._sync_failures, 0.0, None, 0.0).total_seconds())
+            failures = min(self._sync_failures, _FAST_PAUSES)
+            pause = min(pause, plan.next_retry(failures, life_left=0.0, kind=Kind.TRANSIENT).total_seconds())
             if self._sync_failures == 1 and error.kind is Kind.LASTING:  # of the others the session told
                 log.error("vault.unavailable", error=str(error), status=error.status)
         else:
@@ -129,11 +124,13 @@ class Daemon:
             self._take_in(listed)
         finally:
             self._timer.at(_SYNC, self._clock() + pause)
+        self._in_pool(self._retry_edited)
 
     def _take_in(self, listed: frozenset[str]) -> None:
         dispatcher, first = self._dispatcher, not self.ready.is_set()
         with dispatcher.lock:
-            new = dispatcher.fleet.add(listed)
+            dispatcher.fleet.vault_works()
+            new = dispatcher.fleet.add(sorted(listed))
             missing = dispatcher.fleet.missing(listed)
             overdue = dispatcher.fleet.overdue(self._clock())
             self._unlooked.update(new)
@@ -151,47 +148,29 @@ class Daemon:
         self._log_in()
 
     def _look(self, name: str) -> None:
-        self._dispatcher.settle(self._looked_at(name, None))
+        self._dispatcher.settle(self._dispatcher.look(name, None))
         with self._dispatcher.lock:
             self._unlooked.discard(name)
         self._check_ready()
 
-    def _sweep(self) -> None:
-        """Look at one stored token, then at the next: whether each is still what was written or adopted."""
-        dispatcher = self._dispatcher
-        if not self._to_sweep:
-            self._swept_at = self._clock()
-            with dispatcher.lock:
-                self._to_sweep = dispatcher.fleet.settled()
+    def _retry_edited(self) -> None:
+        """Try the failing accounts whose secret was edited: their next attempt may be farther off than a sync."""
+        if not self._retrying.acquire(blocking=False):
+            return  # they are many, and each costs a read
         try:
-            if self._to_sweep:
-                self._sweep_one(self._to_sweep.pop())
-        finally:
-            pause = _SWEEP_PAUSE if self._to_sweep else self._sweep_every
-            self._timer.at(_SWEEP, max(self._swept_at + pause, self._clock() + _SWEEP_PAUSE))
-
-    def _sweep_one(self, name: str) -> None:
-        with self._dispatcher.lock:
-            entry = self._dispatcher.fleet.borrow(name)
-        if entry is None:
-            return
-        outcome = self._looked_at(name, entry.held)
-        known = outcome.result is Result.ADOPTED and outcome.held is entry.held
-        unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
-        if known or unseen:
             with self._dispatcher.lock:
-                self._dispatcher.fleet.give_back(entry)
-            # it may have come due meanwhile
-            self._timer.at(name, entry.due if entry.due is not None else self._clock())
-        else:
-            self._dispatcher.settle(outcome)
+                stuck = self._dispatcher.fleet.stuck(self._clock() + self._sync_every)
+            for name in stuck:
+                if self._is_edited(name):
+                    self._dispatcher.queue(name)
+        finally:
+            self._retrying.release()
 
-    def _looked_at(self, name: str, held: Held | None) -> Outcome:
-        started = self._clock()
+    def _is_edited(self, name: str) -> bool:
         try:
-            return self._refresher.look(name, held)
-        except Exception as error:  # noqa: BLE001 - see Dispatcher
-            return Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))
+            return self._refresher.has_changed(name)
+        except RefreshError:
+            return False
 
     def _remove_if_gone(self, name: str) -> None:
         if self._refresher.is_gone(name):
@@ -221,7 +200,7 @@ class Daemon:
             if self._unlooked or self.ready.is_set():
                 return
             self.ready.set()
-        self._timer.at(_SWEEP, self._clock() + self._sweep_every)
+        self._sweep.begin()
         log.info("worker.ready", accounts=len(self._dispatcher.fleet))
 
 

@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
+from worker.core.plan import Held
 from worker.fleet import Entry, Fleet
 from worker.refresh import ByHand, Refresher
 
@@ -56,12 +58,17 @@ class Dispatcher:
         if wanted is not None:
             self._on_wait(wanted)
 
+    def look(self, name: str, held: Held | None) -> Outcome:
+        """Look at the account's stored token; what it tells is to be settled."""
+        return self._guarded(name, lambda: self._refresher.look(name, held))
+
     def settle(self, outcome: Outcome) -> None:
-        """Take in an outcome, also one that did not come from `queue`."""
+        """Take in an outcome, also one that did not come from `queue`; it may let others run."""
         with self.lock:
             following = self.fleet.done(outcome, self._clock())
         if following:
             self._on_done(outcome, following)
+        self.pump()
 
     def stop(self) -> None:
         """Start nobody any more; what runs ends by itself."""
@@ -69,10 +76,13 @@ class Dispatcher:
             self._stopped = True
 
     def _run(self, entry: Entry) -> None:
+        refresh = partial(self._refresher.refresh, entry.name, held=entry.held, by_hand=self._by_hand)
+        self.settle(self._guarded(entry.name, refresh))
+
+    def _guarded(self, name: str, work: Callable[[], Outcome]) -> Outcome:
+        """A bug at one account must stop neither it for good nor the others."""
         started = self._clock()
         try:
-            outcome = self._refresher.refresh(entry.name, held=entry.held, by_hand=self._by_hand)
-        except Exception as error:  # noqa: BLE001 - a bug at one account must stop neither it for good nor the others
-            outcome = Outcome(entry.name, Result.FAILED, self._clock() - started, error=InternalError(error))
-        self.settle(outcome)
-        self.pump()
+            return work()
+        except Exception as error:  # noqa: BLE001 - it is told, with its traceback
+            return Outcome(name, Result.FAILED, self._clock() - started, error=InternalError(error))

@@ -9,20 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from worker.core import plan
-from worker.core.errors import AccountDisabledError, AccountGoneError, ForeignSecretError, InvalidAccountError
+from worker.core.errors import Kind, Stage
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
 
 _SHARE_OF_UNKNOWN = 4
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
-
-
-_STATES: dict[type, State] = {
-    InvalidAccountError: State.INVALID,
-    ForeignSecretError: State.FOREIGN,
-    AccountDisabledError: State.DISABLED,
-    AccountGoneError: State.REMOVED,
-}
+_TIE = 1 / 60
+"""Share of a life in which it makes no difference whose token ends first: a minute of an hour."""
 
 
 @dataclass(slots=True)
@@ -34,36 +28,51 @@ class Entry:
     held: Held | None = None
     host: str | None = None
     failures: int = 0
+    kind: Kind | None = None
+    """Of the latest failure."""
     due: float | None = None
     running: bool = False
     queued: bool = False
+    woken: bool = False
+    """It runs, or is about to, because what it waited for is back."""
 
 
 @dataclass(slots=True)
 class _Lane:
     """One Sentinel host's queue and caps. Accounts whose host is not known yet share a lane of their own."""
 
-    queue: list[tuple[float, str]] = field(default_factory=list)
+    queue: list[tuple[float, float, str]] = field(default_factory=list)
     in_flight: int = 0
     last_start: float = float("-inf")
+    waiting: dict[str, None] = field(default_factory=dict)
+    """Accounts that failed here, in order: the first success wakes them."""
 
 
 class Fleet:
     def __init__(
-        self, *, max_in_flight: int, max_per_second: float, recheck_after: float, jitter: Callable[[], float]
+        self,
+        *,
+        max_in_flight: int,
+        max_per_second: float,
+        recheck_after: float,
+        jitter: Callable[[], float],
+        phase: Callable[[str], float],
     ) -> None:
         """
         :param max_in_flight: exchanges with one Sentinel host at a time.
         :param recheck_after: seconds until a disabled or deleted account is looked at again.
         :param jitter: a number in [0, 1), another one at each call.
+        :param phase: decides who is first where it makes no other difference, so that replicas take turns.
         """
         self._max_in_flight = max_in_flight
         self._spacing = 1 / max_per_second
         self._recheck_after = recheck_after
         self._jitter = jitter
+        self._phase = phase
         self._entries: dict[str, Entry] = {}
         self._lanes: dict[str | None, _Lane] = defaultdict(_Lane, {None: _Lane()})
         self._started: dict[str, tuple[_Lane, float]] = {}
+        self._waiting_for_vault: dict[str, None] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -100,8 +109,20 @@ class Fleet:
         entry = self._entries.get(name)
         if entry and not entry.running and not entry.queued:
             entry.queued = True
-            # no token at all first, then whose ends first
-            heapq.heappush(self._lanes[entry.host].queue, (entry.held.life.ends if entry.held else 0.0, name))
+            heapq.heappush(self._lanes[entry.host].queue, (self._urgency(entry), self._phase(name), name))
+
+    def vault_works(self) -> None:
+        """Whoever waits for Vault runs as soon as it may."""
+        self._wake(self._waiting_for_vault)
+
+    def stuck(self, until: float) -> list[str]:
+        """Failing accounts that are not tried again before that moment; refused ones first."""
+        stuck = [
+            entry
+            for entry in self._entries.values()
+            if entry.state is State.FAILING and entry.due is not None and entry.due > until and not entry.running
+        ]
+        return [entry.name for entry in sorted(stuck, key=lambda entry: entry.kind is not Kind.LASTING)]
 
     def settled(self) -> list[str]:
         """Accounts of which there is nothing to be said."""
@@ -123,7 +144,7 @@ class Fleet:
         """Who runs now, marked as running; None = nobody may."""
         while ready := [lane for host, lane in self._lanes.items() if lane.queue and self._may_start(host) <= now]:
             lane = min(ready, key=lambda lane: lane.queue[0])
-            entry = self._entries.get(heapq.heappop(lane.queue)[1])
+            entry = self._entries.get(heapq.heappop(lane.queue)[-1])
             if entry is None or not entry.queued:
                 continue  # it was removed while it waited, and may be back
             entry.queued, entry.running = False, True
@@ -149,6 +170,7 @@ class Fleet:
         if entry is None:
             return None
         before, entry.running = entry.state, False
+        host_was_unknown = lane is self._lanes[None]
         entry.host = outcome.host or entry.host
         drifted = outcome.reason is Reason.DRIFT and outcome.result is not Result.REFRESHED
         if outcome.held and not drifted:  # else what was there before is still what should be there
@@ -156,11 +178,58 @@ class Fleet:
         left = entry.held.life.left(now) if entry.held else 0.0
         if outcome.is_to_do:
             entry.due = now
-            return Next(before, before, entry.failures, left, now)
-        entry.state = _STATES.get(type(outcome.error), State.FAILING) if outcome.error else State.OK
-        entry.failures = entry.failures + 1 if outcome.result is Result.FAILED else 0
+            self.vault_works()
+            return Next(before, before, entry.failures, left, entry.kind, now)
+        entry.state = outcome.state
+        failed = outcome.error if outcome.result is Result.FAILED else None
+        entry.failures = entry.failures + 1 if failed else 0
+        entry.kind = plan.kind_by_now(failed, entry.failures) if failed else None
         entry.due = self._due(entry, outcome, now, left)
-        return Next(before, entry.state, entry.failures, left, entry.due)
+        self._wait_or_wake(entry, outcome, host_was_unknown=host_was_unknown)
+        return Next(before, entry.state, entry.failures, left, entry.kind, entry.due)
+
+    def _wait_or_wake(self, entry: Entry, outcome: Outcome, *, host_was_unknown: bool) -> None:
+        """Note what a failed account waits for, and wake those who waited for what is seen to work.
+
+        An account that was woken and fails again is woken no more until it was tried in its own time: where it is to
+        blame itself, the others' successes make it try twice as often at most.
+        """
+        was_woken, entry.woken = entry.woken, False
+        stage = outcome.error.stage if outcome.error and entry.state is State.FAILING else None
+        host, unknown = self._lanes[entry.host], self._lanes[None]
+        waits_for = {
+            Stage.VAULT: self._waiting_for_vault,
+            Stage.CREDENTIALS: self._waiting_for_vault,
+            Stage.DOMAIN: unknown.waiting,
+            Stage.SENTINEL: host.waiting,
+            Stage.CLAIMS: host.waiting,
+        }
+        for each in waits_for.values():
+            each.pop(entry.name, None)
+        if stage and not was_woken:
+            waits_for[stage][entry.name] = None
+        if stage not in (Stage.VAULT, Stage.CREDENTIALS):
+            self.vault_works()
+            if host_was_unknown and stage is not Stage.DOMAIN:
+                self._wake(unknown.waiting)
+        if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
+            self._wake(host.waiting)
+
+    def _wake(self, waiting: dict[str, None]) -> None:
+        names = list(waiting)
+        waiting.clear()
+        for name in names:
+            if entry := self._entries.get(name):
+                entry.woken = True
+                self.queue(name)
+
+    def _urgency(self, entry: Entry) -> float:
+        """No token at all first, then whose ends first."""
+        if entry.held is None:
+            return 0.0
+        life = entry.held.life
+        tie = _TIE * (life.ends - life.begins)
+        return life.ends // tie * tie
 
     def _due(self, entry: Entry, outcome: Outcome, now: float, left: float) -> float:
         match entry.state:
@@ -169,10 +238,16 @@ class Fleet:
             case State.OK:
                 # never at once again, whatever the token says of its own life
                 return max(entry.held.refresh_at if entry.held else now, now + _SHORTEST_CYCLE)
-        retry_after = outcome.error.retry_after if outcome.error else None
-        pause = plan.next_retry(entry.failures, left, retry_after, self._jitter()).total_seconds()
-        # an invalid secret costs one read, and whoever mends it waits
-        return now + (min(pause, self._recheck_after) if entry.state is State.INVALID else pause)
+        pause = plan.next_retry(
+            entry.failures,
+            life_left=left,
+            kind=outcome.error.kind if outcome.error else Kind.TRANSIENT,
+            retry_after=outcome.error.retry_after if outcome.error else None,
+            jitter=self._jitter(),
+        ).total_seconds()
+        if entry.state in (State.INVALID, State.FOREIGN):  # it costs one read, and whoever mends it waits
+            return now + min(pause, self._recheck_after)
+        return now + pause
 
     def _may_start(self, host: str | None) -> float:
         """From when on this lane may start one more; inf = when one of its own has ended."""

@@ -88,12 +88,12 @@ class Mint:
         self._timeout = timeout
         self._clock = clock
 
-    def mint(self, account: Account, reason: Reason, life_left: float) -> Minted:
+    def mint(self, account: Account, reason: Reason, stands: Held | None) -> Minted:
         """Get a token and check it; RefreshError names the Sentinel host as soon as that is known.
 
-        :param life_left: seconds that the stored token still lives, 0 = none does.
+        :param stands: what is known of the stored token; None = none stands.
         """
-        timeout = plan.exchange_timeout(self._timeout, life_left)
+        timeout = plan.exchange_timeout(self._timeout, stands.life.left(self._clock()) if stands else 0.0)
         host = self._domains.sentinel_host(account, timeout)
         try:
             answer, previous_used = self._ask(account, host, timeout)
@@ -107,7 +107,8 @@ class Mint:
             if error.stage is Stage.SENTINEL and error.kind is Kind.LASTING:
                 self._domains.doubt(account)
             raise
-        held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing)
+        of_many = stands is None or stands.is_late(at)
+        held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing, of_many=of_many)
         held = plan.half_of_what_is_left(held, at)  # one that comes past its moment would be due again at once
         return Minted(token, answer.token_type, expected, host, held, reason, previous_used)
 

@@ -4,12 +4,14 @@ When that happens is fleet's business, what is sound is core's, where a new toke
 Vault it says in the Protocols below.
 """
 
+import contextlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from worker.core import plan
+from worker.core import notes, plan
 from worker.core.account import Account, is_name
 from worker.core.appjwt import AppJWT, Expected
 from worker.core.errors import (
@@ -34,9 +36,14 @@ class Accounts(Protocol):
     def read(self, name: str) -> Account: ...
 
 
-class Tokens(Protocol):
+class StoredTokens(Protocol):
     def read(self, name: str) -> Stored: ...
+
+
+class Tokens(StoredTokens, Protocol):
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int: ...
+    def settle(self, name: str, lifetime: timedelta) -> None: ...
+    def note(self, name: str, news: Mapping[str, str | None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class _Attempt:
     standing: Standing = field(default_factory=lambda: Standing(None))
     minted: Minted | None = None
     left_at_replacement: float | None = None
+    restored: bool = False
 
     def life_left(self, now: float) -> float:
         return self.standing.held.life.left(now) if self.standing.held else 0.0
@@ -81,6 +89,7 @@ class _Attempt:
             error=error,
             left_at_replacement=self.left_at_replacement,
             previous_used=bool(minted and minted.previous_used),
+            restored=self.restored,
         )
 
 
@@ -95,6 +104,9 @@ class Refresher:
         self._clock = clock
         self._unwritten: dict[str, Minted] = {}
         """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
+        self._tried: dict[str, bytes] = {}
+        """Digests of the accounts as they were at an attempt that failed: an edited one is tried at once."""
+        self._key = secrets.token_bytes()
 
     def look(self, name: str, held: Held | None = None) -> Outcome:
         """Adopt the stored token if it is fresh, or say why it is to be refreshed.
@@ -107,7 +119,12 @@ class Refresher:
         except RefreshError as error:
             return self._ended(attempt, error)
         attempt.reason = attempt.standing.reason
-        return attempt.outcome(Result.SKIPPED, self._clock()) if attempt.reason else self._adopted(attempt)
+        if attempt.reason:
+            return attempt.outcome(Result.SKIPPED, self._clock())
+        self._restore_settings(attempt)
+        outcome = self._adopted(attempt)
+        self._note(attempt, outcome)
+        return outcome
 
     def refresh(self, name: str, *, held: Held | None = None, by_hand: ByHand | None = None) -> Outcome:
         """Refresh the account's token if it is due, or as the operator asks. RefreshError becomes an outcome.
@@ -116,16 +133,29 @@ class Refresher:
         """
         attempt = _Attempt(name, self._clock(), held, Reason.MANUAL if by_hand else None)
         try:
-            return self._refresh(attempt, by_hand)
+            outcome = self._refresh(attempt, by_hand)
         except RefreshError as error:
-            return self._ended(attempt, error)
+            outcome = self._ended(attempt, error)
+        if not (by_hand and by_hand.dry_run):
+            self._note(attempt, outcome)
+        return outcome
+
+    def has_changed(self, name: str) -> bool:
+        """Whether a failing account's secret is another one than at its latest attempt; RefreshError."""
+        tried = self._tried.get(name)
+        if tried is None:
+            return False
+        try:
+            return self._accounts.read(name).digest(self._key) != tried
+        except (InvalidAccountError, AccountDisabledError, AccountGoneError):
+            return True
 
     def is_gone(self, name: str) -> bool:
         """Whether the account's own read says so; a fault says nothing."""
         try:
             self._accounts.read(name)
         except AccountGoneError:
-            self._unwritten.pop(name, None)
+            self._forget(name)
             return True
         except InvalidAccountError:
             return not is_name(name)  # there was nothing to be read
@@ -143,7 +173,10 @@ class Refresher:
         if reason is None:
             return self._adopted(attempt)
         account = self._accounts.read(attempt.account)
-        expected = Expected.of(account)
+        digest, expected = account.digest(self._key), Expected.of(account)
+        if not by_hand and self._tried.get(attempt.account, digest) != digest:
+            attempt.reason = reason = Reason.CHANGED
+        self._tried[attempt.account] = digest
         attempt.standing = self._judged(attempt, stored, expected)
         if by_hand and by_hand.dry_run:
             attempt.reason = attempt.standing.reason or attempt.reason
@@ -152,7 +185,7 @@ class Refresher:
         if kept and not by_hand and kept.expected == expected and kept.held.refresh_at > attempt.started:
             attempt.minted = kept
         else:
-            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, reason, left)
+            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, reason, attempt.standing.held)
         return self._publish(attempt, attempt.minted, stored)
 
     def _read_stored(self, attempt: _Attempt) -> Stored:
@@ -187,7 +220,9 @@ class Refresher:
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
                     return self._adopted(attempt)
-                attempt.standing = replace(standing, held=plan.half_of_what_is_left(standing.held, now))
+                known = attempt.held if attempt.held and attempt.held.fingerprint == standing.held.fingerprint else None
+                held = plan.half_of_what_is_left(known or standing.held, now)
+                attempt.standing = replace(standing, held=held)
                 return self._settled(attempt, Result.UNCHANGED)
             attempt.left_at_replacement = standing.held.life.left(now) if standing.held else None
             try:
@@ -219,12 +254,31 @@ class Refresher:
 
     def _settled(self, attempt: _Attempt, result: Result) -> Outcome:
         """What stands in Vault is known: nothing is left to be written."""
-        self._unwritten.pop(attempt.account, None)
+        self._forget(attempt.account)
         return attempt.outcome(result, self._clock())
 
     def _ended(self, attempt: _Attempt, error: RefreshError) -> Outcome:
         if isinstance(error, AccountDisabledError | AccountGoneError):
-            self._unwritten.pop(attempt.account, None)
+            self._forget(attempt.account)
             attempt.reason = None  # there is nothing to be done
             return attempt.outcome(Result.SKIPPED, self._clock(), error)
         return attempt.outcome(Result.FAILED, self._clock(), error)
+
+    def _forget(self, name: str) -> None:
+        self._unwritten.pop(name, None)
+        self._tried.pop(name, None)
+
+    def _restore_settings(self, attempt: _Attempt) -> None:
+        """Without our mark in the metadata the path would be a stranger's once its newest version is deleted."""
+        stored, token = attempt.stored, attempt.standing.token
+        if stored and token and not stored.marked:
+            with contextlib.suppress(RefreshError):  # the token stands all the same; the next look tries again
+                self._tokens.settle(attempt.account, token.lifetime)
+                attempt.restored = True
+
+    def _note(self, attempt: _Attempt, outcome: Outcome) -> None:
+        stored = attempt.stored
+        news = notes.news(outcome, stored.notes, stored.now) if stored else None
+        if news:
+            with contextlib.suppress(RefreshError):  # the next attempt sees that it is not told yet
+                self._tokens.note(attempt.account, news)

@@ -10,7 +10,7 @@ from worker.core.appjwt import Expected, TokenRefusedError, utc
 from worker.core.errors import ForeignSecretError, InvalidAccountError
 from worker.core.outcome import State
 from worker.core.unchecked import Stored
-from worker.refresh import Tokens
+from worker.refresh import StoredTokens
 
 _OVERDUE = 0.3
 """Share of its life under which a token should long have been replaced: by default that is due at 0.45 to 0.55."""
@@ -37,12 +37,12 @@ class Line:
         return self.life_left > 0 or self.state in _NEED_NO_TOKEN
 
 
-def lines(names: Iterable[str], tokens: Tokens, pool: Executor) -> list[Line]:
+def lines(names: Iterable[str], tokens: StoredTokens, pool: Executor) -> list[Line]:
     """The most urgent first. VaultError where a token cannot be read."""
     return sorted(pool.map(lambda name: _line(name, tokens), names), key=lambda line: (line.life_left, line.account))
 
 
-def _line(name: str, tokens: Tokens) -> Line:
+def _line(name: str, tokens: StoredTokens) -> Line:
     try:
         stored = tokens.read(name)
     except ForeignSecretError as error:

@@ -89,6 +89,7 @@ def build(settings: Settings) -> Parts:
         max_per_second=sentinel.max_per_second,
         recheck_after=settings.accounts.sync_every.total_seconds(),
         jitter=random.random,
+        phase=timing.phase,
     )
     events = Events(clock=steady, vault_path=tokens.path)
     return Parts(

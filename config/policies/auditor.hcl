@@ -12,6 +12,10 @@ path "secret/metadata/liveperson/accounts/*" {
 path "secret/data/liveperson/tokens/*" {
   capabilities = ["read"]
 }
+# why an account has no token yet
+path "secret/metadata/liveperson/tokens/*" {
+  capabilities = ["read"]
+}
 
 # its own login
 path "auth/token/lookup-self" {

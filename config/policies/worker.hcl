@@ -17,12 +17,12 @@ path "secret/data/liveperson/accounts/*" {
   capabilities = ["read"]
 }
 
-# the tokens, and the settings of their paths
+# the tokens, and the settings of their paths with what they tell of the accounts
 path "secret/data/liveperson/tokens/*" {
   capabilities = ["create", "read", "update"]
 }
 path "secret/metadata/liveperson/tokens/*" {
-  capabilities = ["create", "update", "patch"]
+  capabilities = ["create", "read", "update", "patch"]
 }
 
 # its own login, and --check

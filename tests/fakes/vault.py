@@ -286,8 +286,13 @@ class FakeTokens:
     def read(self, name: str) -> Stored:
         with self._vault.request("read_token", name):
             newest = self._vault.kv.read(self.FOLDER + name) or Newest(0, None, {}, timedelta())
+        notes = newest.custom_metadata
+        if not newest.version:
+            with self._vault.request("read_token", name):
+                metadata = self._vault.kv.metadata(self.FOLDER + name)
+            notes = metadata.custom_metadata if metadata else {}
         data = newest.data or {}
-        marked = newest.custom_metadata.get("managed_by") == MANAGED_BY
+        marked = notes.get("managed_by") == MANAGED_BY
         if newest.version and not marked and data.get("managed_by") != MANAGED_BY:
             raise ForeignSecretError(f"{self.FOLDER}{name} holds a secret that is not ours")
         token, host = data.get("access_token"), data.get("sentinel_host")
@@ -299,21 +304,55 @@ class FakeTokens:
             marked=marked,
             kept_for=newest.kept_for,
             now=self._vault.now(),
+            notes=notes,
         )
 
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
-        path = self.FOLDER + name
-        if not (replaces.marked and replaces.kept_for > token.lifetime):
-            with self._vault.request("write_metadata", name):
-                self._vault.kv.set_metadata(
-                    path,
-                    max_versions=5,
-                    delete_version_after=token.lifetime + max(token.lifetime, HOUR),
-                    custom_metadata={"managed_by": MANAGED_BY},
-                )
+        settled = replaces.marked and replaces.kept_for > token.lifetime
+        if not settled:
+            self.settle(name, token.lifetime)
         data = {"access_token": token.raw.get_secret_value(), **beside, "managed_by": MANAGED_BY}
+        try:
+            version = self._put(name, data, replaces.version)
+        except CasMismatchError:
+            if not replaces.marked:
+                self._give_back_to_stranger(name)
+            raise
+        newest = self._vault.kv.read(self.FOLDER + name)
+        if settled and newest and timedelta(0) < newest.kept_for <= token.lifetime:
+            self.settle(name, token.lifetime)
+            version = self._put(name, data, version)
+        return version
+
+    def settle(self, name: str, lifetime: timedelta) -> None:
+        with self._vault.request("write_metadata", name):
+            self._vault.kv.set_metadata(
+                self.FOLDER + name,
+                max_versions=5,
+                delete_version_after=lifetime + max(lifetime, HOUR),
+                custom_metadata={"managed_by": MANAGED_BY},
+            )
+
+    def note(self, name: str, news: Mapping[str, str | None]) -> None:
+        with self._vault.request("write_metadata", name):
+            self._vault.kv.set_metadata(self.FOLDER + name, custom_metadata=news)
+
+    def _put(self, name: str, data: Mapping[str, object], cas: int) -> int:
         with self._vault.request("write_token", name):
             try:
-                return self._vault.kv.put(path, data, cas=replaces.version)
+                return self._vault.kv.put(self.FOLDER + name, data, cas=cas)
             except CasError as error:
                 raise CasMismatchError(f"write_token {name}: {error}") from error
+
+    def _give_back_to_stranger(self, name: str) -> None:
+        with self._vault.request("read_token", name):
+            newest = self._vault.kv.read(self.FOLDER + name)
+        if newest and newest.data and newest.data.get("managed_by") != MANAGED_BY:
+            with self._vault.request("write_metadata", name):
+                self._vault.kv.set_metadata(
+                    self.FOLDER + name,
+                    max_versions=0,
+                    delete_version_after=timedelta(0),
+                    custom_metadata={"managed_by": None},
+                )
+            raise ForeignSecretError(f"{self.FOLDER}{name} holds a secret that is not ours")

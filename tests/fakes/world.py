@@ -100,6 +100,7 @@ class Replica:
             max_per_second=max_per_second,
             recheck_after=sync_every.total_seconds(),
             jitter=jitter,
+            phase=Timing(0.5, 0.05, replica=name).phase,
         )
         self.refresher = world.refresher(name)
         self.daemon = Daemon(

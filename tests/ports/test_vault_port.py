@@ -1,6 +1,7 @@
 """What refresh.py may rely on of Accounts and Tokens: the fake and the part on a real OpenBao."""
 
 from datetime import timedelta
+from typing import Final
 
 import pytest
 
@@ -246,6 +247,75 @@ def test_at_most_five_versions_are_kept(vault: VaultPort, path: str, token: AppJ
     metadata = vault.kv.metadata(path)
     assert metadata is not None
     assert metadata.versions == (3, 4, 5, 6, 7)
+
+
+def test_a_token_is_written_again_where_somebody_shortened_how_long_it_is_kept(
+    vault: VaultPort, path: str, token: AppJWT
+) -> None:
+    write(vault, token)
+    vault.kv.set_metadata(path, delete_version_after=timedelta(minutes=10))
+    assert write(vault, token) == 3
+    assert vault.tokens.read(NAME).kept_for == 2 * HOUR
+
+
+def test_a_stranger_who_is_faster_at_a_new_path_keeps_it_as_it_was(vault: VaultPort, path: str, token: AppJWT) -> None:
+    nothing = vault.tokens.read(NAME)
+    vault.kv.put(path, {"password": "theirs"})
+    vault.kv.set_metadata(path, custom_metadata={"owner": "the chat team"})
+    with pytest.raises(ForeignSecretError):
+        vault.tokens.write(NAME, token, {}, nothing)
+    metadata = vault.kv.metadata(path)
+    assert metadata is not None
+    assert (metadata.versions, metadata.max_versions, metadata.delete_version_after) == ((1,), 0, timedelta(0))
+    assert metadata.custom_metadata == {"owner": "the chat team"}
+    with pytest.raises(ForeignSecretError):
+        vault.tokens.read(NAME)
+
+
+def test_a_sister_who_is_faster_at_a_new_path_is_a_lost_race(vault: VaultPort, token: AppJWT) -> None:
+    nothing = vault.tokens.read(NAME)
+    write(vault, token)
+    with pytest.raises(CasMismatchError):
+        vault.tokens.write(NAME, token, {}, nothing)
+    assert vault.tokens.read(NAME).marked
+
+
+# Tokens: what their paths tell of the account
+
+
+NEWS: Final = {"state": "failing", "last_error": "sentinel: va answers 401", "failing_since": "2026-01-01T00:00:00Z"}
+
+
+def test_what_is_told_of_an_account_without_a_token_is_read_again(vault: VaultPort, path: str) -> None:
+    vault.tokens.note(NAME, NEWS | {"gone": None})
+    stored = vault.tokens.read(NAME)
+    assert (stored.version, stored.raw, stored.notes, stored.marked) == (0, None, NEWS, False)
+    vault.kv.put(path, {"password": "theirs"})
+    with pytest.raises(ForeignSecretError):  # to tell something there does not make the path ours
+        vault.tokens.read(NAME)
+
+
+def test_what_is_told_stands_beside_our_mark_and_others_keys_and_can_be_taken_back(
+    vault: VaultPort, path: str, token: AppJWT
+) -> None:
+    vault.tokens.note(NAME, NEWS)
+    write(vault, token)
+    vault.kv.set_metadata(path, custom_metadata={"owner": "the chat team"})
+    assert vault.tokens.read(NAME).notes == {**NEWS, **OURS, "owner": "the chat team"}
+    vault.tokens.note(NAME, {"state": "ok", "last_error": None, "failing_since": None})
+    assert vault.tokens.read(NAME).notes == {"state": "ok", **OURS, "owner": "the chat team"}
+    metadata = vault.kv.metadata(path)
+    assert metadata is not None
+    assert (metadata.max_versions, metadata.delete_version_after) == (5, 2 * HOUR)
+
+
+def test_settings_can_be_restored_without_a_write(vault: VaultPort, path: str, token: AppJWT) -> None:
+    write(vault, token)
+    vault.kv.set_metadata(path, max_versions=0, custom_metadata={"managed_by": None})
+    vault.tokens.settle(NAME, token.lifetime)
+    stored, metadata = vault.tokens.read(NAME), vault.kv.metadata(path)
+    assert metadata is not None
+    assert (stored.marked, stored.version, metadata.max_versions) == (True, 1, 5)
 
 
 # What goes wrong

@@ -154,6 +154,43 @@ def test_a_disabled_account_is_taken_up_again_when_it_is_enabled(world: World) -
     assert world.data("12345678")
 
 
+def test_a_failing_account_that_is_edited_is_tried_within_one_sync(world: World) -> None:
+    # FIELD 8: a daemon that ignores an edit until its timer ends
+    replica = world.start()
+    world.add_account("12345678", client_secret="wrong")
+    world.run(HOUR / 2)
+    assert state(replica, "12345678") is State.FAILING
+    assert replica.following["12345678"].due - world.clock() > 3 * 60
+    world.add_account("12345678")
+    world.run(MINUTE + SECOND)
+    outcome = replica.outcomes_of("12345678")[-1]
+    assert (outcome.result, outcome.reason) == (Result.REFRESHED, Reason.CHANGED)
+    assert world.data("12345678")
+
+
+def test_of_failing_accounts_that_are_not_edited_nothing_but_the_secret_is_read(world: World) -> None:
+    replica = world.start()
+    world.add_account("12345678", client_secret="wrong")
+    world.run(HOUR)
+    tries = len(replica.outcomes_of("12345678"))
+    reads = world.vault.calls.count(("read_account", "12345678"))
+    assert tries < 15
+    assert tries + 40 < reads < tries + 62
+
+
+def test_an_edited_account_is_looked_for_at_the_next_sync_again_when_vault_is_away(world: World) -> None:
+    replica = world.start()
+    world.add_account("12345678", client_secret="wrong")
+    world.run(HOUR)
+    world.add_account("12345678")
+    world.vault.denied = {"read_account"}
+    world.run(MINUTE + SECOND)
+    assert state(replica, "12345678") is State.FAILING
+    world.vault.denied = set()
+    world.run(MINUTE + SECOND)
+    assert results(replica, "12345678")[-1] is Result.REFRESHED
+
+
 # Nobody else hurt
 
 
@@ -337,7 +374,7 @@ def test_a_restart_adopts_what_is_fresh_and_mints_nothing(world: World) -> None:
         world.add_account(f"le{number}")
     world.crash(world.start())
     first = world.start()
-    world.run(10 * MINUTE)
+    world.run(5 * MINUTE)
     minted = world.liveperson.mints()
     world.crash(first)
     world.vault.calls.clear()
@@ -474,6 +511,21 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
     assert {operation for operation, _ in world.vault.calls} == {"list", "read_token"}
     assert [operation for operation, _ in world.vault.calls].count("read_token") in (18, 20)
     assert results(replica) == [Result.REFRESHED]
+
+
+def test_a_sweep_restores_a_mark_that_went_missing_and_says_so_once(world: World) -> None:
+    replica = world.start(sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+    path = FakeTokens.FOLDER + ACCOUNT
+    world.vault.kv.set_metadata(path, custom_metadata={"managed_by": None})
+    world.run(20 * MINUTE)
+    metadata = world.vault.kv.metadata(path)
+    assert metadata
+    assert metadata.custom_metadata == {"managed_by": "appjwt-worker"}
+    assert [(outcome.result, outcome.restored) for outcome in replica.outcomes] == [
+        (Result.REFRESHED, False),
+        (Result.ADOPTED, True),
+    ]
 
 
 def test_a_sweep_adopts_what_a_sister_wrote_and_is_quiet_while_vault_is_down(world: World) -> None:

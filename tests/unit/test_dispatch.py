@@ -53,7 +53,9 @@ Make = Callable[..., Dispatcher]
 @pytest.fixture
 def make(world: World, pool: OneThread, told: Told) -> Make:
     def dispatcher(max_per_second: float = float("inf"), *, by_hand: ByHand | None = None) -> Dispatcher:
-        fleet = Fleet(max_in_flight=8, max_per_second=max_per_second, recheck_after=60.0, jitter=lambda: 0.0)
+        fleet = Fleet(
+            max_in_flight=8, max_per_second=max_per_second, recheck_after=60.0, jitter=lambda: 0.0, phase=lambda _: 0.0
+        )
         fleet.add(["a", "b", "c"])
         return Dispatcher(
             fleet=fleet,

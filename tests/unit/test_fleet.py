@@ -14,7 +14,7 @@ from worker.core.errors import (
     Stage,
 )
 from worker.core.outcome import Outcome, Result, State
-from worker.core.plan import Held, Life
+from worker.core.plan import Held, Life, Reason
 from worker.fleet import Fleet
 
 VA, LO = "va.example", "lo.example"
@@ -22,7 +22,13 @@ OUTAGE = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "answers 503", status=503)
 
 
 def make_fleet(max_in_flight: int = 8, max_per_second: float = float("inf")) -> Fleet:
-    return Fleet(max_in_flight=max_in_flight, max_per_second=max_per_second, recheck_after=60.0, jitter=lambda: 0.0)
+    return Fleet(
+        max_in_flight=max_in_flight,
+        max_per_second=max_per_second,
+        recheck_after=60.0,
+        jitter=lambda: 0.0,
+        phase=lambda _: 0.0,
+    )
 
 
 @pytest.fixture
@@ -288,7 +294,7 @@ def test_pauses_grow_as_long_as_no_token_lives(fleet: Fleet) -> None:
         following = fleet.done(failed("a"), 100.0)
         assert following
         pauses.append(following.due - 100.0)
-    assert pauses == [5, 10, 15, 120, 240, 480, 480]
+    assert pauses == [5, 10, 15, 120, 120, 120, 120]
     assert following
     assert (following.state, following.failures) == (State.FAILING, 7)
 
@@ -362,5 +368,180 @@ def test_an_account_whose_secret_is_invalid_is_looked_at_again_as_often_as_a_dis
     fleet.add(["a"])
     for attempt in range(8):
         following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=InvalidAccountError("client_id: missing")), 0.0)
+        assert following
+        assert following.due <= 60.0, attempt
+
+
+# Waiting for what is away, and waking
+
+
+def ended(name: str, stage: Stage, host: str | None = VA, status: int | None = 503) -> Outcome:
+    """An attempt that failed at this stage."""
+    return Outcome(
+        name, Result.FAILED, 0.1, host=host, error=RefreshError(stage, Kind.of(stage, status), "no", status=status)
+    )
+
+
+@pytest.mark.parametrize("stage", [Stage.SENTINEL, Stage.CLAIMS])
+@pytest.mark.parametrize("result", [Result.REFRESHED, Result.UNCHANGED])
+def test_the_first_success_at_a_host_wakes_who_waits_for_it_the_earliest_end_first(
+    fleet: Fleet, stage: Stage, result: Result
+) -> None:
+    know(fleet, "late", ends=3000)
+    know(fleet, "early", ends=1000)
+    know(fleet, "elsewhere", host=LO)
+    for name, host in (("late", VA), ("early", VA), ("elsewhere", LO)):
+        fleet.done(ended(name, stage, host, status=403), 10.0)
+    assert started(fleet, 11.0) == []
+    know(fleet, "well")
+    queue(fleet, "well")
+    assert started(fleet, 12.0) == ["well"]
+    fleet.done(Outcome("well", result, 0.1, host=VA, held=held(3600.0)), 13.0)
+    assert started(fleet, 14.0) == ["early", "late"]
+
+
+def test_an_adopted_token_tells_nothing_of_its_host(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.SENTINEL), 10.0)
+    fleet.done(adopted("b"), 11.0)
+    assert started(fleet, 12.0) == []
+
+
+def test_who_is_to_blame_itself_is_tried_twice_as_often_at_most(fleet: Fleet) -> None:
+    """One account's bad secret among many good ones: their successes must not make it knock all the time."""
+    know(fleet, "bad", "good")
+    fleet.done(ended("bad", Stage.SENTINEL, status=401), 10.0)
+    woken = 0
+    for moment in range(11, 40):
+        fleet.done(ok("good"), moment)
+        for name in started(fleet, moment):
+            woken += 1
+            fleet.done(ended(name, Stage.SENTINEL, status=401), moment)
+    assert woken == 1
+    queue(fleet, "bad")  # its own pause is over
+    assert started(fleet, 40.0) == ["bad"]
+    fleet.done(ended("bad", Stage.SENTINEL, status=401), 41.0)
+    fleet.done(ok("good"), 42.0)
+    assert started(fleet, 43.0) == ["bad"]
+
+
+def test_who_succeeded_in_its_own_time_is_not_woken(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.SENTINEL), 10.0)
+    fleet.done(ok("a"), 15.0)
+    fleet.done(ok("b"), 16.0)
+    assert started(fleet, 17.0) == []
+
+
+def test_who_was_removed_while_it_waited_is_not_woken(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.SENTINEL), 10.0)
+    fleet.remove("a")
+    fleet.done(ok("b"), 11.0)
+    assert started(fleet, 12.0) == []
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        adopted("b"),
+        ended("b", Stage.SENTINEL),
+        ended("b", Stage.DOMAIN),
+        Outcome("b", Result.FAILED, 0.1, error=ForeignSecretError("not ours")),
+        Outcome("b", Result.SKIPPED, 0.1, error=AccountDisabledError()),
+        Outcome("b", Result.SKIPPED, 0.1, reason=Reason.DUE),
+    ],
+    ids=["adopted", "sentinel", "domain", "foreign", "disabled", "to do"],
+)
+@pytest.mark.parametrize("stage", [Stage.VAULT, Stage.CREDENTIALS])
+def test_whatever_shows_that_vault_works_wakes_who_waits_for_it(fleet: Fleet, stage: Stage, sign: Outcome) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", stage), 10.0)
+    fleet.done(sign, 11.0)
+    assert "a" in started(fleet, 12.0)
+
+
+def test_a_vault_that_is_still_away_wakes_nobody_until_somebody_says_that_it_works(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    for name in ("a", "b"):
+        fleet.done(ended(name, Stage.VAULT, status=None), 10.0)
+    assert started(fleet, 11.0) == []
+    fleet.vault_works()
+    assert started(fleet, 12.0) == ["a", "b"]
+
+
+def test_a_host_that_was_found_wakes_who_waits_for_the_domain_api(fleet: Fleet) -> None:
+    fleet.add(["a", "b"])
+    queue(fleet, "a", "b")
+    assert started(fleet) == ["a", "b"]
+    fleet.done(ended("a", Stage.DOMAIN, host=None), 10.0)
+    assert started(fleet, 10.5) == []
+    fleet.done(ended("b", Stage.SENTINEL), 11.0)  # its host is known by now
+    assert started(fleet, 12.0) == ["a"]
+
+
+def test_a_known_host_s_success_tells_nothing_of_the_domain_api(fleet: Fleet) -> None:
+    know(fleet, "b")
+    fleet.add(["a"])
+    queue(fleet, "a", "b")
+    started(fleet)
+    fleet.done(ended("a", Stage.DOMAIN, host=None), 10.0)
+    fleet.done(ok("b"), 11.0)
+    assert started(fleet, 12.0) == []
+
+
+# Failures that last
+
+
+def test_a_server_s_trouble_that_lasts_is_told_as_lasting_and_pauses_as_before_while_a_token_lives(
+    fleet: Fleet,
+) -> None:
+    know(fleet, "a", ends=100_000.0)
+    told = [fleet.done(failed("a"), 0.0) for _ in range(8)]
+    assert [each and each.kind for each in told] == [Kind.TRANSIENT] * 6 + [Kind.LASTING] * 2
+    assert [each and each.due for each in told][-3:] == [480, 480, 480]
+
+
+def test_the_stuck_are_who_fails_and_waits_for_long_refused_ones_first(fleet: Fleet) -> None:
+    fleet.add(["soon", "away", "refused", "running", "well"])
+    fleet.done(ok("well"), 0.0)
+    for name in ("soon", *["away"] * 4):
+        fleet.done(ended(name, Stage.SENTINEL), 0.0)
+    for name in ("refused", "running"):
+        fleet.done(ended(name, Stage.SENTINEL, status=401), 0.0)
+    queue(fleet, "running")
+    started(fleet)
+    assert fleet.stuck(60.0) == ["refused", "away"]
+    assert fleet.stuck(120.0) == []
+
+
+# Replicas
+
+
+def test_replicas_take_turns_where_it_makes_no_difference_whose_token_ends_first() -> None:
+    phases = [{"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 0.9, "b": 0.5, "c": 0.4}]
+    orders = []
+    for phase in phases:
+        fleet = Fleet(
+            max_in_flight=8,
+            max_per_second=float("inf"),
+            recheck_after=60.0,
+            jitter=lambda: 0.0,
+            phase=lambda name, phase=phase: phase.get(name, 0.0),  # type: ignore[misc] # bound now
+        )
+        know(fleet, "a", ends=3601)
+        know(fleet, "b", ends=3630)  # within the same minute of an hour
+        know(fleet, "c", ends=3659)
+        know(fleet, "later", ends=3661)
+        queue(fleet, "later", "a", "b", "c")
+        orders.append(started(fleet))
+    assert orders == [["a", "b", "c", "later"], ["c", "b", "a", "later"]]
+
+
+def test_who_mends_a_foreign_path_does_not_wait_long() -> None:
+    fleet = make_fleet()
+    fleet.add(["a"])
+    for attempt in range(8):
+        following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=ForeignSecretError("not ours")), 0.0)
         assert following
         assert following.due <= 60.0, attempt

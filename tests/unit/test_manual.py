@@ -36,7 +36,9 @@ def manual_refresh(world: World, pool: Executor, report: Callable[[Outcome], Non
     return ManualRefresh(
         accounts=world.vault.accounts,
         refresher=world.refresher(),
-        fleet=Fleet(max_in_flight=8, max_per_second=float("inf"), recheck_after=60.0, jitter=lambda: 0.0),
+        fleet=Fleet(
+            max_in_flight=8, max_per_second=float("inf"), recheck_after=60.0, jitter=lambda: 0.0, phase=lambda _: 0.0
+        ),
         pool=pool,
         clock=world.clock,
         report=lambda outcome, _: report(outcome),

@@ -1,6 +1,7 @@
 """One account's story, against the fake Vault and the fake LivePerson."""
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from worker.core.errors import (
     ForeignSecretError,
     InvalidAccountError,
     Kind,
+    RefreshError,
     Stage,
 )
 from worker.core.outcome import Outcome, Result
@@ -544,3 +546,177 @@ def test_a_manual_refresh_that_races_the_daemon_does_no_harm(world: World, refre
     assert outcome.token == world.token()
     assert world.token().exp == world.clock.now() + HOUR
     assert world.version() == 2
+
+
+# What Vault is told of the account
+
+
+def notes(world: World, name: str = ACCOUNT) -> dict[str, str]:
+    """What stands beside our mark in the metadata of the token's path."""
+    metadata = world.vault.kv.metadata(FakeTokens.FOLDER + name)
+    assert metadata
+    return {key: value for key, value in metadata.custom_metadata.items() if key != "managed_by"}
+
+
+def test_a_change_of_state_is_told_once_and_taken_back_by_the_next_success(world: World, refresher: Refresher) -> None:
+    with world.liveperson.faults.on(Fault(status=401)):
+        refresher.refresh(ACCOUNT)
+        told = notes(world)
+        world.clock.advance(MINUTE)
+        refresher.refresh(ACCOUNT)
+    assert (
+        told
+        == notes(world)
+        == {
+            "state": "failing",
+            "last_error": "sentinel: answers 401",
+            "failing_since": utc(NOW),
+        }
+    )
+    assert operations(world).count("write_metadata") == 1
+    refresher.refresh(ACCOUNT)
+    assert notes(world) == {"state": "ok"}
+    assert world.data()
+
+
+def test_a_look_that_adopts_takes_back_what_a_dead_replica_told(world: World, refresher: Refresher) -> None:
+    refresher.refresh(ACCOUNT)
+    world.vault.tokens.note(ACCOUNT, {"state": "failing", "last_error": "vault: no", "failing_since": utc(NOW)})
+    assert world.refresher("b").look(ACCOUNT).result is Result.ADOPTED
+    assert notes(world) == {"state": "ok"}
+
+
+def test_a_disabled_and_a_deleted_account_are_told_as_such(world: World, refresher: Refresher) -> None:
+    world.add_account("12345678", enabled=False)
+    refresher.refresh("12345678")
+    assert notes(world, "12345678") == {"state": "disabled"}
+    world.vault.kv.delete(FakeAccounts.FOLDER + "12345678")
+    refresher.refresh("12345678")
+    assert notes(world, "12345678") == {"state": "removed"}
+
+
+def test_while_all_is_well_nothing_is_told(world: World, refresher: Refresher) -> None:
+    refresher.refresh(ACCOUNT)
+    world.clock.advance(HOUR / 2)
+    refresher.refresh(ACCOUNT)
+    assert notes(world) == {}
+
+
+def test_a_dry_run_tells_vault_nothing(world: World, refresher: Refresher) -> None:
+    world.add_account(client_id=7)
+    outcome = refresher.refresh(ACCOUNT, by_hand=ByHand(dry_run=True))
+    assert outcome.result is Result.FAILED
+    assert world.vault.kv.metadata(FakeTokens.FOLDER + ACCOUNT) is None
+
+
+def test_what_cannot_be_told_now_is_told_by_the_next_attempt(world: World, refresher: Refresher) -> None:
+    world.vault.denied = {"write_metadata"}
+    with world.liveperson.faults.on(Fault(status=401)):
+        assert error_of(refresher.refresh(ACCOUNT)) == (Stage.SENTINEL, Kind.LASTING, 401, None)
+        world.vault.denied = set()
+        refresher.refresh(ACCOUNT)
+    assert notes(world)["state"] == "failing"
+
+
+def test_a_foreign_path_is_told_nothing(world: World, refresher: Refresher) -> None:
+    world.vault.kv.put(FakeTokens.FOLDER + ACCOUNT, {"password": "theirs"})
+    refresher.refresh(ACCOUNT)
+    assert notes(world) == {}
+
+
+def test_a_mark_that_went_missing_is_back_after_a_look(world: World, refresher: Refresher) -> None:
+    refresher.refresh(ACCOUNT)
+    path = FakeTokens.FOLDER + ACCOUNT
+    world.vault.kv.set_metadata(path, max_versions=0, custom_metadata={"managed_by": None})
+    world.vault.denied = {"write_metadata"}
+    outcome = refresher.look(ACCOUNT)
+    assert (outcome.result, outcome.restored) == (Result.ADOPTED, False)
+    world.vault.denied = set()
+    outcome = refresher.look(ACCOUNT)
+    assert (outcome.result, outcome.restored) == (Result.ADOPTED, True)
+    metadata = world.vault.kv.metadata(path)
+    assert metadata
+    assert (metadata.max_versions, metadata.custom_metadata) == (5, {"managed_by": "appjwt-worker"})
+    assert refresher.look(ACCOUNT).restored is False
+
+
+def test_a_stranger_who_was_faster_at_a_new_path_keeps_it_and_nothing_is_kept_for_it(
+    world: World, refresher: Refresher
+) -> None:
+    path = FakeTokens.FOLDER + ACCOUNT
+
+    def stranger(operation: str, _: str) -> None:
+        if operation == "write_token":
+            world.vault.at_request = nothing
+            world.vault.kv.put(path, {"password": "theirs"})
+
+    world.vault.at_request = stranger
+    outcome = refresher.refresh(ACCOUNT)
+    assert isinstance(outcome.error, ForeignSecretError)
+    assert (world.data(), notes(world)) == ({"password": "theirs"}, {})
+    assert isinstance(refresher.refresh(ACCOUNT).error, ForeignSecretError)
+
+
+# An account that was edited
+
+
+def test_a_failing_account_whose_secret_is_another_one_is_refreshed_for_that_reason(
+    world: World, refresher: Refresher
+) -> None:
+    mended = world.liveperson.add_account(ACCOUNT)
+    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, account_secret())
+    assert refresher.has_changed(ACCOUNT) is False  # it never failed
+    assert refresher.refresh(ACCOUNT).reason is Reason.MISSING
+    assert refresher.has_changed(ACCOUNT) is False
+    assert refresher.refresh(ACCOUNT).reason is Reason.MISSING
+    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, asdict(mended))
+    assert refresher.has_changed(ACCOUNT) is True
+    outcome = refresher.refresh(ACCOUNT)
+    assert (outcome.result, outcome.reason) == (Result.REFRESHED, Reason.CHANGED)
+    assert refresher.has_changed(ACCOUNT) is False
+
+
+@pytest.mark.parametrize("edited", [{"enabled": "false"}, {"client_id": 7}, None], ids=["disabled", "invalid", "gone"])
+def test_an_account_that_can_no_longer_be_used_has_changed(
+    world: World, refresher: Refresher, edited: dict[str, Any] | None
+) -> None:
+    with world.liveperson.faults.on(Fault(status=401)):
+        refresher.refresh(ACCOUNT)
+    if edited is None:
+        world.vault.kv.delete(FakeAccounts.FOLDER + ACCOUNT)
+    else:
+        world.add_account(**edited)
+    assert refresher.has_changed(ACCOUNT) is True
+
+
+def test_whether_an_account_has_changed_cannot_be_told_without_vault(world: World, refresher: Refresher) -> None:
+    with world.liveperson.faults.on(Fault(status=401)):
+        refresher.refresh(ACCOUNT)
+    world.vault.is_down = True
+    with pytest.raises(RefreshError):
+        refresher.has_changed(ACCOUNT)
+
+
+# Many at once
+
+
+def test_after_a_missing_or_a_late_token_the_next_is_planned_apart_from_the_others(
+    world: World, refresher: Refresher
+) -> None:
+    def share(outcome: Outcome) -> float:
+        held = outcome.held
+        assert held
+        return (held.refresh_at - held.life.begins) / HOUR.total_seconds()
+
+    def refreshed(planned_ago: float, before: Outcome) -> Outcome:
+        assert before.held
+        return refresher.refresh(ACCOUNT, held=replace(before.held, refresh_at=world.clock() - planned_ago))
+
+    first = refresher.refresh(ACCOUNT)
+    world.clock.advance(HOUR * 0.59)
+    usual = refreshed(180, first)
+    world.clock.advance(HOUR * 0.59)
+    late = refreshed(181, usual)
+    assert share(first) == share(late) != share(usual)
+    assert share(usual) == pytest.approx(0.5, abs=0.05)
+    assert 0.1 <= share(first) < 0.45

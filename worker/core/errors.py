@@ -17,6 +17,18 @@ class Kind(StrEnum):
     LASTING = "lasting"
     """Somebody has to mend something. It is tried again all the same: an outage can look like a refusal."""
 
+    @classmethod
+    def of(cls, stage: Stage, status: int | None) -> "Kind":
+        """What an HTTP status means at a stage; None = no answer came. The body of none is documented (FACTS 5)."""
+        first_refusal = _MOVED if stage in (Stage.DOMAIN, Stage.SENTINEL) else _REFUSED
+        refused = status is not None and first_refusal <= status < _SERVER_ERROR and status not in _PASSING
+        return cls.LASTING if refused else cls.TRANSIENT
+
+
+_MOVED, _REFUSED, _SERVER_ERROR = 300, 400, 500  # LivePerson's redirects are not followed; Vault's standby sends them
+_PASSING = frozenset({408, 412, 425, 429, 472, 473})
+"""Too slow, too early, too much at once; and what a Vault says that lags behind or stands by."""
+
 
 class RefreshError(Exception):
     """One attempt failed. The text is for operators and public: it names things, and never holds a secret."""

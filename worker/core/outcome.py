@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from worker.core.appjwt import AppJWT
-from worker.core.errors import RefreshError
+from worker.core.errors import (
+    AccountDisabledError,
+    AccountGoneError,
+    ForeignSecretError,
+    InvalidAccountError,
+    Kind,
+    RefreshError,
+)
 from worker.core.plan import Held, Reason
 
 
@@ -32,6 +39,14 @@ class State(StrEnum):
     REMOVED = "removed"
 
 
+_STATES: dict[type, State] = {
+    InvalidAccountError: State.INVALID,
+    ForeignSecretError: State.FOREIGN,
+    AccountDisabledError: State.DISABLED,
+    AccountGoneError: State.REMOVED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     account: str
@@ -54,6 +69,13 @@ class Outcome:
     """Seconds that the replaced token still had; None = none was replaced."""
     previous_used: bool = False
     """Sentinel refused the newest client_secret and took the one before it."""
+    restored: bool = False
+    """The token's path had lost its settings, and has them again."""
+
+    @property
+    def state(self) -> State:
+        """How the account stands after it."""
+        return _STATES.get(type(self.error), State.FAILING) if self.error else State.OK
 
     @property
     def is_to_do(self) -> bool:
@@ -69,5 +91,7 @@ class Next:
     state: State
     failures: int
     life_left: float
+    kind: Kind | None
+    """Of a failure, after so many in a row."""
     due: float
     """When the account is to be refreshed, tried or looked at again; inf = never."""

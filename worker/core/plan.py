@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from worker.core.appjwt import CLOCK_LEEWAY, AppJWT, Check, Expected, TokenRefusedError, check, fingerprint
+from worker.core.errors import Kind, RefreshError
 
 
 class Reason(StrEnum):
@@ -18,6 +19,8 @@ class Reason(StrEnum):
     MISSING = "missing"
     DUE = "due"
     UNSOUND = "unsound"
+    CHANGED = "changed"
+    """The account failed, and its secret is another one since."""
     MANUAL = "manual"
     DRIFT = "drift"
     """What is stored is not what was stored, and does not stand in its place."""
@@ -26,11 +29,17 @@ class Reason(StrEnum):
 RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
 """LivePerson's policy: 5, 10, 15 s, then a slow loop of 2, 4, 8 min."""
 
+_FIRST_SLOW, _LONGEST_PAUSE = RETRY_PAUSES[3], RETRY_PAUSES[-1]
 SHORTEST_PAUSE = timedelta(seconds=1)
 LONGEST_SHARE_OF_LIFE = 0.25
 """While a token lives no pause is longer than this share of what is left: there is always time for a few more tries."""
 RETRY_AFTER_SHARE_OF_LIFE = 0.75
 SHORTEST_TIMEOUT = timedelta(seconds=2)
+_SERVER_ERROR = 500
+_EARLIEST_OF_MANY = 0.2
+"""Share of `refresh.at` from which on tokens are renewed that were minted together."""
+_LATE = 0.05
+"""Share of a life by which a token is overdue, and no longer alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,20 @@ class Timing:
     spread: float
     replica: str
 
-    def refresh_at(self, name: str, life: Life) -> float:
-        """When this account's token is replaced: the same share of every life, evenly spread over the accounts."""
-        share = self.at + self.spread * (2 * evenly(f"{name}\0{self.replica}") - 1)
+    def refresh_at(self, name: str, life: Life, *, of_many: bool = False) -> float:
+        """When this account's token is replaced: the same share of every life, evenly spread over the accounts.
+
+        :param of_many: many were minted together, at a first start or after an outage; they must not come back so.
+        """
+        if of_many:  # by default between 10 and 50 % of the life
+            share = self.at * (_EARLIEST_OF_MANY + (1 - _EARLIEST_OF_MANY) * evenly(f"{self.replica}\0{name}"))
+        else:
+            share = self.at + self.spread * (2 * self.phase(name) - 1)
         return life.begins + share * (life.ends - life.begins)
+
+    def phase(self, name: str) -> float:
+        """In [0, 1): this account's place among the others, another one in each replica."""
+        return evenly(f"{name}\0{self.replica}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,10 @@ class Held:
     fingerprint: str
     life: Life
     refresh_at: float
+
+    def is_late(self, now: float) -> bool:
+        """Whether it should have been replaced long ago, as other accounts' tokens then, too."""
+        return now - self.refresh_at > _LATE * (self.life.ends - self.life.begins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +140,12 @@ def judge(
     return Standing(Reason.DUE if now_held.refresh_at <= at else None, token, now_held)
 
 
-def hold(name: str, token: AppJWT, *, server_now: datetime | None, at: float, timing: Timing) -> Held:
+def hold(
+    name: str, token: AppJWT, *, server_now: datetime | None, at: float, timing: Timing, of_many: bool = False
+) -> Held:
     """Plan from a token: `server_now` is the clock of the server that it came from, at the steady moment `at`."""
     life = Life.of(token, server_now, at)
-    return Held(token.fingerprint, life, timing.refresh_at(name, life))
+    return Held(token.fingerprint, life, timing.refresh_at(name, life, of_many=of_many))
 
 
 def half_of_what_is_left(held: Held, at: float) -> Held:
@@ -146,16 +171,29 @@ def replaces(new: AppJWT, stored: AppJWT | None) -> bool:
     return stored is None or new.exp > stored.exp
 
 
-def next_retry(failures: int, life_left: float, retry_after: timedelta | None, jitter: float) -> timedelta:
+def kind_by_now(error: RefreshError, failures: int) -> Kind:
+    """What kind of failure it is after so many in a row: a server's trouble that lasts can be a refusal (FACTS 5)."""
+    lasts = error.status is not None and error.status >= _SERVER_ERROR and failures > len(RETRY_PAUSES)
+    return Kind.LASTING if lasts else error.kind
+
+
+def next_retry(
+    failures: int, *, life_left: float, kind: Kind, retry_after: timedelta | None = None, jitter: float = 0.0
+) -> timedelta:
     """The pause after so many failures in a row.
 
     :param life_left: seconds that the stored token still lives; 0 = none does.
+    :param kind: makes a difference only where no token lives: an outage can look like a refusal.
     :param jitter: in [0, 1): up to a fifth of the pause is taken off, so that accounts do not come back in step.
     """
-    pause = RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1] * (1 - jitter / 5)
-    longest = longest_wait = RETRY_PAUSES[-1]
+    shortest, longest, longest_wait = SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE
     if life_left > 0:
         longest = min(longest, timedelta(seconds=life_left * LONGEST_SHARE_OF_LIFE))
         longest_wait = timedelta(seconds=life_left * RETRY_AFTER_SHARE_OF_LIFE)
-    asked_for = min(retry_after or SHORTEST_PAUSE, longest_wait)
-    return max(SHORTEST_PAUSE, min(pause, longest), asked_for)
+    elif kind is Kind.LASTING:
+        shortest = _FIRST_SLOW
+    else:
+        longest = _FIRST_SLOW  # readers wait for it
+    pause = max(shortest, min(RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1], longest))
+    asked_for = min((retry_after or timedelta(0)) * (1 + jitter / 5), longest_wait)
+    return max(SHORTEST_PAUSE, pause * (1 - jitter / 5), asked_for)

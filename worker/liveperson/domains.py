@@ -22,7 +22,6 @@ _WAY_OUT = "see sentinel.domain_api and this machine's way out to it: DNS, firew
 _TROUBLE = 30.0
 """Seconds in which, after a failed look-up, the hosts known serve without another."""
 _ACCOUNT = "see the account's account_id and sentinel_domain"
-_LASTING = frozenset({400, 401, 403, 404, 410})
 
 
 class Domains:
@@ -78,7 +77,7 @@ class Domains:
             raise _failure(Kind.TRANSIENT, str(error), _WAY_OUT) from error
         status = response.status_code
         if not response.ok:
-            kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
+            kind = Kind.of(Stage.DOMAIN, status)
             remedy = _ACCOUNT if kind is Kind.LASTING else None
             raise _failure(kind, f"the Domain API answers {status} for account {account_id}", remedy, status)
         answer = net.json_of(response)

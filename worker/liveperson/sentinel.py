@@ -13,8 +13,6 @@ from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import redacted
 from worker.core.unchecked import Answer
 
-_TOO_MANY = 429
-_SERVER_ERROR = 500
 _EXCERPT = 160
 _LAST_WORD = re.compile(r"[\w.~+/=%-]+$")
 _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
@@ -44,10 +42,7 @@ class SentinelClient:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
 
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
-        """Ask for a new token; RefreshError at stage sentinel.
-
-        Every error body of this endpoint is undocumented: the status alone decides what kind of failure it is.
-        """
+        """Ask for a new token; RefreshError at stage sentinel."""
         secret = account.client_secret.get_secret_value()
         url, form = _REQUESTS[account.api_version or self._api_version]
         form = {"client_id": account.client_id, "client_secret": secret, **form}
@@ -59,11 +54,10 @@ class SentinelClient:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
         status = response.status_code
         if not response.ok:
-            lasting = status < _SERVER_ERROR and status not in (requests.codes.request_timeout, _TOO_MANY)
             excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
             raise RefreshError(
                 Stage.SENTINEL,
-                Kind.LASTING if lasting else Kind.TRANSIENT,
+                Kind.of(Stage.SENTINEL, status),
                 f"{host} answers {status}" + (f": {excerpt}" if excerpt else ""),
                 status=status,
                 retry_after=_retry_after(response),

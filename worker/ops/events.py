@@ -23,8 +23,12 @@ class Events:
             self._failed(outcome, following)
         elif outcome.result is not Result.SKIPPED:
             self._succeeded(outcome)
-        if outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED:
-            log.warning("token.repaired", account=outcome.account, vault_path=self._vault_path(outcome.account))
+        repaired = outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED
+        if repaired or outcome.restored:
+            what = "token" if repaired else "metadata"
+            log.warning(
+                "token.repaired", account=outcome.account, what=what, vault_path=self._vault_path(outcome.account)
+            )
         if outcome.previous_used:
             log.warning(
                 "credentials.previous_used",
@@ -69,7 +73,7 @@ class Events:
             account=outcome.account,
             host=outcome.host,
             stage=error.stage,
-            kind=error.kind,
+            kind=following.kind,
             reason=outcome.reason,
             check=error.check,
             status=error.status,

@@ -11,7 +11,6 @@ from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import redacted
 
-_LASTING = frozenset({400, 401, 403, 404, 405})
 _PASSING_TEXT = "Waiting for the primary to upgrade"  # a standby just after its KV v2 mount was made, with status 400
 _LONGEST_TEXT = 200
 
@@ -20,8 +19,8 @@ class VaultError(RefreshError):
     """Vault did not do it. `status` None = no answer came, and whether a write was made is unknown."""
 
     def __init__(self, text: str, *, status: int | None = None, body: Any = None, stage: Stage = Stage.VAULT) -> None:
-        lasting = status in _LASTING and _PASSING_TEXT not in text
-        super().__init__(stage, Kind.LASTING if lasting else Kind.TRANSIENT, text, status=status)
+        kind = Kind.TRANSIENT if _PASSING_TEXT in text else Kind.of(stage, status)
+        super().__init__(stage, kind, text, status=status)
         self.body = body
 
     def saying(self, text: str, *, stage: Stage | None = None) -> "VaultError":

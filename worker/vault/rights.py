@@ -59,7 +59,7 @@ class VaultRights:
         rights = [
             *accounts,
             Right(f"{tokens_mount}/data/{tokens_prefix}/*", ("create", "read", "update")),
-            Right(f"{tokens_mount}/metadata/{tokens_prefix}/*", ("create", "update", "patch")),
+            Right(f"{tokens_mount}/metadata/{tokens_prefix}/*", ("create", "read", "update", "patch")),
             Right("auth/token/lookup-self", ("read",)),
         ]
         if self._session.renews:

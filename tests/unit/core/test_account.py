@@ -1,12 +1,14 @@
 """What makes an account's secret valid, and that no fault of it is told with a value."""
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
-from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret
+from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret, make_account
 from worker.core.account import Account, is_name, parse
 from worker.core.errors import AccountDisabledError, InvalidAccountError, Kind, Stage
 
@@ -145,3 +147,25 @@ def test_these_are_names_of_accounts(name: str) -> None:
 )
 def test_these_are_not_for_they_would_mean_another_path(name: str) -> None:
     assert not is_name(name), json.dumps(name)
+
+
+# Whether it was edited
+
+
+def test_each_field_makes_a_difference_to_the_digest_and_the_key_too() -> None:
+    account = make_account("le1/app")
+    digest = account.digest(b"key")
+    edited = {
+        "name": "le1/other",
+        "account_id": "le2",
+        "client_id": "another",
+        "client_secret": SecretStr("another"),
+        "sentinel_domain": "va.example",
+        "api_version": "2.0",
+        "scope": "another",
+    }
+    assert edited.keys() == {each.name for each in dataclasses.fields(account)}
+    assert digest == dataclasses.replace(account).digest(b"key")
+    digests = {dataclasses.replace(account, **{key: value}).digest(b"key") for key, value in edited.items()}  # type: ignore[arg-type] # by name
+    assert len(digests | {digest, account.digest(b"other")}) == 9
+    assert len(digest) == 64

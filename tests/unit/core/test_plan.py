@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.builders import ACCOUNT, CLIENT_ID, HOUR, ISSUED, app_jwt, make_token, token_of
 from worker.core import plan
 from worker.core.appjwt import Expected
+from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.plan import RETRY_PAUSES, Held, Life, Reason, Standing, Timing
 
 EXPECTED = Expected(ACCOUNT, CLIENT_ID)
@@ -223,53 +224,89 @@ def test_where_sentinel_has_nothing_newer_the_next_try_is_at_half_of_what_is_lef
 failures = st.integers(1, 10**6)
 lefts = st.just(0.0) | st.floats(0.001, 86_400)
 jitters = st.floats(0, 1, exclude_max=True)
+kinds = st.sampled_from(Kind)
 retry_afters = st.none() | st.integers(0, 10**6).map(lambda seconds: timedelta(seconds=seconds))
 
 
-@given(failures, lefts, retry_afters, jitters)
+@given(failures, lefts, kinds, retry_afters, jitters)
 def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
-    count: int, left: float, retry_after: timedelta | None, jitter: float
+    count: int, left: float, kind: Kind, retry_after: timedelta | None, jitter: float
 ) -> None:
-    pause = plan.next_retry(count, left, retry_after, jitter)
+    pause = plan.next_retry(count, life_left=left, kind=kind, retry_after=retry_after, jitter=jitter)
     assert timedelta(seconds=1) <= pause
     assert pause.total_seconds() <= (480 if not left else max(480, left * 0.75 + FAIR))
 
 
-@given(failures, lefts.filter(bool), jitters)
+@given(failures, lefts.filter(bool), kinds, jitters)
 def test_while_a_token_lives_no_pause_takes_more_than_a_quarter_of_what_is_left(
-    count: int, left: float, jitter: float
+    count: int, left: float, kind: Kind, jitter: float
 ) -> None:
-    assert plan.next_retry(count, left, None, jitter).total_seconds() <= max(1, left / 4 + FAIR)
+    pause = plan.next_retry(count, life_left=left, kind=kind, jitter=jitter).total_seconds()
+    assert pause <= max(1, left / 4 + FAIR)
+
+
+@given(failures, lefts.filter(bool), retry_afters, jitters)
+def test_while_a_token_lives_the_kind_of_failure_makes_no_difference(
+    count: int, left: float, retry_after: timedelta | None, jitter: float
+) -> None:
+    """An outage can look like a refusal."""
+    one, other = (
+        plan.next_retry(count, life_left=left, kind=kind, retry_after=retry_after, jitter=jitter) for kind in Kind
+    )
+    assert one == other
 
 
 @given(failures, lefts.filter(bool), retry_afters, jitters)
 def test_a_server_may_ask_for_a_pause_of_up_to_three_quarters_of_what_is_left(
     count: int, left: float, retry_after: timedelta | None, jitter: float
 ) -> None:
-    pause = plan.next_retry(count, left, retry_after, jitter).total_seconds()
+    pause = plan.next_retry(
+        count, life_left=left, kind=Kind.TRANSIENT, retry_after=retry_after, jitter=jitter
+    ).total_seconds()
     asked_for = retry_after.total_seconds() if retry_after else 0
     assert pause <= max(1, left * 0.75 + FAIR)
     assert pause >= min(asked_for, left * 0.75) - FAIR
 
 
-@given(failures, lefts, jitters)
-def test_pauses_never_get_shorter_with_more_failures(count: int, left: float, jitter: float) -> None:
-    assert plan.next_retry(count, left, None, jitter) <= plan.next_retry(count + 1, left, None, jitter)
+def test_where_no_token_lives_a_server_may_ask_for_eight_minutes() -> None:
+    day = timedelta(days=1)
+    assert plan.next_retry(1, life_left=0.0, kind=Kind.TRANSIENT, retry_after=day) == timedelta(minutes=8)
 
 
-@given(failures, lefts, retry_afters, jitters)
-def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(
-    count: int, left: float, retry_after: timedelta | None, jitter: float
-) -> None:
-    whole, shorter = (plan.next_retry(count, left, retry_after, each) for each in (0.0, jitter))
+@given(failures, lefts, kinds, jitters)
+def test_pauses_never_get_shorter_with_more_failures(count: int, left: float, kind: Kind, jitter: float) -> None:
+    first, second = (plan.next_retry(n, life_left=left, kind=kind, jitter=jitter) for n in (count, count + 1))
+    assert first <= second
+
+
+@given(failures, lefts, kinds, jitters)
+def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(count: int, left: float, kind: Kind, jitter: float) -> None:
+    whole, shorter = (plan.next_retry(count, life_left=left, kind=kind, jitter=each) for each in (0.0, jitter))
     assert whole * 0.8 <= shorter + timedelta(seconds=FAIR)
     assert shorter <= whole
 
 
-def test_the_pauses_are_liveperson_s_where_no_token_lives() -> None:
-    pauses = [plan.next_retry(count, 0.0, None, 0.0).total_seconds() for count in range(1, 9)]
+@given(jitters)
+def test_jitter_adds_up_to_a_fifth_to_what_a_server_asks_for(jitter: float) -> None:
+    asked_for = timedelta(minutes=1)
+    pause = plan.next_retry(1, life_left=0.0, kind=Kind.TRANSIENT, retry_after=asked_for, jitter=jitter)
+    assert pause == asked_for * (1 + jitter / 5)
+
+
+@pytest.mark.parametrize("left", [10_000.0, 1920.0])
+def test_the_pauses_are_liveperson_s_where_much_life_is_left(left: float) -> None:
+    pauses = [plan.next_retry(count, life_left=left, kind=Kind.TRANSIENT).total_seconds() for count in range(1, 9)]
     assert pauses == [5, 10, 15, 120, 240, 480, 480, 480]
     assert [pause.total_seconds() for pause in RETRY_PAUSES] == pauses[:6]
+
+
+def test_where_no_token_lives_it_is_tried_every_two_minutes_and_a_refusal_ever_less_often() -> None:
+    transient, lasting = (
+        [plan.next_retry(count, life_left=0.0, kind=kind).total_seconds() for count in range(1, 9)]
+        for kind in (Kind.TRANSIENT, Kind.LASTING)
+    )
+    assert transient == [5, 10, 15, 120, 120, 120, 120, 120]
+    assert lasting == [120, 120, 120, 120, 240, 480, 480, 480]
 
 
 def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() -> None:
@@ -277,9 +314,72 @@ def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() ->
     left, tries = 1800.0, []
     while left > 1:
         tries.append(left)
-        left -= plan.next_retry(len(tries), left, None, 0.0).total_seconds()
+        left -= plan.next_retry(len(tries), life_left=left, kind=Kind.LASTING).total_seconds()
     assert 15 < len(tries) < 40
     assert sum(each < 60 for each in tries) > 5
+
+
+# What kind of failure it is
+
+
+@pytest.mark.parametrize("stage", [Stage.DOMAIN, Stage.SENTINEL, Stage.VAULT, Stage.CREDENTIALS])
+def test_refusals_last_and_the_rest_passes(stage: Stage) -> None:
+    lasting = {status for status in range(100, 600) if Kind.of(stage, status) is Kind.LASTING}
+    passing = {408, 412, 425, 429, 472, 473}
+    assert {status for status in lasting if status >= 400} == set(range(400, 500)) - passing
+    assert Kind.of(stage, None) is Kind.TRANSIENT
+
+
+def test_a_redirect_is_a_refusal_of_livepersons_and_a_standby_s_answer_in_vault() -> None:
+    kinds = [{Kind.of(stage, status) for status in (300, 302, 307, 399)} for stage in (Stage.SENTINEL, Stage.VAULT)]
+    assert kinds == [{Kind.LASTING}, {Kind.TRANSIENT}]
+    assert Kind.of(Stage.DOMAIN, 299) is Kind.TRANSIENT
+
+
+@pytest.mark.parametrize(
+    ("status", "failures", "kind"),
+    [
+        (500, 6, Kind.TRANSIENT),
+        (500, 7, Kind.LASTING),
+        (599, 7, Kind.LASTING),
+        (499, 7, Kind.TRANSIENT),
+        (None, 100, Kind.TRANSIENT),
+    ],
+)
+def test_a_server_s_trouble_that_lasts_counts_as_lasting(status: int | None, failures: int, kind: Kind) -> None:
+    """FACTS 5: a refused credential may come as a 500."""
+    error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "text", status=status)
+    assert plan.kind_by_now(error, failures) is kind
+
+
+def test_a_refusal_lasts_from_the_first_on() -> None:
+    assert plan.kind_by_now(RefreshError(Stage.SENTINEL, Kind.LASTING, "text", status=403), 1) is Kind.LASTING
+
+
+# Many at once
+
+
+@given(timings, names, lives)
+def test_tokens_minted_together_are_renewed_far_apart_and_early(timing: Timing, name: str, length: timedelta) -> None:
+    life = Life.of(app_jwt(life=length), ISSUED, 0.0)
+    due = timing.refresh_at(name, life, of_many=True)
+    seconds = length.total_seconds()
+    assert seconds * timing.at / 5 - FAIR <= due <= seconds * timing.at + FAIR
+
+
+def test_a_thousand_minted_together_fall_evenly_between_a_tenth_and_a_half_of_their_life() -> None:
+    due = [DEFAULT.refresh_at(f"account-{i}", Life(0.0, 3600.0), of_many=True) for i in range(10_000)]
+    minutes = Counter(int((moment - 360) // 60) for moment in due)
+    assert sorted(minutes) == list(range(24))
+    assert all(350 < count < 490 for count in minutes.values())
+    usual = [DEFAULT.phase(f"account-{i}") for i in range(10_000)]
+    early = [each for each, phase in zip(due, usual, strict=True) if phase < 0.1]
+    assert 1030 < sum(early) / len(early) < 1130  # who is usually early is not so here, too
+
+
+@pytest.mark.parametrize(("late_by", "late"), [(-1.0, False), (0.0, False), (180.0, False), (180.1, True)])
+def test_a_token_is_late_from_a_twentieth_of_its_life_after_its_moment(late_by: float, late: bool) -> None:  # noqa: FBT001 - a parameter
+    assert Held("f", Life(0.0, 3600.0), 1800.0).is_late(1800.0 + late_by) is late
 
 
 @given(st.floats(0, 1e5), st.integers(1, 60))

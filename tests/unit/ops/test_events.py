@@ -29,6 +29,9 @@ TOKEN = app_jwt()
 HELD = plan.hold(ACCOUNT, TOKEN, server_now=ISSUED, at=NOW, timing=Timing(0.5, 0.0, "one"))
 
 
+PATH = f"secret/liveperson/tokens/{ACCOUNT}"
+
+
 def report(outcome: Outcome, following: Next) -> None:
     Events(clock=lambda: NOW, vault_path=lambda name: f"secret/liveperson/tokens/{name}").report(outcome, following)
 
@@ -37,8 +40,15 @@ def ended(result: Result, **fields: Any) -> Outcome:
     return Outcome(ACCOUNT, result, 0.1234567, **fields)
 
 
-def after(state: State = State.OK, before: State = State.OK, *, failures: int = 0, left: float = 3600.0) -> Next:
-    return Next(before, state, failures, left, NOW + 60)
+def after(
+    state: State = State.OK,
+    before: State = State.OK,
+    *,
+    failures: int = 0,
+    left: float = 3600.0,
+    kind: Kind | None = None,
+) -> Next:
+    return Next(before, state, failures, left, kind, NOW + 60)
 
 
 def test_a_refreshed_token_is_told_with_all_the_contract_names(log: Log) -> None:
@@ -102,7 +112,7 @@ def test_a_failed_attempt_is_told_with_all_the_contract_names(log: Log) -> None:
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "va answers 503: busy", status=503)
     before = datetime.now(UTC).replace(microsecond=0)
     outcome = ended(Result.FAILED, reason=Reason.DUE, host="va.sentinel.liveperson.net", error=error)
-    report(outcome, after(State.FAILING, State.FAILING, failures=3, left=1234.56789))
+    report(outcome, after(State.FAILING, State.FAILING, failures=3, left=1234.56789, kind=Kind.LASTING))
     line = log.only_line()
     next_attempt = datetime.fromisoformat(line.pop("next_attempt")) - timedelta(seconds=60)
     assert before <= next_attempt <= datetime.now(UTC)
@@ -112,7 +122,7 @@ def test_a_failed_attempt_is_told_with_all_the_contract_names(log: Log) -> None:
         "account": ACCOUNT,
         "host": "va.sentinel.liveperson.net",
         "stage": "sentinel",
-        "kind": "transient",
+        "kind": "lasting",
         "reason": "due",
         "status": 503,
         "error": "va answers 503: busy",
@@ -123,7 +133,10 @@ def test_a_failed_attempt_is_told_with_all_the_contract_names(log: Log) -> None:
 
 def test_a_refused_token_is_told_with_the_check_that_refused_it(log: Log) -> None:
     error = TokenRefusedError(Check.AZP, CLIENT_ID, "another")
-    report(ended(Result.FAILED, error=error), after(State.FAILING, State.FAILING, failures=1, left=0.0))
+    report(
+        ended(Result.FAILED, error=error),
+        after(State.FAILING, State.FAILING, failures=1, left=0.0, kind=Kind.LASTING),
+    )
     line = log.only_line()
     del line["next_attempt"]
     assert line == {
@@ -225,7 +238,8 @@ PREVIOUS = "Sentinel refuses the newest client_secret; the one before it is trie
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ({"reason": Reason.DRIFT}, {"event": "token.repaired", "vault_path": f"secret/liveperson/tokens/{ACCOUNT}"}),
+        ({"reason": Reason.DRIFT}, {"event": "token.repaired", "what": "token", "vault_path": PATH}),
+        ({"restored": True}, {"event": "token.repaired", "what": "metadata", "vault_path": PATH}),
         ({"previous_used": True, "host": "va"}, {"event": "credentials.previous_used", "host": "va", "hint": PREVIOUS}),
     ],
 )

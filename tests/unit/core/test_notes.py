@@ -1,0 +1,102 @@
+"""What Vault is told of an account, and when."""
+
+from typing import Final
+
+import pytest
+
+from tests.builders import ACCOUNT, ISSUED
+from worker.core.errors import (
+    AccountDisabledError,
+    AccountGoneError,
+    ForeignSecretError,
+    InvalidAccountError,
+    Kind,
+    RefreshError,
+    Stage,
+)
+from worker.core.notes import news
+from worker.core.outcome import Outcome, Result, State
+from worker.core.plan import Reason
+
+NOW: Final = "2018-04-25T07:51:10Z"
+REFUSED = RefreshError(Stage.SENTINEL, Kind.LASTING, "va answers 401", status=401)
+BEFORE: Final = {"state": "failing", "last_error": "sentinel: va answers 503", "failing_since": "2018-04-25T07:00:00Z"}
+WELL: Final = {"state": "ok", "last_error": None, "failing_since": None}
+
+
+def after(result: Result = Result.FAILED, error: RefreshError | None = None, reason: Reason | None = None) -> Outcome:
+    return Outcome(ACCOUNT, result, 0.1, reason=reason, error=error)
+
+
+def test_the_first_failure_is_told_with_its_cause_and_since_when() -> None:
+    told = news(after(error=REFUSED), {}, ISSUED)
+    assert told == {"state": "failing", "last_error": "sentinel: va answers 401", "failing_since": NOW}
+
+
+def test_an_invalid_secret_is_told_as_such() -> None:
+    told = news(after(error=InvalidAccountError("client_id: missing")), {}, ISSUED)
+    assert told == {"state": "invalid", "last_error": "credentials: client_id: missing", "failing_since": NOW}
+
+
+def test_a_failure_like_the_one_before_is_no_news() -> None:
+    assert news(after(error=REFUSED), BEFORE, ISSUED) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (RefreshError(Stage.DOMAIN, Kind.TRANSIENT, "no answer"), "failing"),
+        (RefreshError(Stage.VAULT, Kind.LASTING, "no answer", status=403), "failing"),
+        (InvalidAccountError("no answer"), "invalid"),
+    ],
+)
+def test_another_cause_is_news_and_since_when_it_fails_stays(error: RefreshError, state: str) -> None:
+    assert news(after(error=error), BEFORE, ISSUED) == {
+        "state": state,
+        "last_error": f"{error.stage}: no answer",
+        "failing_since": BEFORE["failing_since"],
+    }
+
+
+def test_what_is_told_fits_into_vaults_metadata() -> None:
+    """FIELD trap 22: up to 512 bytes without control characters."""
+    told = news(after(error=RefreshError(Stage.SENTINEL, Kind.LASTING, "a\n\x1bß" + "ß" * 600)), {}, ISSUED)
+    assert told
+    assert told["last_error"] == "sentinel: a  " + "ß" * 249
+    assert len(str(told["last_error"]).encode()) == 511
+    longest = news(after(error=RefreshError(Stage.SENTINEL, Kind.LASTING, "x" * 600)), {}, ISSUED)
+    assert longest
+    assert len(str(longest["last_error"])) == 512
+
+
+@pytest.mark.parametrize("result", [Result.REFRESHED, Result.ADOPTED, Result.UNCHANGED])
+@pytest.mark.parametrize(("told", "expected"), [(BEFORE, WELL), ({}, None), ({"state": "ok", "team": "a"}, None)])
+def test_a_success_takes_back_what_was_told_and_else_says_nothing(
+    result: Result, told: dict[str, str], expected: dict[str, str | None] | None
+) -> None:
+    assert news(after(result), told, ISSUED) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(AccountDisabledError(), State.DISABLED), (AccountGoneError("404"), State.REMOVED)]
+)
+def test_who_is_to_have_no_token_is_told_once(error: RefreshError, state: State) -> None:
+    outcome = after(Result.SKIPPED, error)
+    assert news(outcome, BEFORE, ISSUED) == {"state": state, "last_error": None, "failing_since": None}
+    assert news(outcome, {"state": state}, ISSUED) is None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        after(error=ForeignSecretError("not ours")),
+        after(Result.SKIPPED),
+        after(Result.SKIPPED, reason=Reason.DUE),
+        after(error=RefreshError(Stage.VAULT, Kind.TRANSIENT, "connection refused")),
+        after(error=RefreshError(Stage.CREDENTIALS, Kind.TRANSIENT, "status 503", status=503)),
+    ],
+    ids=["foreign", "skipped", "looked at", "vault is away", "credentials cannot be read"],
+)
+@pytest.mark.parametrize("told", [{}, BEFORE, {"state": "disabled"}])
+def test_nothing_is_told_where_nothing_is_known_or_may_be_said(outcome: Outcome, told: dict[str, str]) -> None:
+    assert news(outcome, told, ISSUED) is None

@@ -1,0 +1,38 @@
+"""What the metadata of a token's path tells of its account: for --status, and for whoever else looks there."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from worker.core.appjwt import utc
+from worker.core.errors import Kind, Stage
+from worker.core.outcome import Outcome, Result, State
+
+_FAILING = (State.FAILING, State.INVALID)
+_LONGEST = 512
+"""Bytes: Vault takes no longer value in custom_metadata, and no control characters."""
+
+
+def news(outcome: Outcome, told: Mapping[str, str], now: datetime) -> dict[str, str | None] | None:
+    """What is to be told after this outcome; a key that is None is to go. None = it is told already, or cannot be.
+
+    :param told: the metadata's custom keys.
+    :param now: Vault's clock.
+    """
+    error, state = outcome.error, outcome.state
+    if state is State.FOREIGN or (outcome.result is Result.SKIPPED and error is None):
+        return None  # the path is somebody else's; or the account was only looked at
+    if error and error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.TRANSIENT:
+        return None  # Vault would not take it
+    same_state = told.get("state", State.OK) == state
+    if state in _FAILING and error:
+        stage = f"{error.stage}: "
+        if same_state and told.get("last_error", "").startswith(stage):
+            return None  # the words may differ each time, and are in the log
+        since = told.get("failing_since", utc(now))
+        return {"state": state, "last_error": _short(stage + str(error)), "failing_since": since}
+    return None if same_state else {"state": state, "last_error": None, "failing_since": None}
+
+
+def _short(text: str) -> str:
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    return printable.encode()[:_LONGEST].decode(errors="ignore")
