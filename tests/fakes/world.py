@@ -95,12 +95,12 @@ class Replica:
         self.following: dict[str, Next] = {}
         self.log_in: Callable[[], float] = lambda: float("inf")
         self.report: Callable[[Outcome, Next], None] = self._note
-        self.fleet = Fleet(
+        self.fleet = world.fleet(
+            name,
             max_in_flight=max_in_flight,
             max_per_second=max_per_second,
             recheck_after=sync_every.total_seconds(),
             jitter=jitter,
-            phase=Timing(0.5, 0.05, replica=name).phase,
         )
         self.refresher = world.refresher(name)
         self.daemon = Daemon(
@@ -152,6 +152,9 @@ class World:
 
     def sentinel(self) -> Sentinel:
         return self.liveperson
+
+    def fleet(self, replica: str, **caps: Any) -> Fleet:
+        return Fleet(**caps, phase=Timing(0.5, 0.05, replica).phase)
 
     def refresher(self, replica: str = "a") -> Refresher:
         timing = Timing(at=0.5, spread=0.05, replica=replica)

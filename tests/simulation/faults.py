@@ -187,7 +187,8 @@ class Trouble:
         spec, world, random = SPECS[kind], self.world, self.random
         now = world.clock()
         length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
-        window = Window(now, now + length, spec.recovery, kind, spec.hangs)
+        forgets = spec.recovery is Recovery.SYNC or kind in (Kind.STALE, Kind.ONE_BEHIND)
+        window = Window(now, now + length, spec.recovery, kind, spec.hangs, forgets)
         episode = Episode(kind, window)
         truths = world.oracle.truths
         match spec.target:
@@ -319,7 +320,13 @@ def _leave_out(trouble: Trouble, episode: Episode) -> bool:
     names = sorted(episode.touches)
     vault.unlisted = set(trouble.random.sample(names, trouble.random.randint(1, len(names))))
     trouble.vault.append((episode, frozenset({"list"}), lambda: HEALTHY))
-    episode.end = vault.unlisted.clear
+    trouble.world.incomplete = episode
+
+    def end() -> None:
+        vault.unlisted.clear()
+        trouble.world.incomplete = None
+
+    episode.end = end
     return True
 
 
@@ -365,7 +372,12 @@ def _change_account(change: Callable[["SimWorld", str], object]) -> type_of_begi
         episode.touches = frozenset({name})
         before = world.account_data(name)
         change(world, name)
-        episode.end = partial(world.vault.kv.put, FakeAccounts.FOLDER + name, before)
+
+        def end() -> None:
+            world.vault.kv.put(FakeAccounts.FOLDER + name, before)
+            world.unseen(name)
+
+        episode.end = end
         trouble.set_trap(episode, "read_account")
         return True
 
@@ -546,7 +558,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE),
     Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True))),
     Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel),
-    Kind.SECRET_WRONG: Spec(_A, _L, _wrong_secret, weight=2),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=2),
     Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=2),
     Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=2),
     Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=2),
@@ -607,7 +619,7 @@ SPECS: Final[dict[Kind, Spec]] = {
         _tamper(_shorten),
         weight=6,
     ),
-    Kind.FOREIGN: Spec(_A, _L, _plant, weight=6),
+    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=6),
     Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=6),
     Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
     Kind.DELETED: Spec(

@@ -44,7 +44,9 @@ class Recovery(Enum):
     """Sentinel had nothing better: asked again at half of what is left."""
     SWEEP = 4
     SYNC = 5
-    START = 6
+    EDITED = 6
+    FOREIGN = 7
+    START = 8
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +58,8 @@ class Window:
     recovery: Recovery
     what: str
     hangs: bool = False
+    may_forget: bool = False
+    """Whether a token that was not written yet may be dropped: the account seemed gone, or another token fresh."""
 
 
 @dataclass(eq=False, slots=True)
@@ -172,12 +176,15 @@ class Oracle:
                 self._ledger.pop(truth.history[0], None)
             truth.history.append(raw)
         assert process
-        key = (process.name, account.name)
-        before = self._unwritten.get(key)
+        before = self._unwritten.get((process.name, account.name))
         if before and before[0] is process:
             self._minted_again(truth, before[1], now)
-        if known.sound:
-            self._unwritten[key] = (process, raw)
+
+    def received(self, process: Process | None, account: Account, raw: str) -> None:
+        """The token reached the worker."""
+        assert process
+        if self._ledger[raw].sound:
+            self._unwritten[process.name, account.name] = (process, raw)
 
     def _minted_again(self, truth: Truth, raw: str, now: float) -> None:
         """A process asks again though it has a young token that did not reach Vault."""
@@ -185,6 +192,8 @@ class Oracle:
         if had is None or now - had.begins >= _YOUNG * had.life or had.client_id != truth.client_id or had.skew:
             return
         if stands and stands.exp >= had.exp:
+            return
+        if any(each.ends >= had.begins and each.may_forget for each in truth.windows):
             return
         self.broken("a token that was minted and not written is minted again", truth.name)
 
@@ -237,7 +246,7 @@ class Oracle:
         if (data["exp"], data["managed_by"]) != (str(issued.exp), MANAGED_BY):
             self.broken("what is told beside the token is not the token's", truth.name)
         if before and truth.ends > now:
-            if issued.exp <= before.exp and not before.skew and not issued.skew:
+            if issued is not before and issued.exp <= before.exp and not before.skew and not issued.skew:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
             self.replacements.append((truth.ends - now) / before.life)
         for replica in (*self._world.names, "by hand"):
@@ -324,8 +333,12 @@ class Oracle:
                 return slack + (left / 2 if left else 150.0)
             case Recovery.SWEEP:
                 return slack + plan.sweep_every + plan.accounts / 5 + (left / 4 if left else 150.0)
+            case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again
+                return slack + plan.sweep_every + plan.accounts / 5 + 2 * plan.sync_every + 15.0
             case Recovery.SYNC:
                 return slack + 2 * plan.sync_every + 15.0
+            case Recovery.EDITED:
+                return slack + plan.sync_every + 15.0
             case Recovery.START:
                 return slack + 45.0
         natural = min(480.0, left / 4)

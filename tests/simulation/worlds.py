@@ -26,7 +26,6 @@ from tests.simulation.oracle import Oracle, Recovery, Truth, Window
 from worker.core.account import Account
 from worker.core.outcome import Next, Outcome
 from worker.core.unchecked import Answer
-from worker.fleet import Fleet
 from worker.manual import ManualRefresh
 from worker.mint import Domains, Sentinel
 from worker.refresh import ByHand
@@ -166,9 +165,11 @@ class _Sentinel:
         world.calls = account.name
         world.oracle.asks(process, account, host)
         try:
-            return world.liveperson.mint(account, host, timeout)
+            answer = world.liveperson.mint(account, host, timeout)
         finally:
             world.oracle.answered(process, host)
+        world.oracle.received(process, account, answer.raw.get_secret_value())
+        return answer
 
 
 class SimWorld(World):
@@ -196,6 +197,7 @@ class SimWorld(World):
         self.calls = ""
         """The account that the call to Sentinel is for: LivePerson itself knows account_ids only."""
         self.skewed: Episode | None = None
+        self.incomplete: Episode | None = None
         self.names = [f"replica-{number}" for number in range(plan.replicas)]
         self.running: dict[str, Process] = {}
         self.crash_at: dict[str, tuple[str, str]] = {}
@@ -315,6 +317,14 @@ class SimWorld(World):
         timer.ring = replica.daemon.ring
         process.stop = replica.daemon.stop
         self.heal(name, "down", 45.0)
+        self.unseen(*self.vault.unlisted)
+
+    def unseen(self, *names: str) -> None:
+        """Whoever does not know these accounts cannot learn of them while LIST leaves them out."""
+        for name in names:
+            if self.incomplete and name in self.vault.unlisted:
+                window = Window(self.clock(), self.incomplete.window.ends, Recovery.SYNC, "LIST leaves it out")
+                self.oracle.trouble(window, name)
 
     def stop(self, name: str, *, back_in: float) -> None:
         """SIGTERM, and a new one after a while."""
@@ -349,7 +359,8 @@ class SimWorld(World):
                 manual = ManualRefresh(
                     accounts=self.vault.accounts,
                     refresher=self.refresher("by hand"),
-                    fleet=Fleet(
+                    fleet=self.fleet(
+                        "by hand",
                         max_in_flight=self.plan.max_in_flight,
                         max_per_second=self.plan.max_per_second,
                         recheck_after=self.plan.sync_every,
