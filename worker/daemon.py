@@ -60,6 +60,7 @@ class Daemon:
         self._report = report
         self._sync_every = sync_every
         self._sync_failures = 0
+        self._list_refused = False
         self._retrying = threading.Lock()
         self._unlooked: set[str] = set()
         self._stopping = False
@@ -117,10 +118,13 @@ class Daemon:
             self._sync_failures += 1
             failures = min(self._sync_failures, _FAST_PAUSES)
             pause = min(pause, plan.next_retry(failures, life_left=0.0, kind=Kind.TRANSIENT).total_seconds())
-            if self._sync_failures == 1 and error.kind is Kind.LASTING:  # of the others the session told
+            if error.kind is Kind.LASTING and not self._list_refused:  # of the others the session told
+                self._list_refused = True
                 log.error("vault.unavailable", error=str(error), status=error.status)
         else:
-            self._sync_failures = 0
+            if self._list_refused:
+                log.info("vault.recovered")
+            self._sync_failures, self._list_refused = 0, False
             self._take_in(listed)
         finally:
             self._timer.at(_SYNC, self._clock() + pause)

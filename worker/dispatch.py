@@ -66,6 +66,8 @@ class Dispatcher:
         """Take in an outcome, also one that did not come from `queue`; it may let others run."""
         with self.lock:
             following = self.fleet.done(outcome, self._clock())
+            if self._by_hand:
+                self.fleet.remove(outcome.account)  # one attempt each: what others' success tells wakes nobody
         if following:
             self._on_done(outcome, following)
         self.pump()

@@ -275,6 +275,7 @@ def a_kubernetes_api_that_is_down_is_waited_for_and_the_jwt_read_anew_at_each_lo
         assert not daemon.events("worker.ready")
         cluster.start()
         daemon.wait_for("vault.recovered")
+        daemon.wait_for("worker.ready")
         stage.new_account_is_served(daemon, "east1")
         assert [login["policies"] for login in stage.logins("east")] == [POLICIES]
 

@@ -100,6 +100,7 @@ ALLOWED: Mapping[str, tuple[str, set[str]]] = {
             "read an account before",
             "read the token",
             "read another token",
+            "read the token's metadata",
             "make a token",
             "write the token",
             "make a token's metadata",
@@ -119,6 +120,7 @@ ALLOWED: Mapping[str, tuple[str, set[str]]] = {
             "list accounts below",
             "read the token",
             "read another token",
+            "read the token's metadata",
             "look itself up",
             "revoke itself",
         },
@@ -289,6 +291,19 @@ def test_without_it_a_path_gets_no_settings_beside_other_peoples_keys(
     assert login.refresh(new_account).startswith(f"write_metadata secret/liveperson/tokens/{new_account}: status 403")
 
 
+@lacking("secret/metadata/liveperson/tokens/*", "read")
+def test_without_it_nobody_learns_why_an_account_has_no_token_yet(login: Login, made: Scene) -> None:
+    made.openbao.put_account("never", {"client_id": "x"})
+    login.call("--refresh", "never")
+    for each, error in (
+        (login, "there is no token"),
+        (Login(made, "whole-for-notes", WORKER), "credentials: client_secret: missing or empty"),
+    ):
+        rows = {row["account"]: row for row in each.call("--status").document["accounts"]}
+        assert (rows["never"]["life_left"], rows["never"]["last_error"]) == (0, error)
+    made.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions("liveperson/accounts/never")
+
+
 @lacking("secret/metadata/liveperson/tokens/*", "update")
 def test_without_it_a_replica_fails_that_settles_a_new_path_just_after_another(login: Login, made: Scene) -> None:
     kv, name = made.openbao.client.secrets.kv.v2, "raced"
@@ -345,7 +360,7 @@ def test_without_it_a_login_outlives_its_process(login: Login, made: Scene) -> N
 
 def test_every_right_in_the_policy_has_its_test() -> None:
     assert set(RIGHTS) == _broken
-    assert len(RIGHTS) == 12
+    assert len(RIGHTS) == 13
 
 
 def test_check_names_each_right_that_is_missing_with_the_policy_line(logins: dict[Right, Login]) -> None:

@@ -268,6 +268,30 @@ def test_a_failed_sync_is_followed_by_the_next_and_loses_no_account(world: World
     assert results(replica) == [Result.REFRESHED]
 
 
+def test_a_list_that_is_refused_is_told_once_and_once_more_when_it_works_again(world: World) -> None:
+    world.start()
+    world.run(MINUTE)
+    with capture_logs() as lines:
+        world.vault.denied = {"list"}
+        world.run(10 * MINUTE)
+        world.vault.denied = set()
+        world.run(10 * MINUTE)
+    assert [line["event"] for line in lines if line["event"].startswith("vault.")] == [
+        "vault.unavailable",
+        "vault.recovered",
+    ]
+
+
+def test_a_vault_that_is_away_is_asked_often_enough_to_notice_its_return(world: World) -> None:
+    world.start(sync_every=5 * MINUTE)
+    world.run(MINUTE)
+    world.vault.is_down = True
+    world.run(HOUR / 3)
+    world.vault.calls.clear()
+    world.run(MINUTE)
+    assert world.vault.calls.count(("list", "")) == 4
+
+
 def test_while_the_first_sync_fails_it_is_tried_again_sooner(world: World) -> None:
     world.vault.is_down = True
     replica = world.start(sync_every=HOUR)
