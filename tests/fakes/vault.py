@@ -3,10 +3,10 @@
 tests/ports holds all it promises against a real OpenBao.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import TracebackType
 from typing import Final
 
 from pydantic import SecretStr
@@ -100,7 +100,8 @@ class Kv:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._paths: dict[str, _Path] = {}
-        self._lag = HEALTHY
+        self.lag = HEALTHY
+        """How stale reads are."""
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
         """`vault kv put`; the version's number, or CasError."""
@@ -170,22 +171,13 @@ class Kv:
         """LIST at every depth: a deleted secret is still in it, a removed one is not."""
         return frozenset(path.removeprefix(folder) for path in self._paths if path.startswith(folder))
 
-    @contextmanager
-    def lagging(self, fault: VaultFault) -> Iterator[None]:
-        """Reads within are as stale as the fault says."""
-        self._lag = fault
-        try:
-            yield
-        finally:
-            self._lag = HEALTHY
-
     def _seen(self, there: _Path) -> int:
         """The newest version, as far as whoever answers has it."""
-        if self._lag is HEALTHY:
+        if self.lag is HEALTHY:
             return there.current
-        before = there.current - 1 if self._lag.one_behind else there.current
-        if self._lag.stale is not None:
-            since = self._now() - self._lag.stale
+        before = there.current - 1 if self.lag.one_behind else there.current
+        if self.lag.stale is not None:
+            since = self._now() - self.lag.stale
             before = max((number for number, version in there.versions.items() if version.created <= since), default=0)
         return before if before in there.versions else 0
 
@@ -228,28 +220,50 @@ class FakeVault:
     def now(self) -> datetime:
         return self._clock.now() + self.skew
 
-    @contextmanager
-    def request(self, operation: str, name: str) -> Iterator[None]:
+    def request(self, operation: str, name: str) -> "_Request":
         """What happens around every request."""
-        stage = Stage.CREDENTIALS if operation == "read_account" else Stage.VAULT
-        if self.records:
-            self.calls.append((operation, name))
-        self.at_request(operation, name)
-        fault = self.fault(operation, name)
+        return _Request(self, operation, name)
+
+
+class _Request:
+    """Not a generator, for it is the hottest spot of the simulation."""
+
+    __slots__ = ("_fault", "_name", "_operation", "_vault")
+
+    def __init__(self, vault: FakeVault, operation: str, name: str) -> None:
+        self._vault, self._operation, self._name = vault, operation, name
+        self._fault = HEALTHY
+
+    def __enter__(self) -> None:
+        vault, operation, name = self._vault, self._operation, self._name
+        if vault.records:
+            vault.calls.append((operation, name))
+        vault.at_request(operation, name)
+        self._fault = fault = vault.fault(operation, name)
         if fault.hang:
-            self.at_hang()
-            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: no complete answer")
-        if self.is_down or fault.refuse:
-            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection refused")
-        status = 403 if operation in self.denied else fault.status
+            vault.at_hang()
+            raise self._failure(Kind.TRANSIENT, "no complete answer")
+        if vault.is_down or fault.refuse:
+            raise self._failure(Kind.TRANSIENT, "connection refused")
+        status = 403 if operation in vault.denied else fault.status
         if status is not None:
             kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
-            raise RefreshError(stage, kind, f"{operation} {name}: status {status}", status=status)
-        with self.kv.lagging(fault):
-            yield
-        self.at_answer(operation, name)
-        if operation in self.losing or fault.lose_answer:
-            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection lost")
+            raise self._failure(kind, f"status {status}", status)
+        vault.kv.lag = fault
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        vault, operation, name = self._vault, self._operation, self._name
+        vault.kv.lag = HEALTHY
+        if error is None:
+            vault.at_answer(operation, name)
+            if operation in vault.losing or self._fault.lose_answer:
+                raise self._failure(Kind.TRANSIENT, "connection lost")
+
+    def _failure(self, kind: Kind, text: str, status: int | None = None) -> RefreshError:
+        stage = Stage.CREDENTIALS if self._operation == "read_account" else Stage.VAULT
+        return RefreshError(stage, kind, f"{self._operation} {self._name}: {text}", status=status)
 
 
 class FakeAccounts:

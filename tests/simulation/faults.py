@@ -122,6 +122,11 @@ class Spec:
     weight: float = 1.0
     hangs: bool = False
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it touches many accounts, and for long."""
+        return self.target in (Target.HOST, Target.ALL) and self.longest > MINUTE
+
 
 class SentinelFaults(Faults):
     """Faults as the fake LivePerson asks for them; those of the episodes in force."""
@@ -174,8 +179,10 @@ class Trouble:
 
     def spring(self, operation: str, name: str) -> None:
         """An attempt comes by."""
-        for episode in self.traps.get((operation, name), ()):
+        for episode in list(self.traps.get((operation, name), ())):
             self.meet(episode)
+            if episode.kind is Kind.MOVED:
+                self.over(episode)  # noticed; from now on it is a matter of trying again
 
     # Begin and end
 
@@ -186,6 +193,8 @@ class Trouble:
         """
         spec, world, random = SPECS[kind], self.world, self.random
         now = world.clock()
+        if kind is Kind.MOVED:
+            length = world.plan.life
         length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
         forgets = spec.recovery is Recovery.SYNC or kind in (Kind.STALE, Kind.ONE_BEHIND)
         window = Window(now, now + length, spec.recovery, kind, spec.hangs, forgets)
@@ -424,7 +433,8 @@ def _shorten(trouble: Trouble, path: str) -> None:
 
 def _foreign_token(trouble: Trouble, path: str) -> bool:
     truths = trouble.world.oracle.truths
-    others = [name for name in truths if truths[name].published and FakeTokens.FOLDER + name != path]
+    account_id = truths[path.removeprefix(FakeTokens.FOLDER)].account_id
+    others = [name for name, each in truths.items() if each.published and each.account_id != account_id]
     if not others:
         return False
     data = trouble.world.token_data(FakeTokens.FOLDER + trouble.random.choice(others))
@@ -558,21 +568,21 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE),
     Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True))),
     Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel),
-    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=2),
-    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=2),
-    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=2),
-    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=2),
-    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=2),
-    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=2),
-    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=2),
-    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=2),
-    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=2),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=4),
+    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=4),
+    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=4),
+    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=4),
+    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=4),
+    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=4),
+    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=4),
+    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=4),
+    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=4),
     Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain")),
     Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True),
     Kind.DOMAIN_EVIL: Spec(
-        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=6
+        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
     ),
-    Kind.MOVED: Spec(_A, _L, _move, 30.0, weight=8),
+    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=4),
     Kind.VAULT_REFUSES: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True))),
     Kind.VAULT_HANGS: Spec(_ALL, _T, _vault(lambda _: VaultFault(hang=True)), hangs=True),
     Kind.VAULT_SEALED: Spec(_ALL, _T, _vault(lambda _: VaultFault(status=503))),
@@ -589,12 +599,12 @@ SPECS: Final[dict[Kind, Spec]] = {
     ),
     Kind.ONE_BEHIND: Spec(_ALL, _T, _vault(lambda t: VaultFault(one_behind=t.random.random() < 0.5), _READS)),
     Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out),
-    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=2),
+    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=4),
     Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault),
-    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=6),
-    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=6),
-    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=6),
-    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=6),
+    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=4),
+    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=4),
+    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=4),
+    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=4),
     Kind.RUBBISH: Spec(
         _A,
         _S,
@@ -603,9 +613,9 @@ SPECS: Final[dict[Kind, Spec]] = {
         ),
         weight=6,
     ),
-    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=6),
+    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=4),
     Kind.PLANTED_EXP: Spec(
-        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=6
+        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=4
     ),
     Kind.MARK_WIPED: Spec(
         _A,
@@ -619,22 +629,22 @@ SPECS: Final[dict[Kind, Spec]] = {
         _tamper(_shorten),
         weight=6,
     ),
-    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=6),
-    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=6),
-    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
+    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=4),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=4),
+    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=4),
     Kind.DELETED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=6
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=4
     ),
     Kind.REMOVED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=6
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=4
     ),
-    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=6),
+    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=4),
     Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=4),
-    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=16),
-    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=10),
-    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=8),
-    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=8),
-    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=8),
+    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=4),
+    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=4),
+    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=4),
+    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=4),
+    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=4),
 }
 
 _TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.SWEEP)
