@@ -83,9 +83,10 @@ class VaultFault:
     stale: timedelta | None = None
     """Read what was there so long ago, as a standby that lags does."""
     one_behind: bool = False
-    """Read the version before the newest, for the same reason."""
+    """Read the version before the newest, if that is new; a standby that was cut off may lag so far."""
 
 
+LONGEST_LAG: Final = timedelta(seconds=2)
 HEALTHY: Final = VaultFault()
 _LASTING: Final = frozenset({400, 401, 403, 404, 405})
 
@@ -175,7 +176,9 @@ class Kv:
         """The newest version, as far as whoever answers has it."""
         if self.lag is HEALTHY:
             return there.current
-        before = there.current - 1 if self.lag.one_behind else there.current
+        newest = there.versions[there.current]
+        behind = self.lag.one_behind and self._now() - newest.created < LONGEST_LAG
+        before = there.current - 1 if behind else there.current
         if self.lag.stale is not None:
             since = self._now() - self.lag.stale
             before = max((number for number, version in there.versions.items() if version.created <= since), default=0)

@@ -191,8 +191,10 @@ class Oracle:
         had, stands = self._ledger.get(raw), truth.published
         if self._world.vaults_clock_steps:
             return  # what was due by one clock may be fresh by another, and needs no writing then
-        if had is None or now - had.begins >= _YOUNG * had.life or had.client_id != truth.client_id or had.skew:
+        if had is None or now - had.begins >= _YOUNG * had.life or had.client_id != truth.client_id:
             return
+        if had.skew or (stands and stands.skew):
+            return  # by another clock what stands may be fresh
         if stands and stands.exp >= had.exp:
             return
         if any(each.ends >= had.begins and each.may_forget for each in truth.windows):
@@ -317,11 +319,15 @@ class Oracle:
         explained = reach = float("-inf")
         if len(truth.windows) > 40:  # noqa: PLR2004 - so that it does not grow for ever
             truth.windows = [each for each in truth.windows if each.ends > now - 4 * 3600]
+        together: list[Window] = []
         for window in sorted(truth.windows, key=lambda each: each.begins):
             if window.begins > now:
                 break
-            reach = max(reach if window.begins <= explained else float("-inf"), window.ends)
-            explained = max(explained, reach + self._recovery(window, truth, reach))
+            if window.begins > explained:
+                together, reach = [], float("-inf")
+            together.append(window)
+            reach = max(reach, window.ends)
+            explained = reach + max(self._recovery(each, truth, reach) for each in together)
         return explained
 
     def _recovery(self, window: Window, truth: Truth, ended: float) -> float:
