@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from worker.core import plan
-from worker.core.errors import Kind, Stage
+from worker.core.errors import Kind
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
+from worker.waiting import Vault, Waiting
 
 _SHARE_OF_UNKNOWN = 4
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
@@ -33,8 +34,6 @@ class Entry:
     due: float | None = None
     running: bool = False
     queued: bool = False
-    woken: bool = False
-    """It runs, or is about to, because what it waited for is back."""
 
 
 @dataclass(slots=True)
@@ -44,8 +43,6 @@ class _Lane:
     queue: list[tuple[float, float, str]] = field(default_factory=list)
     in_flight: int = 0
     last_start: float = float("-inf")
-    waiting: dict[str, None] = field(default_factory=dict)
-    """Accounts that failed here, in order: the first success wakes them."""
 
 
 class Fleet:
@@ -72,7 +69,7 @@ class Fleet:
         self._entries: dict[str, Entry] = {}
         self._lanes: dict[str | None, _Lane] = defaultdict(_Lane, {None: _Lane()})
         self._started: dict[str, tuple[_Lane, float]] = {}
-        self._waiting_for_vault: dict[str, None] = {}
+        self._waiting = Waiting()
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -94,6 +91,7 @@ class Fleet:
     def remove(self, name: str) -> bool:
         """Forget the account; whether that is news."""
         entry = self._entries.pop(name, None)
+        self._waiting.forget(name)
         return entry is not None and entry.state is not State.REMOVED
 
     def overdue(self, now: float) -> list[str]:
@@ -113,7 +111,8 @@ class Fleet:
 
     def vault_works(self) -> None:
         """Whoever waits for Vault runs as soon as it may."""
-        self._wake(self._waiting_for_vault)
+        for name in self._waiting.wake(Vault.READ):
+            self.queue(name)
 
     def stuck(self, until: float) -> list[str]:
         """Failing accounts that are not tried again before that moment; refused ones first."""
@@ -136,9 +135,10 @@ class Fleet:
         entry.running = True
         return entry
 
-    def give_back(self, entry: Entry) -> None:
-        """The look told nothing new."""
+    def give_back(self, entry: Entry, held: Held | None) -> None:
+        """The look told nothing new of when the token is to be refreshed."""
         entry.running = False
+        entry.held = held or entry.held
 
     def start_next(self, now: float) -> Entry | None:
         """Who runs now, marked as running; None = nobody may."""
@@ -185,43 +185,9 @@ class Fleet:
         entry.failures = entry.failures + 1 if failed else 0
         entry.kind = plan.kind_by_now(failed, entry.failures) if failed else None
         entry.due = self._due(entry, outcome, now, left)
-        self._wait_or_wake(entry, outcome, host_was_unknown=host_was_unknown)
+        for name in self._waiting.take_in(outcome, entry.host, host_was_unknown=host_was_unknown):
+            self.queue(name)
         return Next(before, entry.state, entry.failures, left, entry.kind, entry.due)
-
-    def _wait_or_wake(self, entry: Entry, outcome: Outcome, *, host_was_unknown: bool) -> None:
-        """Note what a failed account waits for, and wake those who waited for what is seen to work.
-
-        An account that was woken and fails again is woken no more until it was tried in its own time: where it is to
-        blame itself, the others' successes make it try twice as often at most.
-        """
-        was_woken, entry.woken = entry.woken, False
-        stage = outcome.error.stage if outcome.error and entry.state is State.FAILING else None
-        host, unknown = self._lanes[entry.host], self._lanes[None]
-        waits_for = {
-            Stage.VAULT: self._waiting_for_vault,
-            Stage.CREDENTIALS: self._waiting_for_vault,
-            Stage.DOMAIN: unknown.waiting,
-            Stage.SENTINEL: host.waiting,
-            Stage.CLAIMS: host.waiting,
-        }
-        for each in waits_for.values():
-            each.pop(entry.name, None)
-        if stage and not was_woken:
-            waits_for[stage][entry.name] = None
-        if stage not in (Stage.VAULT, Stage.CREDENTIALS):
-            self.vault_works()
-            if host_was_unknown and stage is not Stage.DOMAIN:
-                self._wake(unknown.waiting)
-        if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
-            self._wake(host.waiting)
-
-    def _wake(self, waiting: dict[str, None]) -> None:
-        names = list(waiting)
-        waiting.clear()
-        for name in names:
-            if entry := self._entries.get(name):
-                entry.woken = True
-                self.queue(name)
 
     def _urgency(self, entry: Entry) -> float:
         """No token at all first, then whose ends first."""

@@ -189,13 +189,13 @@ class Refresher:
         return self._publish(attempt, attempt.minted, stored)
 
     def _read_stored(self, attempt: _Attempt) -> Stored:
-        """Read what is stored and judge it, without the account's secret as far as that goes."""
+        """Read what is stored and judge it, at first sight without the account's secret: a restart reads none."""
         stored = attempt.stored = self._tokens.read(attempt.account)
         attempt.standing = self._judged(attempt, stored, Expected())
         token, held = attempt.standing.token, attempt.held
         named_otherwise = token and attempt.account.partition("/")[0] not in token.aud
-        another = token and held and held.fingerprint != token.fingerprint
-        if named_otherwise or another:  # only the account's secret can say whether that is right
+        unlike_held = token and held and (held.fingerprint != token.fingerprint or not held.compared)
+        if named_otherwise or unlike_held:  # only the account's secret can say whether that is right
             account = self._accounts.read(attempt.account)
             attempt.standing = self._judged(attempt, stored, Expected.of(account))
         return stored

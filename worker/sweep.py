@@ -55,11 +55,12 @@ class Sweep:
         if entry is None:
             return
         outcome = dispatcher.look(name, entry.held)
-        known = outcome.result is Result.ADOPTED and outcome.held is entry.held and not outcome.restored
+        same = outcome.held and entry.held and outcome.held.fingerprint == entry.held.fingerprint
+        known = outcome.result is Result.ADOPTED and same and not outcome.restored
         unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
         if known or unseen:
             with dispatcher.lock:
-                dispatcher.fleet.give_back(entry)
+                dispatcher.fleet.give_back(entry, outcome.held if known else None)
             # it may have come due meanwhile
             self._timer.at(name, entry.due if entry.due is not None else self._clock())
         else:

@@ -1,5 +1,6 @@
 """The daemon on the fake world: a timer, a thread and a clock that all move when they are told to."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from tests.builders import ACCOUNT, token_of
 from tests.fakes.clock import DAY, HOUR, MINUTE, SECOND
 from tests.fakes.vault import FakeAccounts, FakeTokens
 from tests.fakes.world import Replica, World
+from worker import status
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Result, State
 from worker.core.plan import Reason
@@ -537,6 +539,27 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
     assert results(replica) == [Result.REFRESHED]
 
 
+def test_another_app_s_token_that_a_restart_adopted_is_repaired_by_the_first_sweep(world: World) -> None:
+    """It is told by azp alone, which only the account's secret knows; each is read once after a restart."""
+    world.crash(world.start())
+    world.add_account(f"{ACCOUNT}/other")
+    world.refresher("by hand").refresh(f"{ACCOUNT}/other")
+    other = world.token(f"{ACCOUNT}/other")
+    world.store(other.raw.get_secret_value())
+    replica = world.start(sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+    assert (results(replica), world.token().azp) == ([Result.ADOPTED], other.azp)
+    world.vault.calls.clear()
+    world.run(5 * MINUTE)
+    assert results(replica) == [Result.ADOPTED, Result.REFRESHED]
+    assert replica.outcomes_of(ACCOUNT)[-1].reason is Reason.UNSOUND
+    assert world.token().azp != other.azp
+    assert world.vault.calls.count(("read_account", f"{ACCOUNT}/other")) == 1
+    world.run(5 * MINUTE)
+    assert world.vault.calls.count(("read_account", f"{ACCOUNT}/other")) == 1
+    assert results(replica, f"{ACCOUNT}/other") == [Result.ADOPTED]
+
+
 def test_a_sweep_restores_a_mark_that_went_missing_and_says_so_once(world: World) -> None:
     replica = world.start(sweep_every=5 * MINUTE)
     world.run(MINUTE)
@@ -604,3 +627,44 @@ def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(w
     world.run(HOUR)
     assert results(replica)[-1] is Result.REFRESHED
     assert world.token().exp - world.clock.now() > 0.4 * HOUR
+
+
+# What --status says
+
+
+def shown(world: World, *names: str) -> dict[str, status.Line]:
+    with ThreadPoolExecutor(1) as pool:
+        return {line.account: line for line in status.lines(names, world.vault.tokens, pool)}
+
+
+def test_status_says_of_each_account_what_the_daemon_knows(world: World) -> None:
+    replica = world.start()
+    others = ["failing", "late", "invalid", "disabled", "foreign", "removed"]
+    for name in others:
+        world.add_account(name)
+    world.vault.kv.put(FakeTokens.FOLDER + "foreign", {"password": "theirs"})
+    world.add_account("failing", client_secret="wrong")
+    world.run(2 * MINUTE)
+    world.add_account("late", client_secret="wrong")
+    world.add_account("invalid", client_id=7)
+    world.add_account("disabled", enabled=False)
+    world.vault.kv.delete(FakeAccounts.FOLDER + "removed")
+    world.run(HOUR * 0.6)
+    told = shown(world, ACCOUNT, *others)
+    assert {name: line.state for name, line in told.items()} == {
+        ACCOUNT: State.OK,
+        "failing": State.FAILING,
+        "late": State.FAILING,
+        "invalid": State.INVALID,
+        "disabled": State.DISABLED,
+        "foreign": State.FOREIGN,
+        "removed": State.REMOVED,
+    }
+    assert all(state(replica, name) is line.state for name, line in told.items())
+    assert told["late"].last_error == "sentinel: answers 401"
+    assert told["invalid"].last_error == "credentials: client_id: must be a string, is a number"
+    world.add_account("late")
+    world.add_account("invalid")
+    world.run(2 * MINUTE)
+    again = shown(world, "late", "invalid").values()
+    assert {(line.state, line.last_error, line.failing_since) for line in again} == {(State.OK, None, None)}

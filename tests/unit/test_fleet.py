@@ -545,3 +545,57 @@ def test_who_mends_a_foreign_path_does_not_wait_long() -> None:
         following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=ForeignSecretError("not ours")), 0.0)
         assert following
         assert following.due <= 60.0, attempt
+
+
+def unwritten(name: str) -> Outcome:
+    """Its token was minted, and Vault did not take it."""
+    error = RefreshError(Stage.VAULT, Kind.TRANSIENT, "write_token: status 500", status=500)
+    return Outcome(name, Result.FAILED, 0.1, account_id=name, host=VA, error=error)
+
+
+def test_who_could_not_write_is_woken_by_a_write_and_by_nothing_less(fleet: Fleet) -> None:
+    """A cluster without a leader answers reads: whoever is woken by those only fails again."""
+    know(fleet, "a", "b", "c")
+    fleet.done(ended("a", Stage.VAULT), 10.0)
+    fleet.done(adopted("b"), 11.0)
+    assert started(fleet, 11.0) == ["a"]
+    fleet.done(unwritten("a"), 12.0)
+    fleet.done(adopted("b"), 13.0)
+    fleet.done(ended("c", Stage.SENTINEL), 13.0)
+    fleet.vault_works()
+    assert started(fleet, 13.0) == []
+    fleet.done(ok("b"), 14.0)
+    assert started(fleet, 14.0) == ["a", "c"]
+
+
+def test_a_token_that_nobody_took_tells_nothing_of_vault(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.CREDENTIALS), 10.0)
+    fleet.done(unwritten("b"), 11.0)
+    assert started(fleet, 12.0) == []
+
+
+def test_who_is_back_after_its_removal_waits_for_nothing(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.SENTINEL), 10.0)
+    fleet.remove("a")
+    fleet.add(["a"])
+    fleet.done(ok("b"), 11.0)
+    assert started(fleet, 12.0) == []
+
+
+def test_nobody_is_borrowed_who_is_busy_or_not_well(fleet: Fleet) -> None:
+    fleet.add(["running", "queued", "failing", "well"])
+    for name in ("running", "queued", "well"):
+        fleet.done(ok(name), 0.0)
+    fleet.done(failed("failing"), 0.0)
+    queue(fleet, "running")
+    started(fleet)
+    queue(fleet, "queued")
+    assert [fleet.borrow(name) is None for name in ("running", "queued", "failing", "nobody")] == [True] * 4
+    well = fleet.borrow("well")
+    assert well
+    assert well.running
+    before = well.held
+    fleet.give_back(well, None)
+    assert (well.running, well.held) == (False, before)

@@ -697,6 +697,22 @@ def test_whether_an_account_has_changed_cannot_be_told_without_vault(world: Worl
         refresher.has_changed(ACCOUNT)
 
 
+@pytest.mark.parametrize(
+    ("name", "gone"), [(ACCOUNT, False), ("disabled", False), ("invalid", False), ("never", True), ("no name", True)]
+)
+def test_only_its_own_404_or_an_impossible_name_says_that_an_account_is_gone(
+    world: World,
+    refresher: Refresher,
+    name: str,
+    gone: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    world.add_account("disabled", enabled=False)
+    world.vault.kv.put(FakeAccounts.FOLDER + "invalid", {"client_id": "x"})
+    assert refresher.is_gone(name) is gone
+    world.vault.is_down = True
+    assert refresher.is_gone(name) is (name == "no name")
+
+
 # Many at once
 
 
@@ -720,3 +736,31 @@ def test_after_a_missing_or_a_late_token_the_next_is_planned_apart_from_the_othe
     assert share(first) == share(late) != share(usual)
     assert share(usual) == pytest.approx(0.5, abs=0.05)
     assert 0.1 <= share(first) < 0.45
+
+
+# What the operator asks for
+
+
+@pytest.mark.parametrize(("less_than", "result"), [(1799.0, Result.SKIPPED), (1801.0, Result.REFRESHED)])
+def test_by_hand_only_those_with_less_life_than_asked_for(
+    world: World, refresher: Refresher, less_than: float, result: Result
+) -> None:
+    refresher.refresh(ACCOUNT)
+    world.clock.advance(HOUR / 2)
+    outcome = refresher.refresh(ACCOUNT, by_hand=ByHand(if_less_than=less_than))
+    assert (outcome.result, outcome.reason) == (result, Reason.MANUAL if result is Result.REFRESHED else None)
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"), [(None, Reason.MISSING), (HOUR / 4, Reason.MANUAL), (HOUR * 0.6, Reason.DUE)]
+)
+def test_a_dry_run_says_why_and_does_nothing(
+    world: World, refresher: Refresher, age: timedelta | None, reason: Reason
+) -> None:
+    if age:
+        refresher.refresh(ACCOUNT)
+        world.clock.advance(age)
+    mints, version = world.liveperson.mints(), world.version()
+    outcome = refresher.refresh(ACCOUNT, by_hand=ByHand(dry_run=True))
+    assert (outcome.result, outcome.reason) == (Result.SKIPPED, reason)
+    assert (world.liveperson.mints(), world.version()) == (mints, version)

@@ -11,6 +11,7 @@ from worker.core.errors import (
     InvalidAccountError,
     Kind,
     RefreshError,
+    Stage,
 )
 from worker.core.plan import Held, Reason
 
@@ -76,6 +77,11 @@ class Outcome:
     def state(self) -> State:
         """How the account stands after it."""
         return _STATES.get(type(self.error), State.FAILING) if self.error else State.OK
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether a token was minted, and Vault did not take it."""
+        return self.error is not None and self.error.stage is Stage.VAULT and self.account_id is not None
 
     @property
     def is_to_do(self) -> bool:

@@ -94,6 +94,8 @@ class Held:
     fingerprint: str
     life: Life
     refresh_at: float
+    compared: bool = True
+    """Whether the account's secret was at hand: without it nobody can tell another app's token of the same account."""
 
     def is_late(self, now: float) -> bool:
         """Whether it should have been replaced long ago, as other accounts' tokens then, too."""
@@ -134,7 +136,11 @@ def judge(
     except TokenRefusedError as refused:
         reason = Reason.DUE if refused.check == Check.EXP else Reason.UNSOUND
         return Standing(Reason.DRIFT if lost else reason)
-    now_held = same or hold(name, token, server_now=server_now, at=at, timing=timing)
+    compared = expected.client_id is not None
+    if same:
+        now_held = same if same.compared or not compared else replace(same, compared=True)
+    else:
+        now_held = replace(hold(name, token, server_now=server_now, at=at, timing=timing), compared=compared)
     if lost and now_held.life.ends < lost.life.ends - CLOCK_LEEWAY.total_seconds():
         return Standing(Reason.DRIFT, token, now_held)
     return Standing(Reason.DUE if now_held.refresh_at <= at else None, token, now_held)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret, make_account
-from worker.core.account import Account, is_name, parse
+from worker.core.account import Account, check_name, is_name, parse
 from worker.core.errors import AccountDisabledError, InvalidAccountError, Kind, Stage
 
 
@@ -134,6 +134,7 @@ def test_no_fault_repeats_a_value(value: str, key: str) -> None:
 )
 def test_these_are_names_of_accounts(name: str) -> None:
     assert is_name(name)
+    check_name(name)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,8 @@ def test_these_are_names_of_accounts(name: str) -> None:
 )
 def test_these_are_not_for_they_would_mean_another_path(name: str) -> None:
     assert not is_name(name), json.dumps(name)
+    with pytest.raises(InvalidAccountError, match="an account's name holds letters, digits and"):
+        check_name(name)
 
 
 # Whether it was edited

@@ -1,5 +1,6 @@
 """Why and when to refresh, when to try again, which of two tokens stands: as properties over times."""
 
+import dataclasses
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -354,6 +355,21 @@ def test_a_server_s_trouble_that_lasts_counts_as_lasting(status: int | None, fai
 
 def test_a_refusal_lasts_from_the_first_on() -> None:
     assert plan.kind_by_now(RefreshError(Stage.SENTINEL, Kind.LASTING, "text", status=403), 1) is Kind.LASTING
+
+
+# Whether the account's secret was at hand
+
+
+def test_a_token_that_was_not_compared_is_so_once_the_account_is_known_and_its_plan_stays() -> None:
+    raw = make_token()
+    unknown = plan.judge(ACCOUNT, raw, Expected(), server_now=ISSUED, at=0.0, timing=DEFAULT, held=None).held
+    assert unknown
+    assert unknown.compared is False
+    later = judged(raw, ISSUED + HOUR / 4, 900.0, held=unknown).held
+    assert later == dataclasses.replace(unknown, compared=True)
+    again = plan.judge(ACCOUNT, raw, Expected(), server_now=ISSUED, at=950.0, timing=DEFAULT, held=later).held
+    assert again is later
+    assert judged(raw, ISSUED, held=later).held is later
 
 
 # Many at once
