@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
 from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, VaultFault
-from tests.simulation.oracle import Recovery, Window
+from tests.simulation.oracle import OURS, Recovery, Window
 
 if TYPE_CHECKING:
     from tests.simulation.worlds import SimWorld
@@ -71,6 +71,7 @@ class Kind(StrEnum):
     MARK_WIPED = "custom_metadata wiped"
     KEPT_SHORTER = "delete_version_after shortened"
     FOREIGN = "foreign secret in the token path"
+    FOREIGN_AMID = "foreign secret in the token path, amid a mint"
     SECRET_EDITED = "client_secret rotated"
     DISABLED = "account disabled, later enabled"
     DELETED = "account deleted, later restored"
@@ -157,6 +158,8 @@ class Trouble:
         self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
         self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault]]] = []
         self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
+        self.on_mint: dict[str, Callable[[], object]] = {}
+        """What happens when the next token of this account was asked for."""
         self.busy: dict[str, Episode] = {}
         """Accounts and replicas that have an episode of their own; one at a time."""
         world.liveperson.faults = SentinelFaults(self)
@@ -179,6 +182,11 @@ class Trouble:
 
     def spring(self, operation: str, name: str) -> None:
         """An attempt comes by."""
+        if operation == "sentinel" and name in self.on_mint:
+            hub = self.world.hub
+            process, hub.process = hub.process, None  # somebody else's doing
+            self.on_mint.pop(name)()
+            hub.process = process
         for episode in list(self.traps.get((operation, name), ())):
             self.meet(episode)
             if episode.kind is Kind.MOVED:
@@ -244,6 +252,7 @@ class Trouble:
             for operation in episode.trap[0]:
                 self.traps[operation, episode.trap[1]].remove(episode)
         own = episode.name or episode.replica
+        self.on_mint.pop(episode.name or "", None)
         if own and self.busy.get(own) is episode:
             del self.busy[own]
 
@@ -459,24 +468,44 @@ def _destroy(trouble: Trouble, path: str) -> bool:
     return True
 
 
-def _plant(trouble: Trouble, episode: Episode) -> bool:
-    """Somebody else's secret, and later they hand the path over, or take it away."""
+def _stranger(trouble: Trouble, episode: Episode) -> None:
+    """Somebody clears the token's path and puts a secret of their own there; later they hand it over, or take it away."""
     world, name = trouble.world, str(episode.name)
     path = FakeTokens.FOLDER + name
-    episode.touches = frozenset({name})
     kv = world.vault.kv
-    kv.set_metadata(path, custom_metadata=dict.fromkeys(("managed_by", "state", "last_error", "failing_since")))
-    kv.put(path, {"password": "theirs"})
+    before = world.version(name)
+    kv.remove(path)
+    while kv.put(path, {"password": "theirs"}) == before:
+        pass  # were it the same number again, no check-and-set could tell
     trouble.set_trap(episode, "read_token")
 
     def end() -> None:
+        metadata = kv.metadata(path)
+        ours = set(metadata.custom_metadata if metadata else ()) & OURS
+        if ours and world.clock() - since > MINUTE and not world.was_down(since):
+            world.oracle.broken("our marks stay on somebody else's secret", name, *sorted(ours))
         if trouble.random.random() < 0.5:
             world.oracle.truths[name].foreign = False
             kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})
         else:
             kv.remove(path)
 
-    episode.end = end
+    since, episode.end = world.clock(), end
+
+
+def _plant(trouble: Trouble, episode: Episode) -> bool:
+    episode.touches = frozenset({str(episode.name)})
+    _stranger(trouble, episode)
+    return True
+
+
+def _plant_amid(trouble: Trouble, episode: Episode) -> bool:
+    """The same, while a first token is on its way there."""
+    name = str(episode.name)
+    episode.touches = frozenset({name})
+    if trouble.random.random() < 0.7:
+        trouble.world.vault.kv.remove(FakeTokens.FOLDER + name)
+    trouble.on_mint[name] = partial(_stranger, trouble, episode)
     return True
 
 
@@ -576,13 +605,13 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=4),
     Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=4),
     Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=4),
-    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=4),
+    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=6),
     Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain")),
     Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True),
     Kind.DOMAIN_EVIL: Spec(
         _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
     ),
-    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=4),
+    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=16),
     Kind.VAULT_REFUSES: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True))),
     Kind.VAULT_HANGS: Spec(_ALL, _T, _vault(lambda _: VaultFault(hang=True)), hangs=True),
     Kind.VAULT_SEALED: Spec(_ALL, _T, _vault(lambda _: VaultFault(status=503))),
@@ -604,7 +633,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=4),
     Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=4),
     Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=4),
-    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=4),
+    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=6),
     Kind.RUBBISH: Spec(
         _A,
         _S,
@@ -630,19 +659,20 @@ SPECS: Final[dict[Kind, Spec]] = {
         weight=6,
     ),
     Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=4),
-    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=4),
-    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=4),
+    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid, weight=8),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=8),
+    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
     Kind.DELETED: Spec(
         _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=4
     ),
     Kind.REMOVED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=4
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=8
     ),
     Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=4),
     Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=4),
-    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=4),
-    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=4),
-    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=4),
+    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=12),
+    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=8),
+    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=8),
     Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=4),
     Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=4),
 }

@@ -26,7 +26,7 @@ _SLACK: Final = 20.0
 """Seconds for the calls of an attempt, a few of them slow, and the queue before it."""
 _LEEWAY: Final = 60.0
 _LONGEST_LIFE: Final = 24 * 3600
-_OURS: Final = frozenset({"managed_by", "state", "last_error", "failing_since"})
+OURS: Final = frozenset({"managed_by", "state", "last_error", "failing_since"})
 _BURST: Final = 300.0
 """Seconds in which no account is asked for more often than _MOST_IN_BURST times, by one process."""
 _MOST_IN_BURST: Final = 45
@@ -111,7 +111,7 @@ class Truth:
         return min(self.published.ends, self.vanishes) if self.published else 0.0
 
 
-class Violation(AssertionError):  # noqa: N818 - a broken promise is no error of the program that checks
+class Violation(BaseException):  # noqa: N818 - no Exception: the worker survives those
     """A promise was broken."""
 
 

@@ -80,7 +80,7 @@ class Plan:
             sweep_every=random.choice((300.0, 900.0, 1800.0)),
             domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
             kinds=(*random.sample(wide, 4), *random.sample(narrow, 8)),
-            gap=random.choice((100.0, 200.0, 300.0)),
+            gap=random.choice((150.0, 300.0, 450.0)),
         )
 
 
@@ -220,6 +220,7 @@ class SimWorld(World):
         self.crash_at: dict[str, tuple[str, str]] = {}
         self.on_crash: dict[str, Callable[[], object]] = {}
         self.crashes: Counter[str] = Counter()
+        self.crashed_at = float("-inf")
         self._ails: dict[str, set[str]] = {name: set() for name in self.names}
         self._nobody: Window | None = None
         vault, liveperson = self.vault, self.liveperson
@@ -353,6 +354,7 @@ class SimWorld(World):
 
     def crash_now(self, process: Process) -> None:
         name = process.name
+        self.crashed_at = self.clock()
         self.running.pop(name, None)
         self.crash_at.pop(name, None)
         self.on_crash.pop(name, lambda: None)()
@@ -417,6 +419,14 @@ class SimWorld(World):
             for name in self.oracle.truths:
                 self.oracle.trouble(self._nobody, name)
 
+    def was_down(self, since: float) -> bool:
+        """Whether Vault or a replica had trouble since: then nobody may have been able to take something back."""
+        return bool(self.crashed_at > since - 60.0) or any(
+            each.what.startswith(("Vault", "policy", "read", "write", "no replica")) and each.ends > since - 60.0
+            for truth in self.oracle.truths.values()
+            for each in truth.windows
+        )
+
     def heal(self, replica: str, why: str, within: float) -> None:
         """It is over, and its marks are gone so many seconds later."""
         well = f"{why} until {self.clock()}"
@@ -443,7 +453,7 @@ class SimWorld(World):
             self.trace("calls", operation, name)
         if self.crash_at.get(process.name) == (operation, "before"):
             self._crash_in(process, operation, "before")
-        if self.trouble.traps:
+        if self.trouble.traps or self.trouble.on_mint:
             self.trouble.spring(operation, name)
         if operation == "read_token" and self.skewed:
             self.trouble.meet(self.skewed)
