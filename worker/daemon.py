@@ -158,13 +158,13 @@ class Daemon:
         self._check_ready()
 
     def _retry_edited(self) -> None:
-        """Try the failing accounts whose secret was edited: their next attempt may be farther off than a sync."""
+        """Try the failing accounts whose secret was edited: their own next attempt may be far off."""
         if not self._retrying.acquire(blocking=False):
             return  # they are many, and each costs a read
         try:
             with self._dispatcher.lock:
-                stuck = self._dispatcher.fleet.stuck(self._clock() + self._sync_every)
-            for name in stuck:
+                failing = self._dispatcher.fleet.failing(self._clock())
+            for name in failing:
                 if self._is_edited(name):
                     self._dispatcher.queue(name)
         finally:

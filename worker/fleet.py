@@ -114,14 +114,14 @@ class Fleet:
         for name in self._waiting.wake(Vault.READ):
             self.queue(name)
 
-    def stuck(self, until: float) -> list[str]:
-        """Failing accounts that are not tried again before that moment; refused ones first."""
-        stuck = [
+    def failing(self, now: float) -> list[str]:
+        """Accounts that failed and wait for their next attempt; refused ones first."""
+        found = [
             entry
             for entry in self._entries.values()
-            if entry.state is State.FAILING and entry.due is not None and entry.due > until and not entry.running
+            if entry.state is State.FAILING and entry.due is not None and entry.due > now and not entry.running
         ]
-        return [entry.name for entry in sorted(stuck, key=lambda entry: entry.kind is not Kind.LASTING)]
+        return [entry.name for entry in sorted(found, key=lambda entry: entry.kind is not Kind.LASTING)]
 
     def settled(self) -> list[str]:
         """Accounts of which there is nothing to be said."""

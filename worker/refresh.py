@@ -215,14 +215,12 @@ class Refresher:
         """Write what was minted, unless what stands ends as late; a lost race is looked at again."""
         for tries in range(_WRITE_TRIES):
             now = self._clock()
-            standing = self._standing_beside(minted, attempt.account, stored, now)
+            standing = self._standing_beside(minted, attempt, stored, now)
             attempt.stored, attempt.standing = stored, standing
             if standing.token and standing.held and not plan.replaces(minted.token, standing.token):
                 if tries:
                     return self._adopted(attempt)
-                known = attempt.held if attempt.held and attempt.held.fingerprint == standing.held.fingerprint else None
-                held = plan.half_of_what_is_left(known or standing.held, now)
-                attempt.standing = replace(standing, held=held)
+                attempt.standing = replace(standing, held=plan.half_of_what_is_left(standing.held, now))
                 return self._settled(attempt, Result.UNCHANGED)
             attempt.left_at_replacement = standing.held.life.left(now) if standing.held else None
             try:
@@ -236,12 +234,17 @@ class Refresher:
         text = f"others wrote to the token of {attempt.account} {_WRITE_TRIES} times"
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
 
-    def _standing_beside(self, minted: Minted, name: str, stored: Stored, now: float) -> Standing:
+    def _standing_beside(self, minted: Minted, attempt: _Attempt, stored: Stored, now: float) -> Standing:
         """What stands by Vault's clock or by Sentinel's: when one of them is wrong, no living token may be lost."""
         sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.left(now))
-        attempt = _Attempt(name, now)  # one that remembers nothing, so that times are compared
-        by_vault = self._judged(attempt, stored, minted.expected)
-        return by_vault if by_vault.token else self._judged(attempt, replace(stored, now=sentinel_now), minted.expected)
+        anew = _Attempt(attempt.account, now)  # one that remembers nothing, so that times are compared
+        standing = self._judged(anew, stored, minted.expected)
+        if standing.token is None:
+            standing = self._judged(anew, replace(stored, now=sentinel_now), minted.expected)
+        held = attempt.held
+        if held and standing.held and held.fingerprint == standing.held.fingerprint:
+            return replace(standing, held=held)  # it is planned already
+        return standing
 
     def _adopted(self, attempt: _Attempt) -> Outcome:
         """The stored token stands. Where it is our own, from a write whose answer was lost, that write succeeded."""

@@ -502,17 +502,17 @@ def test_a_server_s_trouble_that_lasts_is_told_as_lasting_and_pauses_as_before_w
     assert [each and each.due for each in told][-3:] == [480, 480, 480]
 
 
-def test_the_stuck_are_who_fails_and_waits_for_long_refused_ones_first(fleet: Fleet) -> None:
-    fleet.add(["soon", "away", "refused", "running", "well"])
+def test_who_fails_and_waits_is_told_refused_ones_first(fleet: Fleet) -> None:
+    fleet.add(["away", "refused", "running", "well"])
     fleet.done(ok("well"), 0.0)
-    for name in ("soon", *["away"] * 4):
-        fleet.done(ended(name, Stage.SENTINEL), 0.0)
+    fleet.done(ended("away", Stage.SENTINEL), 0.0)
     for name in ("refused", "running"):
         fleet.done(ended(name, Stage.SENTINEL, status=401), 0.0)
     queue(fleet, "running")
     started(fleet)
-    assert fleet.stuck(60.0) == ["refused", "away"]
-    assert fleet.stuck(120.0) == []
+    assert fleet.failing(4.0) == ["refused", "away"]
+    assert fleet.failing(5.0) == ["refused"]
+    assert fleet.failing(120.0) == []
 
 
 # Replicas

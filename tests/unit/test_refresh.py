@@ -413,6 +413,22 @@ def test_a_token_minted_while_vault_went_away_is_written_later_and_not_minted_ag
     assert outcome.held.life.left(world.clock()) == 50 * 60
 
 
+def test_a_write_that_failed_leaves_the_plan_of_what_stands_alone(world: World, refresher: Refresher) -> None:
+    """Counted anew by another clock it could be due later, and then what was minted would be dropped."""
+    held = refresher.refresh(ACCOUNT).held
+    assert held
+    world.clock.advance(HOUR / 2)
+    world.vault.denied = {"write_token"}
+    world.vault.skew = -10 * SECOND
+    early = replace(held, refresh_at=world.clock())
+    outcome = refresher.refresh(ACCOUNT, held=early)
+    assert (outcome.result, outcome.held) == (Result.FAILED, early)
+    world.vault.denied = set()
+    mints = world.liveperson.mints()
+    assert refresher.refresh(ACCOUNT, held=early).result is Result.REFRESHED
+    assert world.liveperson.mints() == mints
+
+
 def test_without_the_right_to_write_one_token_is_minted_and_kept(world: World, refresher: Refresher) -> None:
     # FIELD 12: the world outside is not changed again and again for what cannot be stored
     world.vault.denied = {"write_token"}
