@@ -612,9 +612,9 @@ SPECS: Final[dict[Kind, Spec]] = {
         _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
     ),
     Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=16),
-    Kind.VAULT_REFUSES: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True))),
-    Kind.VAULT_HANGS: Spec(_ALL, _T, _vault(lambda _: VaultFault(hang=True)), hangs=True),
-    Kind.VAULT_SEALED: Spec(_ALL, _T, _vault(lambda _: VaultFault(status=503))),
+    Kind.VAULT_REFUSES: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(refuse=True))),
+    Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True),
+    Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503))),
     Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0, weight=4),
     Kind.DENIED_LIST: _denied("list"),
     Kind.DENIED_READ_ACCOUNT: _denied("read_account"),

@@ -47,6 +47,8 @@ class Recovery(Enum):
     EDITED = 6
     FOREIGN = 7
     START = 8
+    VAULT = 9
+    """All of Vault was away: the next sync, 15 s later at most, sees that it is back, and wakes who waits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -327,11 +329,11 @@ class Oracle:
                 together, reach = [], float("-inf")
             together.append(window)
             reach = max(reach, window.ends)
-            explained = reach + max(self._recovery(each, truth, reach) for each in together)
+            explained = reach + max(self._recovery(each, truth, reach, alone=len(together) == 1) for each in together)
         return explained
 
-    def _recovery(self, window: Window, truth: Truth, ended: float) -> float:
-        """Seconds; `ended` is when it and all that it runs together with was over."""
+    def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:
+        """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
         left, plan = max(0.0, truth.ends - ended), self._world.plan
         slack = _SLACK + (plan.accounts * 10 / 2 if window.hangs else plan.accounts / plan.max_per_second)
         match window.recovery:
@@ -350,7 +352,9 @@ class Oracle:
             case Recovery.START:
                 return slack + 45.0
         natural = min(480.0, left / 4)
-        if window.recovery is Recovery.TRANSIENT:
+        if window.recovery is Recovery.VAULT and alone:
+            return slack + 40.0
+        if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT):
             return slack + (natural if left else 150.0)
         return slack + (natural if left else 510.0)
 

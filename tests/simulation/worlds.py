@@ -36,8 +36,7 @@ from worker.refresh import ByHand
 
 HOUR: Final = 3600.0
 VAULT_TIMEOUT: Final = 10.0
-_QUICKEST, _SLOWEST = 0.002, 0.04
-"""Seconds that a call takes until it takes effect."""
+_QUICKEST = 0.002
 _SEEN_LATE = 0.25
 """How often the answer takes as long again; else whoever asked goes on at once."""
 
@@ -59,6 +58,8 @@ class Plan:
     domain_cache: float = 12 * HOUR
     kinds: tuple[Kind, ...] = ()
     """Faults that occur in it."""
+    slowest: float = 0.04
+    """Seconds that a call takes until it takes effect, at most."""
     gap: float = 600.0
     """Seconds between two of them, on the average."""
 
@@ -447,7 +448,7 @@ class SimWorld(World):
             name = self.calls if operation == "sentinel" else name
         process = self.hub.process
         assert process, "a call outside of any process"
-        self.hub.sleep(self._latency.uniform(_QUICKEST, _SLOWEST))
+        self.hub.sleep(self._latency.uniform(_QUICKEST, self.plan.slowest))
         self._digest.update(f"{self.clock()} {process.name} {operation} {name}\n".encode())
         if self._tell:
             self.trace("calls", operation, name)
@@ -465,7 +466,7 @@ class SimWorld(World):
         if self.crash_at.get(process.name) == (operation, "after"):
             self._crash_in(process, operation, "after")
         if self._latency.random() < _SEEN_LATE:
-            self.hub.sleep(self._latency.uniform(_QUICKEST, _SLOWEST))
+            self.hub.sleep(self._latency.uniform(_QUICKEST, self.plan.slowest))
 
     def _crash_in(self, process: Process, operation: str, when: str) -> None:
         if self.running.get(process.name) is process and getcurrent() in process.jobs:
