@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.worlds import SimWorld
 
 MINUTE: Final = 60.0
+EVERYWHERE: Final = "everywhere"
 _READS: Final = frozenset({"read_account", "read_token"})
 _EVERY: Final = frozenset({"list", "read_account", "read_token", "write_metadata", "write_token"})
 
@@ -197,7 +198,7 @@ class Trouble:
     def begin(self, kind: Kind, *, length: float | None = None, target: str | None = None) -> Episode | None:
         """Let it begin, for so long; None = not possible now.
 
-        :param target: account, host or replica; None = chosen at random, or all.
+        :param target: account, host or EVERYWHERE, or replica; None = chosen at random.
         """
         spec, world, random = SPECS[kind], self.world, self.random
         now = world.clock()
@@ -220,7 +221,8 @@ class Trouble:
                 episode.ids = frozenset({account_id})
             case Target.HOST:
                 hosts = list(world.liveperson.hosts.values())
-                episode.host = target or (None if random.random() < 0.25 else random.choice(hosts))
+                episode.host = target or (EVERYWHERE if random.random() < 0.25 else random.choice(hosts))
+                episode.host = None if episode.host == EVERYWHERE else episode.host
                 episode.touches = frozenset(
                     name for name in truths if episode.host is None or world.host_of(name) == episode.host
                 )

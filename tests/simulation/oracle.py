@@ -124,10 +124,11 @@ class Oracle:
         self.truths: dict[str, Truth] = {}
         self.violations: list[str] = []
         self.stop_at_first = True
-        self.replacements: list[float] = []
-        """Share of life left whenever a live token was replaced by a worker's."""
+        self.replacements: list[tuple[float, str, float]] = []
+        """When a live token was replaced, whose, and the share of its life that was left."""
+        self.mints: list[float] = []
+        """When."""
         self.writes = 0
-        self.late: Counter[str] = Counter()
         self._ledger: dict[str, Issued] = {}
         self._unwritten: dict[tuple[str, str], tuple[Process, str]] = {}
         self._in_flight: Counter[tuple[int, str]] = Counter()
@@ -178,6 +179,7 @@ class Oracle:
             truth.history.append(raw)
         assert process
         truth.mints += known.sound
+        self.mints.append(now)
         before = self._unwritten.get((process.name, account.name))
         if before and before[0] is process:
             self._minted_again(truth, before[1], now)
@@ -254,7 +256,7 @@ class Oracle:
         if before and truth.ends > now:
             if issued is not before and issued.exp <= before.exp and not before.skew and not issued.skew:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
-            self.replacements.append((truth.ends - now) / before.life)
+            self.replacements.append((now, truth.name, (truth.ends - now) / before.life))
         for replica in (*self._world.names, "by hand"):
             held = self._unwritten.get((replica, truth.name))
             had = held and self._ledger.get(held[1])

@@ -242,13 +242,25 @@ class SimWorld(World):
     def run_plan(self) -> Report:
         """Live through the plan: trouble, and at the end a time without, in which everything comes right again."""
         plan, random = self.plan, self.fault_random
-        for name in self.names:
-            self.hub.after(random.uniform(0, 30), partial(self.up, name))
-        end = self.began + plan.hours * HOUR
+        self.begin()
         if plan.kinds:
-            self.hub.after(random.expovariate(1 / plan.gap), partial(self._next_fault, end - 2400.0))
+            until = self.began + plan.hours * HOUR - 2400.0
+            self.hub.after(random.expovariate(1 / plan.gap), partial(self._next_fault, until))
+        self.live(plan.hours * HOUR)
+        return self.end()
+
+    def begin(self) -> None:
+        """Start the replicas."""
+        for name in self.names:
+            self.hub.after(self.fault_random.uniform(0, 30), partial(self.up, name))
+
+    def live(self, until: float) -> None:
+        """Go on until so many seconds after the beginning."""
         with cheaply():
-            self.hub.run(end)
+            self.hub.run(self.began + until)
+
+    def end(self) -> Report:
+        """The last checks."""
         for process in self.running.values():
             if self.oracle.remembers(process):
                 gc.collect()
