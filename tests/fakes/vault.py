@@ -332,7 +332,7 @@ class FakeTokens:
         try:
             version = self._put(name, data, replaces.version)
         except CasMismatchError:
-            if not replaces.marked:
+            if not settled:
                 self._give_back_to_stranger(name)
             raise
         newest = self._vault.kv.read(self.FOLDER + name)

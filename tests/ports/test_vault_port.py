@@ -272,6 +272,21 @@ def test_a_stranger_who_is_faster_at_a_new_path_keeps_it_as_it_was(vault: VaultP
         vault.tokens.read(NAME)
 
 
+def test_a_stranger_who_made_a_path_anew_after_ours_was_deleted_keeps_it(
+    vault: VaultPort, path: str, token: AppJWT
+) -> None:
+    for _ in range(2):  # else theirs has the number of ours, and no CAS could tell them apart
+        write(vault, token)
+    vault.kv.delete(path)
+    ours = vault.tokens.read(NAME)
+    vault.kv.remove(path)
+    vault.kv.put(path, {"password": "theirs"})
+    with pytest.raises(ForeignSecretError):
+        vault.tokens.write(NAME, token, {}, ours)
+    with pytest.raises(ForeignSecretError):
+        vault.tokens.read(NAME)
+
+
 def test_a_sister_who_is_faster_at_a_new_path_is_a_lost_race(vault: VaultPort, token: AppJWT) -> None:
     nothing = vault.tokens.read(NAME)
     write(vault, token)

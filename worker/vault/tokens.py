@@ -85,7 +85,7 @@ class VaultTokens:
         try:
             version, kept_for = self._put(name, data, replaces.version)
         except CasMismatchError:
-            if not replaces.marked:
+            if not settled:  # the mark there may be the one that we just set
                 self._give_back_to_stranger(name)
             raise
         if settled and timedelta(0) < kept_for <= token.lifetime:  # shortened by somebody: it would go while it lives
