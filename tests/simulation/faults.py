@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
 from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, VaultFault
-from tests.simulation.oracle import OURS, Recovery, Window
+from tests.simulation.oracle import Recovery, Window
 
 if TYPE_CHECKING:
     from tests.simulation.worlds import SimWorld
@@ -483,9 +483,9 @@ def _stranger(trouble: Trouble, episode: Episode) -> None:
 
     def end() -> None:
         metadata = kv.metadata(path)
-        ours = set(metadata.custom_metadata if metadata else ()) & OURS
-        if ours and world.clock() - since > MINUTE and not world.was_down(since):
-            world.oracle.broken("our marks stay on somebody else's secret", name, *sorted(ours))
+        marked = metadata and "managed_by" in metadata.custom_metadata
+        if marked and world.clock() - since > MINUTE and not world.was_down(since):
+            world.oracle.broken("our mark stays on somebody else's secret", name)
         if trouble.random.random() < 0.5:
             world.oracle.truths[name].foreign = False
             kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})

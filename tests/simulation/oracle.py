@@ -26,7 +26,8 @@ _SLACK: Final = 20.0
 """Seconds for the calls of an attempt, a few of them slow, and the queue before it."""
 _LEEWAY: Final = 60.0
 _LONGEST_LIFE: Final = 24 * 3600
-OURS: Final = frozenset({"managed_by", "state", "last_error", "failing_since"})
+_LONGEST_ATTEMPT: Final = 60.0
+"""Seconds from its first read to its last write, where everything hangs."""
 _BURST: Final = 300.0
 """Seconds in which no account is asked for more often than _MOST_IN_BURST times, by one process."""
 _MOST_IN_BURST: Final = 45
@@ -98,6 +99,7 @@ class Truth:
     """Somebody made Vault delete its tokens too soon."""
     foreign: bool = False
     """The token's path holds somebody else's secret."""
+    foreign_since: float = 0.0
     windows: list[Window] = field(default_factory=list)
     check: Event | None = None
     mints: int = 0
@@ -232,6 +234,7 @@ class Oracle:
         mine = issued if issued and issued.sound and issued.account_id == truth.account_id else None
         mine = mine if mine and mine.client_id == truth.client_id else None
         truth.foreign = process is None and data.get("managed_by") != MANAGED_BY
+        truth.foreign_since = self._hub.clock()
         self._stands(truth, mine)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
@@ -262,6 +265,12 @@ class Oracle:
             had = held and self._ledger.get(held[1])
             if had and had.exp <= issued.exp:
                 del self._unwritten[replica, truth.name]
+
+    def marked(self, process: Process | None, name: str) -> None:
+        """The metadata of a token's path was written."""
+        truth = self.truths[name]
+        if process and truth.foreign and self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT:
+            self.broken("the metadata of somebody else's secret is written", name)
 
     def gone(self, name: str) -> None:
         """What was at a token's path cannot be read any more."""

@@ -67,22 +67,30 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """A small world with much trouble."""
         random = Random(seed)
-        wide = [kind for kind, spec in SPECS.items() if spec.is_wide]
-        narrow = [kind for kind, spec in SPECS.items() if not spec.is_wide]
-        hours_of_life = random.choice((0.5, 1, 1, 1, 4, 4))
+        life = random.choice((0.5, 1, 1, 1, 4, 4)) * HOUR
         return cls(
             seed=seed,
-            replicas=random.choice((1, 1, 1, 2, 2, 3)),
-            accounts=random.randint(10, 36),
+            replicas=random.choice((1, 1, 2, 2, 3)),
+            accounts=random.randint(15, 40),
             hosts=random.randint(1, 3),
-            life=hours_of_life * HOUR,
-            hours=random.uniform(8, 14) * max(1.0, hours_of_life**0.5),
+            life=life,
+            hours=random.uniform(8, 14) * max(1.0, life / HOUR / 2),
             sync_every=random.choice((60.0, 120.0, 300.0)),
-            sweep_every=random.choice((300.0, 900.0, 1800.0)),
+            sweep_every=random.choice((600.0, 900.0, 1800.0)),
             domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
-            kinds=(*random.sample(wide, 4), *random.sample(narrow, 8)),
-            gap=random.choice((150.0, 300.0, 450.0)),
+            kinds=(*_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)),
+            gap=random.choice((200.0, 300.0, 500.0)),
         )
+
+
+_WIDE, _NARROW = ([kind for kind, spec in SPECS.items() if spec.is_wide is wide] for wide in (True, False))
+
+
+def _turn(kinds: list[Kind], seed: int, number: int) -> list[Kind]:
+    """So many of them; in a row of seeds each has its turn as often, in ever other company."""
+    turn, place = divmod(seed * number, len(kinds))
+    mixed = Random(turn).sample(kinds, len(kinds)) + Random(turn + 1).sample(kinds, len(kinds))
+    return list(dict.fromkeys(mixed[place : place + number]))
 
 
 @dataclass
@@ -147,6 +155,12 @@ class _Kv(Kv):
             if process:
                 world.trouble.rewritten(name)
         return version
+
+    def set_metadata(self, path: str, **settings: Any) -> None:
+        super().set_metadata(path, **settings)
+        if path.startswith(FakeTokens.FOLDER):
+            name = path.removeprefix(FakeTokens.FOLDER)
+            self._world.oracle.marked(self._world.hub.process, name)
 
     def delete(self, path: str) -> None:
         super().delete(path)
