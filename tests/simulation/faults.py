@@ -302,9 +302,9 @@ def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] =
     return begin
 
 
-def _denied(operation: str) -> Spec:
+def _denied(operation: str, *, weight: float = 1.0) -> Spec:
     make = _vault(lambda _: VaultFault(status=403), frozenset({operation}))
-    return Spec(Target.ALL, Recovery.LASTING, make)
+    return Spec(Target.ALL, Recovery.LASTING, make, weight=weight)
 
 
 def _unix(trouble: Trouble, ahead: float) -> int:
@@ -538,7 +538,8 @@ def _crash(trouble: Trouble, episode: Episode) -> bool:
     world, replica = trouble.world, str(episode.replica)
     if replica not in world.running:
         return False
-    world.crash_at[replica] = trouble.random.choice(CRASH_POINTS)
+    rare = [4 if operation in ("domain", "write_metadata") else 1 for operation, _ in CRASH_POINTS]
+    world.crash_at[replica] = trouble.random.choices(CRASH_POINTS, rare)[0]
     world.on_crash[replica] = partial(trouble.meet, episode)
 
     def end() -> None:
@@ -596,57 +597,57 @@ SPECS: Final[dict[Kind, Spec]] = {
         _sentinel(lambda t: Fault(status=429, headers={"Retry-After": str(t.random.choice((1, 5, 30, 120)))})),
     ),
     Kind.HOST_403: Spec(_H, _L, _sentinel(lambda _: Fault(status=403))),
-    Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE),
-    Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True))),
-    Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel),
-    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=4),
-    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=4),
-    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=4),
-    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=4),
-    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=4),
-    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=4),
-    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=4),
-    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=4),
-    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=6),
-    Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain")),
-    Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True),
+    Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE, weight=4),
+    Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True)), weight=16),
+    Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel, weight=6),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=6),
+    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=6),
+    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=6),
+    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=6),
+    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=6),
+    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=6),
+    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=6),
+    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=12),
+    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=14),
+    Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain"), weight=5),
+    Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True, weight=4),
     Kind.DOMAIN_EVIL: Spec(
-        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
+        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=6
     ),
     Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=16),
     Kind.VAULT_REFUSES: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(refuse=True))),
     Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True),
     Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503))),
-    Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0, weight=4),
-    Kind.DENIED_LIST: _denied("list"),
+    Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0, weight=6),
+    Kind.DENIED_LIST: _denied("list", weight=4),
     Kind.DENIED_READ_ACCOUNT: _denied("read_account"),
     Kind.DENIED_READ_TOKEN: _denied("read_token"),
     Kind.DENIED_WRITE_TOKEN: _denied("write_token"),
-    Kind.DENIED_WRITE_METADATA: _denied("write_metadata"),
-    Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE),
-    Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE),
+    Kind.DENIED_WRITE_METADATA: _denied("write_metadata", weight=8),
+    Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE, weight=12),
+    Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE, weight=6),
     Kind.STALE: Spec(
         _ALL, _T, _vault(lambda t: VaultFault(stale=timedelta(seconds=t.random.uniform(0, 0.11))), _READS)
     ),
     Kind.ONE_BEHIND: Spec(_ALL, _T, _vault(lambda t: VaultFault(one_behind=t.random.random() < 0.5), _READS)),
-    Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out),
-    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=4),
+    Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out, weight=5),
+    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=6),
     Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault),
-    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=4),
-    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=4),
-    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=4),
-    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=6),
+    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=10),
+    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=12),
+    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=6),
+    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=12),
     Kind.RUBBISH: Spec(
         _A,
         _S,
         _tamper(
             lambda t, path: bool(t.world.vault.kv.put(path, {"access_token": "rubbish", "managed_by": MANAGED_BY}))
         ),
-        weight=6,
+        weight=12,
     ),
-    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=4),
+    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=12),
     Kind.PLANTED_EXP: Spec(
-        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=4
+        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=12
     ),
     Kind.MARK_WIPED: Spec(
         _A,
@@ -661,22 +662,22 @@ SPECS: Final[dict[Kind, Spec]] = {
         weight=6,
     ),
     Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=4),
-    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid, weight=8),
-    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=8),
+    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid, weight=6),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=20),
     Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
     Kind.DELETED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=4
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=6
     ),
     Kind.REMOVED: Spec(
         _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=8
     ),
-    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=4),
-    Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=4),
-    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=12),
-    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=8),
-    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=8),
-    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=4),
-    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=4),
+    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=6),
+    Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=6),
+    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=30),
+    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=12),
+    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=10),
+    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=2),
+    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=2),
 }
 
 _TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.SWEEP)

@@ -158,7 +158,9 @@ class Oracle:
             self.broken("more in flight at a host than the cap", host, self._in_flight[key])
         starts = self._starts[key]
         starts.append(now)
-        most = int(self._world.plan.max_per_second * 1.4) + 2  # they set out evenly and arrive with a few ms more or less
+        most = (
+            int(self._world.plan.max_per_second * 1.4) + 2
+        )  # they set out evenly and arrive with a few ms more or less
         if len(starts) > most and now - starts[-most - 1] < 1.0:
             self.broken("more requests a second at a host than the cap", host)
         asked = self._asked[process.name, account.name]
@@ -245,7 +247,8 @@ class Oracle:
         self.writes += 1
         if cas is None:
             self.broken("written without check-and-set", truth.name)
-        if truth.foreign:
+        if truth.foreign and not self._world.was_down(truth.foreign_since):
+            # else the mark that was set on a new path could not be taken back, and looks like a hand-over
             self.broken("a foreign secret is written over", truth.name)
         if issued is None or not issued.sound:
             self.broken("an unchecked token is published", truth.name, data.get("aud"), data.get("iss"))
@@ -269,7 +272,8 @@ class Oracle:
     def marked(self, process: Process | None, name: str) -> None:
         """The metadata of a token's path was written."""
         truth = self.truths[name]
-        if process and truth.foreign and self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT:
+        late = self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT
+        if process and truth.foreign and late and not self._world.was_down(truth.foreign_since):
             self.broken("the metadata of somebody else's secret is written", name)
 
     def gone(self, name: str) -> None:
@@ -345,7 +349,10 @@ class Oracle:
 
     def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:
         """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
-        left, plan = max(0.0, truth.ends - ended), self._world.plan
+        plan = self._world.plan
+        # who began amid it may not have seen that a token lives
+        blind = window.begins <= self._world.latest_start <= ended
+        left = 0.0 if blind else max(0.0, truth.ends - ended)
         slack = _SLACK + (plan.accounts * 10 / 2 if window.hangs else plan.accounts / plan.max_per_second)
         match window.recovery:
             case Recovery.NONE:

@@ -106,12 +106,14 @@ def replicas(accounts: int = 150, hours: float = 10.0) -> Iterator[Row]:
         mints[number] = (sum(each > _STEADY for each in since), sum(each < 5 * MINUTE for each in since))
     for number in (2, 3):
         settings = f"{number} replicas, {accounts} accounts, {hours - _STEADY / HOUR:g} h"
-        yield Row("mints beside those of one: steady state", settings, round(mints[number][0] / mints[1][0], 3), 1.1, "x")
+        yield Row(
+            "mints beside those of one: steady state", settings, round(mints[number][0] / mints[1][0], 3), 1.1, "x"
+        )
         cold = f"{number} replicas, {accounts} accounts, started within 30 s of each other"
         yield Row("mints beside those of one: cold start", cold, round(mints[number][1] / mints[1][1], 3), number, "x")
 
 
-def load(accounts: int = 1000, *, hours: float = 10.0, caps: float = 0.1) -> Iterator[Row]:
+def load(accounts: int = 1000, hours: float = 10.0, caps: float = 0.1) -> Iterator[Row]:
     """How evenly they come, after a cold start and after an outage of Sentinel.
 
     :param caps: share of the default caps. With fewer accounts chance alone makes one minute unlike another, so the

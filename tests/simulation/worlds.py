@@ -3,15 +3,12 @@
 import functools
 import gc
 import hashlib
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -235,7 +232,7 @@ class SimWorld(World):
         self.crash_at: dict[str, tuple[str, str]] = {}
         self.on_crash: dict[str, Callable[[], object]] = {}
         self.crashes: Counter[str] = Counter()
-        self.crashed_at = float("-inf")
+        self.crashed_at = self.latest_start = float("-inf")
         self._ails: dict[str, set[str]] = {name: set() for name in self.names}
         self._nobody: Window | None = None
         vault, liveperson = self.vault, self.liveperson
@@ -343,7 +340,7 @@ class SimWorld(World):
 
     def up(self, name: str) -> None:
         process = self.running[name] = Process(name)
-        self.hub.process = process
+        self.hub.process, self.latest_start = process, self.clock()
         self.trace("starts")
         timer = GreenTimer(self.hub, process)
         plan = self.plan
@@ -534,14 +531,3 @@ def run_seed(seed: int) -> Report:
     report = world.run_plan()
     report.violations[:] = [f"seed {seed}: {each}" for each in report.violations]
     return report
-
-
-def run_seeds(seeds: Iterable[int], processes: int = 2) -> Report:
-    """Many of them, in processes of their own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_collect_rarely) as pool:
-        return reduce(add, pool.map(run_seed, seeds, chunksize=4))
-
-
-def _collect_rarely() -> None:
-    gc.set_threshold(50_000)
