@@ -1,13 +1,13 @@
 """Worlds and scenes, spread over processes of their own."""
 
 import gc
+import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import reduce
-from operator import add
 
 from tests.simulation import shows
 from tests.simulation.shows import Row
@@ -30,27 +30,29 @@ LARGE: dict[str, tuple[str, tuple[object, ...]]] = {
 """The same at full size, for `make simulate`."""
 
 
+_AHEAD = 16
+"""Worlds that wait for a process."""
+
+
 class Crowd:
     """What runs elsewhere; ask for what you want of it in any order."""
 
     def __init__(self, pool: ProcessPoolExecutor, scenes: dict[str, tuple[str, tuple[object, ...]]]) -> None:
         self._pool = pool
         self._scenes = {name: pool.submit(_rows, *scene) for name, scene in scenes.items()}
-        self._worlds: list[Future[Report]] = []
-        self._report: Report | None = None
 
-    def live(self, seeds: Sequence[int]) -> None:
-        self._worlds += [self._pool.submit(run_seed, seed) for seed in seeds]
-
-    def reports(self) -> Iterator[Report]:
-        for world in self._worlds:
-            yield world.result()
-
-    def report(self) -> Report:
-        """All of them together."""
-        if self._report is None:
-            self._report = reduce(add, self.reports())
-        return self._report
+    def live(self, first: int, account_days: float) -> tuple[Report, int]:
+        """As many worlds as it takes, from this seed on: all their reports together, and how many they were."""
+        seeds = itertools.count(first)
+        going = deque(self._pool.submit(run_seed, next(seeds)) for _ in range(_AHEAD))
+        total, worlds = Report(first), 0
+        while total.account_days < account_days:
+            total += going.popleft().result()
+            worlds += 1
+            going.append(self._pool.submit(run_seed, next(seeds)))
+        for each in going:
+            each.cancel()
+        return total, worlds
 
     def rows(self, scene: str) -> list[Row]:
         return self._scenes[scene].result()

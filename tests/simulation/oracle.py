@@ -350,9 +350,7 @@ class Oracle:
     def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:
         """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
         plan = self._world.plan
-        # who began amid it may not have seen that a token lives
-        blind = window.begins <= self._world.latest_start <= ended
-        left = 0.0 if blind else max(0.0, truth.ends - ended)
+        left = max(0.0, truth.ends - ended)
         slack = _SLACK + (plan.accounts * 10 / 2 if window.hangs else plan.accounts / plan.max_per_second)
         match window.recovery:
             case Recovery.NONE:
@@ -369,12 +367,14 @@ class Oracle:
                 return slack + plan.sync_every + 15.0
             case Recovery.START:
                 return slack + 45.0
-        natural = min(480.0, left / 4)
+        # who began amid it may not have seen that a token lives
+        seen = left if not window.begins <= self._world.latest_start <= ended else 0.0
+        natural = min(480.0, seen / 4)
         if window.recovery is Recovery.VAULT and alone:
             return slack + 40.0
         if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT):
-            return slack + (natural if left else 150.0)
-        return slack + (natural if left else 510.0)
+            return slack + (natural if seen else 150.0)
+        return slack + (natural if seen else 510.0)
 
     # What is remembered
 

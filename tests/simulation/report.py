@@ -6,18 +6,13 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from tests.simulation.crowd import LARGE, Crowd, crowd
+from tests.simulation.crowd import LARGE, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
-from tests.simulation.worlds import Report
 
 _FILE: Final = Path("docs", "simulation.md")
-_AT_ONCE: Final = 100
-"""Worlds that are handed out together."""
-
 _TEXT: Final = """# The simulation: {years:.0f} account-years of trouble
 
 The worker's real logic on a virtual clock, in many small worlds in which something is always wrong, and in scenes of
@@ -52,7 +47,7 @@ def main(years: float) -> int:
     first = random.SystemRandom().randrange(10**6) * 100_000
     sys.stdout.write(f"from seed {first} on\n")
     with crowd(LARGE) as lived:
-        report, worlds = _live(lived, first, years * 365)
+        report, worlds = lived.live(first, years * 365)
         rows = [row for scene in LARGE for row in lived.rows(scene)]
     for each in report.violations:
         sys.stdout.write(f"{each}\n")
@@ -81,18 +76,6 @@ def main(years: float) -> int:
     sys.stdout.write(text)
     well = all(row.holds for row in rows) and all(met.values()) and len(report.crashes) == len(CRASH_POINTS)
     return 0 if well and not report.violations else 1
-
-
-def _live(lived: Crowd, first: int, days: float) -> tuple[Report, int]:
-    """As many worlds as it takes."""
-    total, worlds = Report(first), 0
-    reports = lived.reports()
-    while total.account_days < days:
-        lived.live(range(first + worlds, first + worlds + _AT_ONCE))
-        for report in islice(reports, _AT_ONCE):
-            total += report
-        worlds += _AT_ONCE
-    return total, worlds
 
 
 def _commit() -> str:

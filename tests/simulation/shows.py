@@ -95,11 +95,11 @@ def isolation(accounts: int = 300) -> Iterator[Row]:
     yield Row("the others' renewals: the latest later by", settings, round(least, 2), 10, "s")
 
 
-def replicas(accounts: int = 150, hours: float = 10.0) -> Iterator[Row]:
+def replicas(accounts: int = 100, hours: float = 8.0) -> Iterator[Row]:
     """What two and three mint beside what one does."""
     mints = {}
     for number in (1, 2, 3):
-        world = _world(Plan(seed=3, replicas=number, accounts=accounts, hours=hours))
+        world = _world(Plan(seed=3, replicas=number, accounts=accounts, hours=hours, sweep_every=1800.0))
         world.live(hours * HOUR)
         world.end()
         since = [when - world.began for when in world.oracle.mints]
@@ -113,7 +113,7 @@ def replicas(accounts: int = 150, hours: float = 10.0) -> Iterator[Row]:
         yield Row("mints beside those of one: cold start", cold, round(mints[number][1] / mints[1][1], 3), number, "x")
 
 
-def load(accounts: int = 1000, hours: float = 10.0, caps: float = 0.1) -> Iterator[Row]:
+def load(accounts: int = 1000, hours: float = 8.0, caps: float = 0.1) -> Iterator[Row]:
     """How evenly they come, after a cold start and after an outage of Sentinel.
 
     :param caps: share of the default caps. With fewer accounts chance alone makes one minute unlike another, so the

@@ -67,16 +67,16 @@ class Plan:
         life = random.choice((0.5, 1, 1, 1, 4, 4)) * HOUR
         return cls(
             seed=seed,
-            replicas=random.choice((1, 1, 2, 2, 3)),
+            replicas=random.choice((1, 1, 1, 2, 2, 3)),
             accounts=random.randint(15, 40),
             hosts=random.randint(1, 3),
             life=life,
             hours=random.uniform(8, 14) * max(1.0, life / HOUR / 2),
-            sync_every=random.choice((60.0, 120.0, 300.0)),
-            sweep_every=random.choice((600.0, 900.0, 1800.0)),
+            sync_every=random.choice((60.0, 120.0, 300.0, 300.0)),
+            sweep_every=random.choice((600.0, 1800.0, 1800.0)),
             domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
             kinds=(*_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)),
-            gap=random.choice((200.0, 300.0, 500.0)),
+            gap=random.choice((100.0, 150.0, 200.0)),
         )
 
 
@@ -498,7 +498,7 @@ class SimWorld(World):
 
     def _next_fault(self, until: float) -> None:
         random, plan = self.fault_random, self.plan
-        weights = [SPECS[kind].weight for kind in plan.kinds]
+        weights = [SPECS[kind].weight * (0.5 if SPECS[kind].is_wide else 1.0) for kind in plan.kinds]
         self.trouble.begin(random.choices(plan.kinds, weights)[0])
         pause = random.expovariate(1 / plan.gap)
         if self.clock() + pause < until:
