@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test chaos soak fuzz mutants licences lint lock clean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -14,13 +14,30 @@ demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEM
 	@$(BIN)/python -m sandbox.demo
 
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
-	@$(BIN)/python -m pytest
+	@$(BIN)/coverage run -m pytest
+
+fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
+	@$(BIN)/python -m tests.fuzz
+
+licences: $(READY) ## the licence of each thing that the worker brings along
+	@$(BIN)/python -m tests.trust.licences
 
 lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
+	@$(BIN)/python -m pytest tests/chaos --long
+
+soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/soak.md
+	@$(BIN)/python -m tests.chaos.soak
+
+mutants: $(READY) ## change worker/core in each place in turn: do the tests notice? (long; writes docs/mutation.md)
+	@rm -rf mutants
+	@nice $(BIN)/mutmut run --max-children 1
+	@$(BIN)/python -m tests.mutants
 
 lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
@@ -29,7 +46,7 @@ lock: $(READY) ## write requirements/ anew from pyproject.toml
 		--group dev --output-file requirements/dev.txt pyproject.toml
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .coverage dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appjwt-worker needs Python 3.11 or newer; try make PYTHON=python3.12")'

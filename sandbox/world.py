@@ -23,19 +23,28 @@ class World:
     """`settings` is the environment that the command needs; change it before the command is started."""
 
     def __init__(
-        self, folder: Path, *, token_life: timedelta = timedelta(hours=1), vault_tls: bool = True, audit: bool = False
+        self,
+        folder: Path,
+        *,
+        token_life: timedelta = timedelta(hours=1),
+        vault_tls: bool = True,
+        audit: bool = False,
+        openbao: OpenBao | None = None,
     ) -> None:
+        """:param openbao: one that runs, and that somebody else stops; None = a dev server of its own."""
         self._folder = folder
         self._running = ExitStack()
         self.liveperson = LivePerson(folder, token_life=token_life)
-        self.openbao = OpenBao(folder, tls=vault_tls, audit=audit)
+        self.openbao = openbao or OpenBao(folder, tls=vault_tls, audit=audit)
+        self._has_own_openbao = openbao is None
         self.settings: dict[str, str] = {}
         self.secrets: list[str] = []
         """What nobody may ever see in anything that is printed, as far as it was made here."""
 
     def __enter__(self) -> Self:
         self._running.enter_context(self.liveperson)
-        self._running.enter_context(self.openbao)
+        if self._has_own_openbao:
+            self._running.enter_context(self.openbao)
         self.openbao.policy("appjwt-worker", (_POLICIES / "worker.hcl").read_text())
         role_id, secret_id = self.openbao.approle("appjwt-worker", ["appjwt-worker"])
         self.secrets += secret_id, self.openbao.root_token

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pydantic import SecretStr
 
+from tests.leaks import MADE
 from worker.core import appjwt
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
@@ -70,9 +71,16 @@ def compact_jws(header: str | bytes, claims: str | bytes, signature: bytes = b"a
     return ".".join(_base64url(part) for part in (header, claims, signature))
 
 
+def client_secret() -> str:
+    """A new one; a test that lets it be printed fails."""
+    made = secrets.token_hex(13)
+    MADE.add(made)
+    return made
+
+
 def account_secret(**fields: object) -> dict[str, object]:
     """What an account's secret in Vault holds, with these fields instead; the client_secret is new each time."""
-    return _changed({"client_id": CLIENT_ID, "client_secret": secrets.token_hex(13)}, fields)
+    return _changed({"client_id": CLIENT_ID, "client_secret": client_secret()}, fields)
 
 
 def make_account(name: str = ACCOUNT, **fields: object) -> Account:
@@ -80,7 +88,7 @@ def make_account(name: str = ACCOUNT, **fields: object) -> Account:
     values: dict[str, object] = {
         "account_id": name.partition("/")[0],
         "client_id": CLIENT_ID,
-        "client_secret": SecretStr(secrets.token_hex(13)),
+        "client_secret": SecretStr(client_secret()),
     }
     return Account(name=name, **(values | fields))  # type: ignore[arg-type] # a test may break a type on purpose
 

@@ -109,6 +109,7 @@ def _run(flags: argparse.Namespace) -> int:
     mode = (
         _status if flags.status else _check if flags.check else _refresh if flags.refresh or flags.refresh_all else None
     )
+    logs.configure("warning", "auto")  # until the settings say how: a fault must not go past the redactor
     try:
         loaded = settings.load(flags.config)
         quiet = mode and "level" not in loaded.log.model_fields_set

@@ -2,14 +2,27 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
 from worker.core.plan import Held
 from worker.fleet import Entry, Fleet
 from worker.refresh import ByHand, Refresher
+
+
+class Pool(ThreadPoolExecutor):
+    """Where the machine gives no more threads, work waits for those there are. What comes after the end is dropped."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            if not self._threads and not self._shutdown:
+                raise
+            return Future()  # of no use; but where no thread could be started the work was queued before
 
 
 class Dispatcher:

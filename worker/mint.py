@@ -19,7 +19,7 @@ _SECRET_REFUSED = frozenset({400, 401, 403})
 
 
 class Domains(Protocol):
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str: ...
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str: ...
     def doubt(self, account: Account) -> None: ...
 
 
@@ -88,18 +88,19 @@ class Mint:
         self._timeout = timeout
         self._clock = clock
 
-    def mint(self, account: Account, reason: Reason, stands: Held | None) -> Minted:
+    def mint(self, account: Account, reason: Reason, stands: Held | None, last_host: str | None = None) -> Minted:
         """Get a token and check it; RefreshError names the Sentinel host as soon as that is known.
 
         :param stands: what is known of the stored token; None = none stands.
+        :param last_host: the Sentinel host that is told beside it.
         """
         timeout = plan.exchange_timeout(self._timeout, stands.life.left(self._clock()) if stands else 0.0)
-        host = self._domains.sentinel_host(account, timeout)
+        host = self._domains.sentinel_host(account, timeout, last_host)
         try:
             answer, previous_used = self._ask(account, host, timeout)
             at = self._clock()
             expected = Expected.of(account)
-            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now)
+            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now, account.client_secret)
             if self._keys:
                 self._keys.verify(token, host, timeout)
         except RefreshError as error:

@@ -7,10 +7,12 @@ What an answer means is left to the callers.
 import contextlib
 import functools
 import io
+import json
 import socket
 import ssl
 import threading
 import time
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ class ExchangeError(Exception):
 
 class _Exchange(threading.local):
     ends: float = 0.0
+    took: float = 0.0
 
 
 _exchange = _Exchange()
@@ -77,11 +80,50 @@ class _TLSSocket(_DeadlineMixin, ssl.SSLSocket):
         super().do_handshake(block)
 
 
+_Addresses = list[tuple[Any, ...]]
+
+
+class _Resolver:
+    """Looks addresses up within what is left of the exchange: the system's own call knows no deadline.
+
+    One that hangs keeps a thread, but only one for each name: whoever wants the same name waits for the same answer.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: dict[tuple[str, int], Future[_Addresses]] = {}
+
+    def __call__(self, host: str, port: int) -> _Addresses:
+        with self._lock:
+            answer = self._asked.get((host, port))
+            if answer is None:
+                answer = Future()
+                try:
+                    threading.Thread(target=self._ask, args=(host, port, answer), name="dns", daemon=True).start()
+                except RuntimeError as error:  # nobody would ever answer those who wait
+                    raise OSError from error
+                self._asked[host, port] = answer
+        return answer.result(_time_left())
+
+    def _ask(self, host: str, port: int, answer: Future[_Addresses]) -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            answer.set_exception(error)
+        else:
+            answer.set_result(found)
+        with self._lock:
+            del self._asked[host, port]
+
+
+_resolve = _Resolver()
+
+
 class _ConnectMixin:
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers; one that does not leaves the others their share of the time."""
         host, port = self._dns_host, self.port  # type: ignore[attr-defined]
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = _resolve(host, port)
         for tries_left in range(len(addresses), 0, -1):
             family, kind, protocol, _, address = addresses[-tries_left]
             sock = _Socket(family, kind, protocol)
@@ -159,16 +201,21 @@ class _BoundedAdapter(HTTPAdapter):
         peer = urllib3.util.parse_url(request.url or "")
         name = f"{peer.host}:{peer.port}" if peer.port else str(peer.host)
         timeout = float(kwargs["timeout"])
-        _exchange.ends = time.monotonic() + timeout
+        began = time.monotonic()
+        _exchange.ends = began + timeout
         kwargs |= {"stream": True, "proxies": _proxies(peer.scheme or "https", name)}
         try:
             response = super().send(request, **kwargs)
             try:
+                if response.status_code < requests.codes.ok:
+                    # such as 103: the answer is still to come, and would be taken for that to the next request
+                    raise urllib3.exceptions.ProtocolError
                 body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
             finally:
                 response.raw.close()  # a connection whose answer was read to its end went back to the pool before
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             raise ExchangeError(f"{name}: {_cause(error, timeout)}") from error
+        _exchange.took = time.monotonic() - began
         if len(body) > MAX_ANSWER:
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
         if response.is_redirect:
@@ -207,6 +254,7 @@ def _cause(error: BaseException, timeout: float) -> str:
         ConnectionRefusedError: "connection refused",
         ConnectionError: "connection lost",
         urllib3.exceptions.ProxyError: "the proxy refused or failed",
+        RuntimeError: "no thread can be started",
     }
     for link in reversed(chain):
         for kind, words in known.items():
@@ -240,20 +288,24 @@ def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8
 
 
 def json_of(response: requests.Response) -> Any:
-    """The answer's JSON; None if it is none."""
+    """The answer's JSON; None if it is none.
+
+    Not requests' `json`: that believes any charset, some of which take for ever, and without one guesses.
+    """
     try:
-        return response.json()
+        return json.loads(response.content)
     except (ValueError, RecursionError):
         return None
 
 
 def server_time(response: requests.Response) -> datetime | None:
-    """The server's clock at the end of the exchange, at the latest: Date counts whole seconds and was set on the way.
+    """The server's clock at the end of this thread's exchange, at the latest: Date counts whole seconds.
 
-    To take the latest time possible means to think a token older than it is, never younger.
+    It was set on the way; to take the latest time possible means to think a token older than it is, never younger.
     """
     try:
         date = parsedate_to_datetime(response.headers["Date"])
-        return date.astimezone(UTC) + DATE_RESOLUTION + response.elapsed
+        # not the response's `elapsed`: requests counts that on the wall clock, which may jump meanwhile
+        return date.astimezone(UTC) + DATE_RESOLUTION + timedelta(seconds=_exchange.took)
     except (KeyError, ValueError, OverflowError):
         return None

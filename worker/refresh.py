@@ -185,7 +185,8 @@ class Refresher:
         if kept and not by_hand and kept.expected == expected and kept.held.refresh_at > attempt.started:
             attempt.minted = kept
         else:
-            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, reason, attempt.standing.held)
+            held = attempt.standing.held
+            attempt.minted = self._unwritten[attempt.account] = self._mint.mint(account, reason, held, stored.host)
         return self._publish(attempt, attempt.minted, stored)
 
     def _read_stored(self, attempt: _Attempt) -> Stored:

@@ -3,7 +3,6 @@
 import random
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from worker.check import Preflight
 from worker.clockwork import Clockwork, steady
 from worker.core.plan import Timing
 from worker.daemon import Daemon
+from worker.dispatch import Pool
 from worker.fleet import Fleet
 from worker.liveperson.domains import Domains
 from worker.liveperson.keys import PinnedKeys, PublishedKeys
@@ -48,7 +48,7 @@ class Parts:
     refresher: Refresher
     fleet: Fleet
     events: Events
-    pool: ThreadPoolExecutor
+    pool: Pool
 
 
 def build(settings: Settings) -> Parts:
@@ -108,7 +108,7 @@ def build(settings: Settings) -> Parts:
         refresher=refresher,
         fleet=fleet,
         events=events,
-        pool=ThreadPoolExecutor(_THREADS, thread_name_prefix="refresh"),
+        pool=Pool(_THREADS, thread_name_prefix="refresh"),
     )
 
 

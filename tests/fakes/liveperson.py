@@ -42,7 +42,7 @@ class FakeDomains:
         self._service = service
         self._looked_up: dict[str, tuple[str, float]] = {}
 
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
         service = self._service
         if account.sentinel_domain:
             return service.allowed(account.sentinel_domain)
@@ -52,7 +52,9 @@ class FakeDomains:
         try:
             host = service.allowed(service.look_up(account.account_id, timeout))
         except RefreshError as error:
+            known = known or (last if last in service.allowed_hosts else None)
             if known and error.kind is Kind.TRANSIENT:
+                self._looked_up.setdefault(account.account_id, (known, float("-inf")))
                 return known
             raise
         self._looked_up[account.account_id] = (host, service.clock() + service.cache.total_seconds())
@@ -132,8 +134,8 @@ class FakeLivePerson:
 
     # the Protocols
 
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
-        return self._domains.sentinel_host(account, timeout)
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
+        return self._domains.sentinel_host(account, timeout, last)
 
     def doubt(self, account: Account) -> None:
         self._domains.doubt(account)

@@ -1,8 +1,6 @@
 """The installed command as processes of a small world. All that they print is kept, and searched for secrets."""
 
-import base64
 import json
-import re
 import signal
 import subprocess
 import threading
@@ -14,18 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import hvac
 import jwt
 import requests
 
 from sandbox.world import World
-
-_PIECE = 12
-"""Characters of a secret in a row that are a leak."""
-_LOOKS_SECRET = re.compile(r"eyJ[A-Za-z0-9_-]{8,}|\b(?:hv[sb]\.|[sb]\.)[A-Za-z0-9]{20,}")
-"""A JWT, and a Vault token, which nobody but the worker ever sees."""
+from tests.leaks import leaks
 
 Settings = Mapping[str, str | None]
 """Changes to the world's settings; None takes one away."""
@@ -41,23 +34,6 @@ def eventually(look: Callable[[], Thing | None], within: float = 20) -> Thing:
             raise TimeoutError(f"not within {within} s")
         time.sleep(0.05)
     return found
-
-
-def leaks(text: str, secrets: list[str]) -> list[str]:
-    """The places in a text that hold a piece of a secret, plain or encoded, or what looks like one."""
-    forms = [form for secret in secrets for form in _forms(secret)]
-    pieces = {form[i : i + _PIECE] for form in forms for i in range(len(form) - _PIECE + 1)}
-    found = [text[at - 40 : at + 40] for at in range(len(text)) if text[at : at + _PIECE] in pieces]
-    return found + _LOOKS_SECRET.findall(text)
-
-
-def _forms(secret: str) -> Iterator[str]:
-    raw = secret.encode()
-    yield from (secret, quote(secret, safe=""), raw.hex(), "".join(f"%{byte:02X}" for byte in raw))
-    for shift in range(3):  # base64 depends on where in the text the secret begins
-        encoded = base64.b64encode(bytes(shift) + raw).decode()
-        yield encoded[4:-4]
-        yield encoded[4:-4].replace("+", "-").replace("/", "_")
 
 
 @dataclass(frozen=True)

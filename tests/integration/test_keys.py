@@ -347,3 +347,19 @@ def test_version_2_0_of_the_token_request_is_the_documented_one(
         ).encode()
     ]
     assert (answered.raw.get_secret_value(), answered.token_type) == (token, "Bearer")
+
+
+def test_of_a_host_with_thousands_of_keys_only_some_are_tried(signed: Signed) -> None:
+    """Each costs time on each token, and a host may publish 4 MiB of them."""
+    signed.verify(signed.token())
+    key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(signed.liveperson.published_keys[0]))
+    other = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 2048).public_key()))
+    signed.clock.advance(2 * MINUTE)
+    signed.keys = PublishedKeys(signed.session, clock=signed.clock)
+    with signed.liveperson.faults.on(publishing({"keys": [other] * 31 + [key] + [other] * 8000}), service="jwks"):
+        began = time.process_time()
+        signed.verify(signed.token())
+        assert time.process_time() - began < 1
+    signed.keys = PublishedKeys(signed.session, clock=signed.clock)
+    with signed.liveperson.faults.on(publishing({"keys": [other] * 32 + [key]}), service="jwks"):
+        assert "publishes" in refused(signed, signed.token())

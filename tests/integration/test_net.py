@@ -230,6 +230,29 @@ def test_an_address_that_is_silent_leaves_time_for_the_next_one(
     assert text == f"several.invalid:{port}: no complete answer within {DEADLINE} s"
 
 
+def test_the_deadline_holds_when_a_name_is_looked_up_for_ever_and_one_thread_asks_for_all(
+    session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def hanging(*_: object, **__: object) -> list[object]:
+        answered.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "no resolver")
+
+    # the other thing that no real part can give here: a resolver that does not answer
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    opened, began = session(), time.monotonic()
+    for _ in range(3):
+        assert failure(opened, "https://slow.invalid", timeout=0.2) == "slow.invalid: no complete answer within 0.2 s"
+    assert time.monotonic() - began < 0.6 + TOLERANCE
+    assert [each.name for each in threading.enumerate()].count("dns") == 1
+    answered.set()
+    deadline = time.monotonic() + 5
+    while any(each.name == "dns" for each in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert failure(opened, "https://slow.invalid") == "slow.invalid: the host name cannot be resolved"
+
+
 # The size
 
 
@@ -426,6 +449,15 @@ def test_an_answer_cut_in_its(cut: bytes, tls: Tls, session: Open) -> None:
         assert re.fullmatch(rf"127.0.0.1:{server.port}: (connection lost|the answer is broken \(\w+\))", text)
 
 
+def test_an_answer_behind_an_early_hint_is_not_taken_for_the_next_ones(tls: Tls, session: Open) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    with Answering(hint + http(b'{"for": "the first"}'), tls=tls()) as server:
+        opened = session()
+        for _ in range(2):
+            assert failure(opened, server.url) == f"127.0.0.1:{server.port}: the answer is broken (ProtocolError)"
+        assert server.connections == 2
+
+
 def test_a_refused_connection_and_an_unknown_name_are_told_apart(session: Open) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -444,12 +476,41 @@ def test_a_server_without_tls_is_named_as_such(session: Open) -> None:
         assert re.fullmatch(rf"127.0.0.1:{server.port}: TLS failed: \w+", text)
 
 
+def test_json_is_read_in_no_time_whatever_charset_the_server_claims(tls: Tls, session: Open) -> None:
+    """To read punycode takes a quadratic time: half an hour for 4 MiB, with the interpreter's lock held."""
+    body = b"-" + b"ab" * 150_000
+    with Answering(http(body, "Content-Type: application/json; charset=punycode"), tls=tls()) as server:
+        response = post(session(), server.url)
+        began = time.process_time()
+        assert net.json_of(response) is None
+        assert time.process_time() - began < 1
+
+
 @pytest.mark.parametrize(
     "date", ["Fri, 31 Dec 9999 23:59:59 GMT", "never", "", "Mon, 99 Xxx 2026", "Mon, 32 Jan 2026 25:00:00 GMT"]
 )
 def test_a_date_that_is_no_time_is_no_date(date: str, tls: Tls, session: Open) -> None:
     with Answering(http(b"{}", f"Date: {date}"), tls=tls()) as server:
         assert net.server_time(post(session(), server.url)) is None
+
+
+def test_where_no_thread_can_be_had_for_a_while_the_way_to_a_host_is_not_lost_for_ever(tls: Tls, session: Open) -> None:
+    with Answering(http(), tls=tls()) as server:
+        before = threading.stack_size(1 << 46)  # more than any machine has: as where its memory is used up
+        try:
+            assert "no thread can be started" in failure(session(), server.url)
+        finally:
+            threading.stack_size(before)
+        assert post(session(), server.url).status_code == 200
+
+
+def test_the_wall_clock_has_no_say_in_the_servers_time(tls: Tls, session: Open) -> None:
+    with Answering(http(b"{}", "Date: Wed, 25 Apr 2018 07:51:10 GMT"), tls=tls()) as server:
+        response = post(session(), server.url)
+        response.elapsed = timedelta(days=1)  # as requests counts it where the wall clock jumped meanwhile
+        seen = net.server_time(response)
+        assert seen
+        assert seen - datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC) < timedelta(seconds=10)
 
 
 def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open) -> None:

@@ -20,8 +20,9 @@ from secrets import token_urlsafe
 import pytest
 
 from sandbox.faults import DROP, Fault
-from tests.integration.processes import Daemon, Done, Reader, Scene, Settings, eventually, leaks, scene
+from tests.integration.processes import Daemon, Done, Reader, Scene, Settings, eventually, scene
 from tests.integration.servers import Answering, Server, http
+from tests.leaks import leaks
 
 ACCOUNT = "le81823118"
 TEN = [ACCOUNT, "12345678", *(f"le4427019{n}" for n in range(8))]

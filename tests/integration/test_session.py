@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from sandbox.openbao import OpenBao
+from tests.builders import app_jwt
 from tests.integration.servers import Answering, http, request
 from worker import net
 from worker.clockwork import steady
@@ -25,7 +26,8 @@ from worker.core.errors import Kind, RefreshError
 from worker.vault.accounts import VaultAccounts
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
-from worker.vault.session import VaultSession
+from worker.vault.outage import Outage, Use
+from worker.vault.session import Operation, VaultSession
 from worker.vault.tokens import VaultTokens
 
 ROLE = "appjwt-worker"
@@ -122,6 +124,25 @@ def failure(session: VaultSession) -> VaultError:
 
 def events(logs: Logs) -> list[str]:
     return [line["event"] for line in logs]
+
+
+@pytest.mark.parametrize("form", [str, lambda token: token[300:340], lambda token: token.encode().hex()])
+def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable[[str], str], vault: Vault) -> None:
+    token = app_jwt()
+    told = form(token.raw.get_secret_value())
+    body = json.dumps({"errors": [f"cannot store {told}"]}).encode()
+    with _Odd(Odd(body, status="500 Oops")) as server:
+        session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
+        with pytest.raises(VaultError) as caught:
+            session.call(
+                Operation.WRITE_TOKEN,
+                "tokens/a",
+                lambda client: client.secrets.kv.v2.create_or_update_secret(
+                    "tokens/a", {"access_token": token.raw.get_secret_value()}
+                ),
+            )
+        session.close()
+    assert str(caught.value) == "write_token tokens/a: status 500, cannot store [redacted]"
 
 
 # Logins
@@ -225,6 +246,18 @@ def test_a_rotated_secret_id_is_read_at_the_next_login(vault: Vault, logs: Logs)
     vault.secret_id_file.write_text(roles.generate_secret_id(ROLE)["data"]["secret_id"] + "\n")
     assert ask(session)
     assert events(logs).count("vault.login") == 2
+
+
+def test_a_refused_login_is_not_tried_so_often_that_vault_locks_the_role_out(vault: Vault) -> None:
+    """It does so for 15 minutes after five refusals; the right secret_id would be refused, too."""
+    secret_id = vault.secret_id_file.read_text()
+    vault.secret_id_file.write_text("wrong")
+    session, before = vault.session(), vault.requests("auth/approle/login")
+    for vault.jumped in (0, 1, 29, 31, 60, 900, 940):
+        assert "status 400, invalid role or secret ID" in str(failure(session))
+    assert vault.requests("auth/approle/login") - before == 3
+    vault.secret_id_file.write_text(secret_id)
+    assert ask(session)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +397,35 @@ def test_a_sealed_vault_is_transient_and_comes_back(vault: Vault, logs: Logs) ->
     assert events(logs) == ["vault.login", "vault.unavailable", "vault.recovered"]
 
 
+def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault: Vault, logs: Logs) -> None:
+    session = vault.session()
+    accounts = VaultAccounts(session, mount="secret", prefix="liveperson/accounts")
+    accounts.names()
+    vault.openbao.freeze()
+    try:
+        vault.jumped = 610
+        assert "no complete answer" in str(failure(session))
+    finally:
+        vault.openbao.thaw()
+    vault.jumped = 620
+    for _ in range(3):
+        ask(session)
+    assert events(logs) == ["vault.login", "vault.unavailable", "vault.renewed", "vault.recovered"]
+
+
+def test_a_write_that_failed_is_not_over_when_a_read_works(logs: Logs) -> None:
+    """Without a leader a standby still answers reads: it would be up and down again with every attempt."""
+    outage = Outage("https://vault", steady)
+    down = VaultError("status 500", status=500)
+    for _ in range(3):
+        outage.failed(Use.WRITE, down)
+        outage.worked(Use.READ)
+    assert events(logs) == ["vault.unavailable"]
+    outage.failed(Use.READ, down)
+    outage.worked(Use.WRITE)
+    assert events(logs) == ["vault.unavailable", "vault.recovered"]
+
+
 def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: Vault, logs: Logs) -> None:
     session = vault.session()
     ask(session)
@@ -474,3 +536,31 @@ def test_an_odd_answer_of_vault_is_taken_or_refused_and_never_a_bug(kind: str, v
             with contextlib.suppress(RefreshError):  # nothing else may come
                 call()
         session.close()
+
+
+class _Listing(Answering):
+    """A KV v1 whose LIST has so many names."""
+
+    def __init__(self, names: int) -> None:
+        super().__init__(http(b'{"data": {"ttl": 600, "renewable": true, "type": "kv", "options": null}}'))
+        keys = [f"le{number:06}" for number in range(names)]
+        self._list = http(json.dumps({"data": {"keys": keys}}).encode())
+
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            asked = await request(reader)
+            writer.write(self._list if asked.startswith(b"LIST") or b"list=true" in asked else self._bytes)
+
+
+@pytest.mark.parametrize(("there", "taken", "told"), [(100_000, 100_000, 0), (100_001, 100_000, 1)])
+def test_more_accounts_than_100000_are_told_and_no_more_of_them_taken_in(
+    there: int, taken: int, told: int, vault: Vault, logs: Logs
+) -> None:
+    with _Listing(there) as server:
+        session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
+        names = VaultAccounts(session, mount="secret", prefix="accounts").names()
+        session.close()
+    assert len(names) == taken
+    said = [line for line in logs if line["log_level"] == "error"]
+    assert [line["event"] for line in said] == ["accounts.synced"] * told
+    assert all("more than 100000 accounts" in line["error"] for line in said)

@@ -1,5 +1,6 @@
 """What goes over the wire to LivePerson, byte for byte."""
 
+import json
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import requests
 import trustme
 from pydantic import SecretStr
 
+from tests.builders import SAMPLE
 from tests.integration.servers import Answering, http
 from worker import net
 from worker.core.account import Account
@@ -22,12 +24,7 @@ ACCOUNT = "le81823118"
 CLIENT_ID = "75588e18-0213-4e33-8174-883acac7e3c4"
 SOON = timedelta(seconds=5)
 AGENT = f"appjwt-worker/{version('appjwt-worker')}"
-TOKEN = (  # published by LivePerson; it ended in 2018
-    "eyJraWQiOiJhcHBqd3QtMTMtMDUtMTciLCJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJsZTgxODIzMTE4IiwiYXpwIjoiNzU1ODhl"
-    "MTgtMDIxMy00ZTMzLTgxNzQtODgzYWNhYzdlM2M0Iiwic2NvcGUiOiJtc2cuY29uc3VtZXIiLCJpc3MiOiJTZW50aW5lbCIsImV4cCI6MTUyNDY0Ni"
-    "I3MCwiaWF0IjoxNTI0NjQyNjcwfQ.aC1EbVQDIKJkrMgfoqhDqo5KZVMILTGP5UnK_4lUJQIfpFcrymvQKU9E6zt_WDhWmM2SOOcr1sz4u5xVZ9rMW"
-    "ZciDW_9KofEM2NDgVw1EVBxAIgGYeO0sbE9o--HKjk9DHZvukJkQFhYaHMDnj6ay4BNUqTJpDn6y3XQY7eh7rM"
-)
+TOKEN = SAMPLE
 
 
 @dataclass
@@ -77,6 +74,20 @@ def test_the_token_request_is_the_documented_one(secret: str, encoded: str, line
     ]
     assert answered.raw.get_secret_value() == TOKEN
     assert answered.token_type == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [("bearer", "bearer"), ("x" * 17, "Bearer"), ("two words", "Bearer"), (["Bearer"], "Bearer"), (None, "Bearer")],
+)
+def test_a_token_type_is_a_word_or_the_usual_one_for_readers_of_the_token_see_it(
+    told: object, taken: str, line: Line
+) -> None:
+    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr("0a1b2c3d4e"))
+    answer = http(json.dumps({"access_token": TOKEN, "token_type": told}).encode())
+    with Answering(answer, tls=line.server_tls) as sentinel:
+        answered = SentinelClient(line.session, api_version="1.0").mint(account, f"localhost:{sentinel.port}", SOON)
+    assert answered.token_type == taken
 
 
 def test_the_look_up_of_the_host_is_the_documented_one(line: Line) -> None:

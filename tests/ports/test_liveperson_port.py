@@ -73,6 +73,38 @@ def test_a_host_that_is_known_serves_on_while_the_domain_api_has_trouble(
         assert liveperson.domains.sentinel_host(account, SOON) == host
 
 
+def test_whoever_knows_no_host_asks_the_last_one_while_the_domain_api_has_trouble(
+    liveperson: LivePersonPort, account: Account
+) -> None:
+    lo, va = liveperson.backstage.hosts["lo"], liveperson.backstage.hosts["va"]
+    with liveperson.backstage.faults.on(Fault(status=503), service="domain"):
+        assert liveperson.domains.sentinel_host(account, SOON, lo) == lo
+        assert liveperson.domains.sentinel_host(account, SOON) == lo
+    liveperson.end_cache()
+    assert liveperson.domains.sentinel_host(account, SOON, va) == lo  # the Domain API's word counts, not the last one
+
+
+@pytest.mark.parametrize("last", ["sentinel.evil.example", "", "no host"])
+def test_a_last_host_that_is_not_allowed_is_none(liveperson: LivePersonPort, account: Account, last: str) -> None:
+    with (
+        liveperson.backstage.faults.on(Fault(status=503), service="domain"),
+        pytest.raises(RefreshError) as caught,
+    ):
+        liveperson.domains.sentinel_host(account, SOON, last)
+    assert caught.value.status == 503
+
+
+def test_a_last_host_does_not_stand_in_where_the_domain_api_says_no(
+    liveperson: LivePersonPort, account: Account
+) -> None:
+    with (
+        liveperson.backstage.faults.on(Fault(status=404), service="domain"),
+        pytest.raises(RefreshError) as caught,
+    ):
+        liveperson.domains.sentinel_host(account, SOON, liveperson.backstage.hosts["lo"])
+    assert caught.value.kind is Kind.LASTING
+
+
 def test_a_move_is_noticed_when_the_cache_ends_and_not_before(liveperson: LivePersonPort, account: Account) -> None:
     hosts = liveperson.backstage.hosts
     assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]

@@ -3,9 +3,12 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 settings.register_profile("unit", derandomize=True, max_examples=100, deadline=None, database=None)
+settings.register_profile(  # `make mutants` runs them anew for each mutant, and wants to know only whether one fails
+    "mutants", settings.get_profile("unit"), max_examples=20, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("unit")
 
 

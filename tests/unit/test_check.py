@@ -120,8 +120,8 @@ class LivePerson:
     def doubt(self, account: Account) -> None:
         raise NotImplementedError
 
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
-        del account, timeout
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
+        del account, timeout, last
         return given(self.host)
 
     def reach(self, host: str, timeout: timedelta) -> datetime | None:

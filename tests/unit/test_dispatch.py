@@ -1,5 +1,6 @@
 """Whom the fleet lets run is run, and whatever happens to one is an outcome."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from tests.fakes.clock import SECOND
 from tests.fakes.world import OneThread, World
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.dispatch import Dispatcher
+from worker.dispatch import Dispatcher, Pool
 from worker.fleet import Fleet
 from worker.refresh import ByHand
 
@@ -159,3 +160,32 @@ def test_who_was_removed_while_it_ran_is_not_told_of(make: Make, pool: OneThread
     dispatcher.fleet.remove("a")
     pool.run()
     assert told.results == {"b": Result.REFRESHED}
+
+
+def test_work_waits_for_the_threads_there_are_where_no_more_can_be_had() -> None:
+    began, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        began.set()
+        go_on.wait()
+
+    with Pool(2) as pool:
+        pool.submit(hold)
+        began.wait()
+        before = threading.stack_size(1 << 46)  # more than any machine has: as where its memory is used up
+        try:
+            pool.submit(done.set)
+        finally:
+            threading.stack_size(before)
+        assert not done.is_set()
+        go_on.set()
+        assert done.wait(5)
+
+
+def test_what_is_to_be_done_after_the_end_is_dropped() -> None:
+    """A sync that runs while the daemon is told to end would tell of a bug."""
+    done = threading.Event()
+    with Pool(1) as pool:
+        pass
+    pool.submit(done.set)
+    assert not done.is_set()

@@ -780,3 +780,13 @@ def test_a_dry_run_says_why_and_does_nothing(
     outcome = refresher.refresh(ACCOUNT, by_hand=ByHand(dry_run=True))
     assert (outcome.result, outcome.reason) == (Result.SKIPPED, reason)
     assert (world.liveperson.mints(), world.version()) == (mints, version)
+
+
+def test_after_a_restart_the_stored_host_serves_while_the_domain_api_is_down(
+    world: World, refresher: Refresher
+) -> None:
+    refresher.refresh(ACCOUNT)
+    world.clock.advance(35 * MINUTE)
+    with world.liveperson.faults.on(Fault(status=503), service="domain"):
+        outcome = world.refresher().refresh(ACCOUNT)
+    assert (outcome.result, outcome.host) == (Result.REFRESHED, world.liveperson.hosts["va"])

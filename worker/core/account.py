@@ -90,12 +90,12 @@ def _required(secret: Mapping[str, object], key: str) -> str:
     return value
 
 
-def _text(secret: Mapping[str, object], key: str, default: str | None = None) -> str | None:
-    value = secret.get(key, default)
+def _text(secret: Mapping[str, object], key: str) -> str | None:
+    value = secret.get(key)
     if value is None or value == "":
-        return default
+        return None
     if not isinstance(value, str):
-        raise InvalidAccountError(f"{key}: must be a string, is {_JSON_TYPES.get(type(value), 'something else')}")
+        raise InvalidAccountError(f"{key}: must be a string, is {_JSON_TYPES[type(value)]}")
     if not _VISIBLE.fullmatch(value):
         raise InvalidAccountError(f"{key}: holds a space, a line break or a character outside ASCII")
     if len(value) > _LONGEST_VALUE:

@@ -1,27 +1,53 @@
-"""Takes secrets out of a text that somebody else wrote, before anybody may see it."""
+"""Takes secrets out of a text that somebody else wrote, before anybody may see it.
 
-import json
+Escapes (of URLs, JSON, HTML) are taken off layer by layer, as whoever reads the text could do; what shows a secret at
+any layer goes. Known secrets, which are visible ASCII, are also looked for in hex and base64.
+"""
+
+import html
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 GONE = "[redacted]"
 
 _SHORTEST_PIECE = 6
 """Characters of a known secret in a row that are taken out, for a server may echo a part of it."""
 
+_NO_CHANCE = 12
+"""Characters in a row that are no chance: where something is refused for it, not only hidden."""
+
+_LAYERS = 4
+"""Deep enough for JSON in JSON in a URL."""
+
+_NAMES = r"(?i:client_secret|secret_id|access_token|client_token|\w*vault_token)"
 _LOOKS_SECRET = re.compile(
-    r"""
-      eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}        # a JWT, or its head: {" in base64url
-    | \b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}               # a token of Vault or OpenBao
-    | (?<=client_secret=)(?!VALUE$)[^&\s"']+ | (?<=secret_id=)[^&\s"']+  # VALUE is what --check has for a remedy
-    | (?<="client_secret":")[^"]* | (?<="client_secret":\ ")[^"]*
-    | (?<="secret_id":")[^"]* | (?<="secret_id":\ ")[^"]*
+    rf"""
+      eyJ[A-Za-z0-9_-]{{5,}}(?:\.[A-Za-z0-9_-]*){{0,2}}        # a JWT, or its head: {{" in base64url
+    | \b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{{20,}}               # a token of Vault or OpenBao
+    | \b{_NAMES}=(?P<plain>(?!VALUE$)[^\s&"',;]+)             # VALUE is what --check has for a remedy
+    | \b{_NAMES}"\s*:\s*"(?P<double>[^"]*)
+    | \b{_NAMES}'\s*:\s*'(?P<single>[^']*)
+    | \b(?i:x-vault-token)\s*:\s*(?P<header>[^\s"']+)
     """,
     re.VERBOSE,
 )
+
+_ESCAPE = re.compile(
+    r"""
+      (?: % | %u(?=[0-9a-f]{4}) | \\x | \\u(?=[0-9a-f]{4}) ) (?P<hex> (?<=u)[0-9a-f]{4} | (?<!u)[0-9a-f]{2} )
+    | \\(?P<plain>["'\\/])
+    | &(?: \#\d{1,7} | \#x[0-9a-f]{1,6} | [a-z][a-z0-9]{1,30} );
+    | (?P<nothing>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff])  # as UTF-16 has it between the letters
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+_Pieces = Mapping[int, set[str]]
+"""Pieces of secrets, by their length."""
 
 
 def redacted(text: str, *secrets: str) -> str:
@@ -31,10 +57,16 @@ def redacted(text: str, *secrets: str) -> str:
 
 def redacted_lines(text: str, *secrets: str) -> str:
     """The same with its lines and spaces as they stand; a character that would steer a terminal becomes a space."""
-    for secret in secrets:
-        for form in _forms(secret):
-            text = _without_pieces(text, form)
-    return "".join(each if each.isprintable() or each == "\n" else " " for each in _LOOKS_SECRET.sub(GONE, text))
+    if secrets or _LOOKS_SECRET.search(text) or _ESCAPE.search(text):  # most fields of a log line hold none of it
+        hidden = _hidden(text, _pieces(secrets, _SHORTEST_PIECE))
+        runs = groupby(zip(hidden, text, strict=True), key=itemgetter(0))
+        text = "".join(GONE if gone else "".join(map(itemgetter(1), run)) for gone, run in runs)
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+
+
+def repeats(text: str, secret: str) -> bool:
+    """Whether the text tells so much of the secret, in whatever form, that it cannot be chance."""
+    return len(secret) >= _NO_CHANCE and any(_hidden(text, _pieces([secret], _NO_CHANCE), looks=False))
 
 
 def cleaned(value: Any) -> Any:
@@ -52,29 +84,73 @@ def cleaned(value: Any) -> Any:
             return redacted(repr(value))
 
 
+def _hidden(text: str, pieces: _Pieces, *, looks: bool = True) -> bytearray:
+    """For each character whether it must not be seen."""
+    hidden = bytearray(len(text))
+    for layer, spans in _layers(text):
+        for begin, end in _found(layer, pieces, looks=looks):
+            if begin < end:
+                first, last = spans[begin][0], spans[end - 1][1]
+                hidden[first:last] = b"\1" * (last - first)
+    return hidden
+
+
+def _found(text: str, pieces: _Pieces, *, looks: bool) -> Iterator[tuple[int, int]]:
+    for size, known in pieces.items():
+        yield from ((at, at + size) for at in range(len(text) - size + 1) if text[at : at + size] in known)
+    for match in _LOOKS_SECRET.finditer(text) if looks else ():
+        yield match.span(match.lastgroup or 0)
+
+
+def _layers(text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The text, and what is left with each layer of escapes taken off; where each of its characters comes from."""
+    spans = [(at, at + 1) for at in range(len(text))]
+    yield text, spans
+    for _ in range(_LAYERS):
+        parts: list[str] = []
+        origins: list[tuple[int, int]] = []
+        at = 0
+        for match in _ESCAPE.finditer(text):
+            begin, end = match.span()
+            read = _read(match)
+            parts += text[at:begin], read
+            origins += spans[at:begin] + [(spans[begin][0], spans[end - 1][1])] * len(read)
+            at = end
+        if not parts:
+            return
+        text, spans = "".join([*parts, text[at:]]), origins + spans[at:]
+        yield text, spans
+
+
+def _read(escape: re.Match[str]) -> str:
+    match escape.lastgroup:
+        case "hex":
+            return chr(int(escape["hex"], 16))
+        case "plain":
+            return escape["plain"]
+        case "nothing":
+            return ""
+        case _:
+            return html.unescape(escape[0])
+
+
+def _pieces(secrets: Iterable[str], size: int) -> _Pieces:
+    found: dict[int, set[str]] = {}
+    for secret in secrets:
+        for form in _forms(secret):
+            width = min(size, len(form))
+            found.setdefault(width, set()).update(form[at : at + width] for at in range(len(form) - width + 1))
+    found.pop(0, None)
+    return found
+
+
 def _forms(secret: str) -> Iterator[str]:
-    raw = secret.encode()
+    raw = secret.encode(errors="replace")
     yield secret
-    yield from {quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]} - {secret}
+    yield secret.replace(" ", "+")  # in a form
+    yield raw.hex()
+    yield raw.hex().upper()
     for shift in range(3):  # where the secret begins decides what its base64 looks like
         for encode in (b64encode, urlsafe_b64encode):
             encoded = encode(b"\0" * shift + raw).decode().rstrip("=")
             yield encoded[shift and 4 : len(encoded) - len(encoded) % 4]
-
-
-def _without_pieces(text: str, secret: str) -> str:
-    shortest = min(_SHORTEST_PIECE, len(secret))
-    if not shortest:
-        return text
-    pieces = {secret[i : i + shortest] for i in range(len(secret) - shortest + 1)}
-    kept: list[str] = []
-    at = hidden_to = 0
-    while at < len(text):
-        if text[at : at + shortest] in pieces:
-            if at >= hidden_to:
-                kept.append(GONE)
-            hidden_to = at + shortest
-        if at >= hidden_to:
-            kept.append(text[at])
-        at += 1
-    return "".join(kept)

@@ -26,7 +26,7 @@ class Stored:
     raw: SecretStr | None
     """The newest version's token; None = there is none to be read."""
     host: str | None
-    """The Sentinel host it names: good for queueing, not for sending secrets to."""
+    """The Sentinel host it names: good for queueing; secrets go there only where the allow list lets them."""
     refresh_at: str | None
     """When its writer planned to replace it: good for showing."""
     marked: bool

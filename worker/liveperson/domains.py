@@ -42,10 +42,12 @@ class Domains:
         self._cache: dict[str, tuple[str, float]] = {}
         self._trouble_until = float("-inf")
 
-    def sentinel_host(self, account: Account, timeout: timedelta) -> str:
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
         """Host, with its port where that is not 443; RefreshError at stage domain.
 
         While the Domain API has trouble the last host known serves on.
+
+        :param last: the host that the stored token came from, for whoever knows none; the allow list holds.
         """
         if account.sentinel_domain:
             return self._allow(account.sentinel_domain, "sentinel_domain of the account")
@@ -58,7 +60,8 @@ class Domains:
         except RefreshError as error:
             if error.kind is Kind.TRANSIENT:
                 self._trouble_until = self._clock() + _TROUBLE  # let not everyone wait for it
-                if known:
+                if known := known or self._allowed_or_none(last):
+                    self._cache.setdefault(account.account_id, (known, float("-inf")))
                     return known
             raise
         self._cache[account.account_id] = (host, self._clock())
@@ -87,6 +90,12 @@ class Domains:
         if host is None:
             raise _failure(Kind.LASTING, f"the Domain API names no Sentinel for account {account_id}", _ACCOUNT, status)
         return host
+
+    def _allowed_or_none(self, host: str | None) -> str | None:
+        try:
+            return self._allow(host, "the stored token's host")
+        except RefreshError:
+            return None
 
     def _allow(self, host: object, source: str) -> str:
         """The host in its plain form, if a secret may be sent to it."""

@@ -28,6 +28,8 @@ _FLOOR = 60.0
 """Seconds between two fetches from one host, whatever tokens come: an unknown key must not make a storm."""
 _FLOOR_WITHOUT_KEYS = 5.0
 """The same while nothing could be fetched yet: no token can be published meanwhile."""
+_MOST_KEYS = 32
+"""Of one host: each may have to be tried on each token."""
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.DOTALL)
 
 
@@ -128,7 +130,7 @@ def _signed_by(token: AppJWT, key: RSAPublicKey) -> bool:
 def _from_jwks(document: Any) -> list[_Key]:
     found = document.get("keys") if isinstance(document, dict) else None
     keys = []
-    for each in found if isinstance(found, list) else []:
+    for each in found[:_MOST_KEYS] if isinstance(found, list) else []:
         try:
             key = jwt.PyJWK(each, algorithm="RS256").key
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):

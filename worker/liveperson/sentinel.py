@@ -14,6 +14,7 @@ from worker.core.redact import redacted
 from worker.core.unchecked import Answer
 
 _EXCERPT = 160
+_TOKEN_TYPE = re.compile(r"[A-Za-z]{1,16}")
 _LAST_WORD = re.compile(r"[\w.~+/=%-]+$")
 _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
     "1.0": (
@@ -71,7 +72,7 @@ class SentinelClient:
         token_type = answer.get("token_type")
         return Answer(
             raw=SecretStr(token),
-            token_type=token_type if isinstance(token_type, str) else "Bearer",
+            token_type=token_type if isinstance(token_type, str) and _TOKEN_TYPE.fullmatch(token_type) else "Bearer",
             now=net.server_time(response),
         )
 

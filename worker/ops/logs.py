@@ -1,7 +1,13 @@
-"""One log line per event, on stderr, JSON or for the eye; the libraries' lines go through the same formatter."""
+"""One log line per event, on stderr, JSON or for the eye.
 
+What libraries say, Python's warnings and exceptions that nobody caught go through the same formatter, and so through
+the one redactor.
+"""
+
+import contextlib
 import logging
 import sys
+import threading
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
@@ -11,6 +17,9 @@ from worker.core.redact import cleaned, redacted_lines
 
 _CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
+
+_QUOTES_SERVERS = "urllib3.connection"
+"""Has the headers that it cannot read in its warning: those may be our own secret, told back to us."""
 
 
 def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
@@ -34,7 +43,7 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -52,6 +61,32 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
+    logging.getLogger(_QUOTES_SERVERS).setLevel(logging.ERROR)
+    _catch_what_goes_past_the_log(handler)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say that a line could not be made, and not what was in it, as logging would."""
+        failure = logging.LogRecord(record.name, logging.ERROR, "", 0, "worker.bug", None, None)
+        failure.error = f"a log line failed: {type(sys.exception()).__name__}"
+        with contextlib.suppress(Exception):  # a stream that is gone
+            self.stream.write(self.format(failure) + self.terminator)
+            self.flush()
+
+
+def _catch_what_goes_past_the_log(handler: logging.Handler) -> None:
+    """Python would write these to stderr by itself."""
+    logging.captureWarnings(capture=True)
+    logging.lastResort = handler
+
+    def uncaught(error: BaseException | None, where: object) -> None:
+        if not isinstance(error, SystemExit):
+            logging.getLogger("worker").error("worker.bug", exc_info=error, extra={"where": repr(where)})
+
+    sys.excepthook = lambda _kind, error, _trace: uncaught(error, "main")
+    sys.unraisablehook = lambda told: uncaught(told.exc_value, told.object)
+    threading.excepthook = lambda told: uncaught(told.exc_value, told.thread and told.thread.name)
 
 
 _FIRST = ("timestamp", "level", "event")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import requests
@@ -15,6 +16,8 @@ from worker.vault.mount import KvMount
 from worker.vault.session import Operation, VaultSession
 
 _DEEPEST = 8
+_MOST = 100_000
+"""Accounts. Whoever is known stays, for absence from a LIST removes nobody."""
 
 log = structlog.get_logger()
 _OVERLAP = timedelta(hours=24)
@@ -27,13 +30,22 @@ class VaultAccounts:
         self._mount = mount
         self._engine = KvMount(session, mount)
         self._prefix = prefix
+        self._refused: set[str] = set()
+        """Folders that may not be listed, as was said."""
 
     def names(self) -> frozenset[str]:
-        """Every account's name, at any depth."""
-        names = frozenset(self._walk("", depth=0))
+        """Every account's name, at any depth; of more than 100,000 only so many, and the log says so."""
+        names = self._listed()
         if not names:  # nothing there, or it is asked for in the way of another version
             self._engine.forget()
-            names = frozenset(self._walk("", depth=0))
+            names = self._listed()
+        return names
+
+    def _listed(self) -> frozenset[str]:
+        walk = self._walk("", depth=0)
+        names = frozenset(islice(walk, _MOST))
+        if next(walk, None) is not None:
+            log.error("accounts.synced", error=f"there are more than {_MOST} accounts: no more of them are taken in")
         return names
 
     def read(self, name: str) -> Account:
@@ -84,7 +96,7 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
             raise
         data = mapping(answer.get("data"))
@@ -105,13 +117,16 @@ class VaultAccounts:
                 ),
             )
         except VaultError as error:
-            if error.status == requests.codes.not_found:
+            if error.says_nothing_is_there:
                 return  # an empty folder
             if error.status == requests.codes.forbidden and depth:
                 # whoever is in it and known stays, for absence from a LIST removes nobody
-                log.warning("accounts.synced", folder=path, error=str(error))
+                if path not in self._refused:
+                    log.warning("accounts.synced", folder=path, error=str(error))
+                self._refused.add(path)
                 return
             raise
+        self._refused.discard(path)
         keys = mapping(answer.get("data")).get("keys")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise OddAnswerError

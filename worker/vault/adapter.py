@@ -23,6 +23,11 @@ class VaultError(RefreshError):
         super().__init__(stage, kind, text, status=status)
         self.body = body
 
+    @property
+    def says_nothing_is_there(self) -> bool:
+        """A 404 with a text is about the way there: the mount or the namespace is gone, not the secret."""
+        return self.status == requests.codes.not_found and not _said(self.body)
+
     def saying(self, text: str, *, stage: Stage | None = None) -> "VaultError":
         """The same in other words."""
         said = VaultError(text, status=self.status, body=self.body, stage=stage or self.stage)
@@ -77,7 +82,9 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     def _secrets(self, request: Mapping[str, Any]) -> Iterator[str]:
         """What was sent and must not come back in a text."""
         yield self.token or ""
-        yield from (value for key, value in mapping(request.get("json")).items() if key in ("secret_id", "jwt"))
+        body = mapping(request.get("json"))
+        sent = {**body, **mapping(body.get("data"))}
+        yield from (value for key, value in sent.items() if key in ("secret_id", "jwt", "access_token"))
 
 
 def mapping(value: object) -> Mapping[str, Any]:

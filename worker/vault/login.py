@@ -1,9 +1,10 @@
 """The ways to a Vault token."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import hvac
 import requests
@@ -23,53 +24,100 @@ class Login(Protocol):
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         """Log in; the `auth` of the answer: client_token, lease_duration (seconds, 0 = endless), renewable."""
 
+    @property
+    def pauses(self) -> Sequence[float]:
+        """Seconds after the first refusal, the second and so on until the same login is tried again."""
+
     def has_changed(self) -> bool:
-        """Whether logging in now would give another token than the last time, though that one may live."""
+        """Whether what it shows to Vault was replaced since it logged in, or tried to."""
 
 
-@dataclass(frozen=True, slots=True)
+_PAUSES: Final = (5.0,)
+_APPROLE_PAUSES: Final = (30.0, 901.0)
+"""Vault locks a role out for 15 minutes after five refused logins within 15 minutes, and replicas share the role."""
+
+
+class _File:
+    """One word in a file, which others replace."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        self._what = what
+        self._read_at: int | None = None
+
+    def read(self) -> str:
+        """VaultError names the file and what is wrong with it."""
+        self._read_at = self._changed_at()
+        source = f"vault.{self._what}_file {self._path}"
+        try:
+            return _sound(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
+        except OSError as error:
+            raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+
+    def has_changed(self) -> bool:
+        return self._changed_at() not in (None, self._read_at)
+
+    def _changed_at(self) -> int | None:
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return None
+
+
+@dataclass(slots=True)
 class AppRoleLogin:
     method: ClassVar[str] = "approle"
     own: ClassVar[bool] = True
+    pauses: ClassVar[Sequence[float]] = _APPROLE_PAUSES
 
     mount: str
     role_id: str
     secret_id_file: Path
     """Read at each login: it may rotate."""
+    _file: _File = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._file = _File(self.secret_id_file, "secret_id")
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        secret_id = _read(self.secret_id_file, "secret_id")
+        secret_id = self._file.read()
         answer = client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount)
         return dict(answer["auth"])
 
     def has_changed(self) -> bool:
-        return False
+        return self._file.has_changed()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JwtLogin:
     """The methods kubernetes and jwt: on the wire they are the same."""
 
     own: ClassVar[bool] = True
+    pauses: ClassVar[Sequence[float]] = _PAUSES
 
     method: str
     mount: str
     role: str
     jwt_file: Path
     """Read at each login: a projected service account token is replaced before it ends."""
+    _file: _File = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._file = _File(self.jwt_file, "jwt")
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        jwt = _read(self.jwt_file, "jwt")
+        jwt = self._file.read()
         return dict(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount)["auth"])
 
     def has_changed(self) -> bool:
-        return False
+        return self._file.has_changed()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogin:
     method: ClassVar[str] = "token"
     own: ClassVar[bool] = False
+    pauses: ClassVar[Sequence[float]] = _PAUSES
 
     token: SecretStr
 
@@ -86,22 +134,19 @@ class TokenFileLogin:
 
     method: ClassVar[str] = "token"
     own: ClassVar[bool] = False
+    pauses: ClassVar[Sequence[float]] = _PAUSES
 
     token_file: Path
-    _read_at: int | None = field(default=None, init=False)
+    _file: _File = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._file = _File(self.token_file, "token")
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        self._read_at = self._changed_at()
-        return _looked_up(client, _read(self.token_file, "token"), renew=False)
+        return _looked_up(client, self._file.read(), renew=False)
 
     def has_changed(self) -> bool:
-        return self._changed_at() not in (None, self._read_at)
-
-    def _changed_at(self) -> int | None:
-        try:
-            return self.token_file.stat().st_mtime_ns
-        except OSError:
-            return None
+        return self._file.has_changed()
 
 
 _HINTS: dict[tuple[str, int | None], str] = {
@@ -131,14 +176,6 @@ def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any
         raise
     ttl = data["ttl"] or (1 if data.get("expire_time") else 0)  # 0 is endless, or less than a second
     return {"client_token": token, "lease_duration": ttl, "renewable": renew and data["renewable"]}
-
-
-def _read(file: Path, what: str) -> str:
-    source = f"vault.{what}_file {file}"
-    try:
-        return _sound(file.read_text(encoding="utf-8", errors="replace"), source, what)
-    except OSError as error:
-        raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
 
 def _sound(text: str, source: str, what: str) -> str:

@@ -19,6 +19,7 @@ from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
 from worker.vault.login import Login, hint
+from worker.vault.outage import Outage, Use
 
 _RENEW_AT = 0.5
 _RENEW_AGAIN = 5.0
@@ -43,6 +44,9 @@ class Operation(StrEnum):
     READ_TOKEN = "read_token"  # noqa: S105 - a name
     WRITE_TOKEN = "write_token"  # noqa: S105 - a name
     WRITE_METADATA = "write_metadata"
+
+
+_WRITES = frozenset({Operation.WRITE_TOKEN, Operation.WRITE_METADATA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class VaultSession:
         self._lock = threading.Lock()
         self._lease: _Lease | None = None
         self._failed: tuple[float, RefreshError] | None = None
-        self._down_since: float | None = None
-        self._renewal_fails = False
+        self._refusals = 0
+        self._outage = Outage(address, clock)
         self._relogin_from = float("-inf")
         self._clock_sample: tuple[datetime, float] | None = None
         # token="": with None hvac would look into the environment and into the home directory
@@ -99,6 +103,7 @@ class VaultSession:
 
         A login that has ended is noticed and made anew, once.
         """
+        use = Use.WRITE if operation in _WRITES else Use.READ
         try:
             self.keep_alive()
             token = self._client.token
@@ -110,9 +115,12 @@ class VaultSession:
                 self.keep_alive()
                 answer = self._named(operation, path, request)
         except VaultError as error:
-            self._note_failure(error)
+            if error.kind is Kind.TRANSIENT:
+                self._outage.failed(use, error)
+            else:  # it works, and says no
+                self._outage.worked(use)
             raise
-        self._note_success()
+        self._outage.worked(use)
         return answer if isinstance(answer, dict) else {}
 
     def _named(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> Any:
@@ -125,7 +133,7 @@ class VaultSession:
     def keep_alive(self) -> float:
         """Log in or renew if it is time to; the steady moment when it is time again."""
         lease, asked = self._lease, self._clock()
-        if lease and asked < lease.renew_at and not self._login.has_changed():
+        if lease and asked < lease.renew_at and not self._is_another():
             return lease.renew_at
         # while one thread renews, the others go on with what still lives; without a login they wait for it
         if self._lock.acquire(blocking=lease is None or asked >= lease.ends):
@@ -180,29 +188,27 @@ class VaultSession:
 
     def _renew_or_log_in(self, asked: float) -> None:
         lease, now = self._lease, self._clock()
-        if lease and now < lease.renew_at and not self._login.has_changed():
+        if lease and now < lease.renew_at and not self._is_another():
             return  # another thread did it while this one waited
-        if self._failed and self._failed[0] > asked:
-            raise self._failed[1]  # another thread tried it while this one waited
         if lease and now < lease.ends:
             self._renew(lease, now)
         else:
-            self._log_in()
+            self._log_in(asked)
+
+    def _is_another(self) -> bool:
+        """Whether somebody put another login in the place of ours. One that we made lives on by itself."""
+        return not self._login.own and self._login.has_changed()
 
     def _renew(self, lease: _Lease, now: float) -> None:
         try:
             if not self._prolong(lease, now):
-                self._log_in()
+                self._log_in(now)
         except VaultError as error:
             # what we have still lives, so Vault is no less of use; it is said once, and tried on
             self._lease = replace(lease, renew_at=min(now + _RENEW_AGAIN, lease.ends))
-            if not self._renewal_fails:
-                log.error("vault.unavailable", error=str(error), status=error.status, login_ends_in=lease.ends - now)
-            self._renewal_fails = True
+            self._outage.failed(Use.LOGIN, error, login_ends_in=lease.ends - now)
         else:
-            if self._renewal_fails:
-                log.info("vault.recovered")
-            self._renewal_fails = False
+            self._outage.worked(Use.LOGIN)
 
     def _prolong(self, lease: _Lease, now: float) -> bool:
         """Whether the login could be renewed for about as long as it had."""
@@ -211,7 +217,7 @@ class VaultSession:
         try:
             renewed = _Lease.of(self._client.auth.token.renew_self()["auth"], now)
         except VaultError as error:
-            if error.kind is Kind.LASTING:
+            if error.status is not None:  # refused; at the end of its longest life OpenBao says so with a 500
                 return False
             raise
         except (LookupError, TypeError, ValueError) as error:
@@ -222,7 +228,10 @@ class VaultSession:
         log.info("vault.renewed", expires_in=renewed.length)
         return True
 
-    def _log_in(self) -> None:
+    def _log_in(self, asked: float) -> None:
+        """Not where another thread was refused since this moment; and after a refusal not too soon again."""
+        if self._failed and (self._failed[0] > asked or self._is_too_soon()):
+            raise self._failed[1]
         try:
             auth = self._login(self._client)
             lease, token = _Lease.of(auth, self._clock()), auth["client_token"]
@@ -233,9 +242,18 @@ class VaultSession:
             # no account's fault; and a Kubernetes API that is down, or a file about to rotate, looks like a refusal
             failure.kind = Kind.TRANSIENT
             self._failed = (self._clock(), failure)
+            self._refusals = self._refusals + 1 if cause.kind is Kind.LASTING else 0
             raise failure from error
-        self._client.token, self._lease = token, lease
+        self._client.token, self._lease, self._failed, self._refusals = token, lease, None, 0
+        self._outage.worked(Use.LOGIN)
         log.info("vault.login", method=self._login.method, expires_in=auth["lease_duration"])
+
+    def _is_too_soon(self) -> bool:
+        """Whether the same login would only be refused again, or lock the role out for all."""
+        if self._failed is None or not self._refusals or self._login.has_changed():
+            return False
+        pauses = self._login.pauses
+        return self._clock() < self._failed[0] + pauses[min(self._refusals, len(pauses)) - 1]
 
     def _has_ended(self, token: str) -> bool:
         """Whether a 403 came from an ended login, not from a policy; if so the login is forgotten."""
@@ -255,16 +273,6 @@ class VaultSession:
                 self._lease = None
                 self._relogin_from = self._clock() + _RELOGIN_FLOOR
         return True
-
-    def _note_failure(self, error: VaultError) -> None:
-        if error.kind is Kind.TRANSIENT and self._down_since is None:
-            self._down_since = self._clock()
-            log.error("vault.unavailable", address=self._address, error=str(error), status=error.status)
-
-    def _note_success(self) -> None:
-        if self._down_since is not None:
-            log.info("vault.recovered", duration=round(self._clock() - self._down_since, 3))
-            self._down_since = None
 
     def _sample_clock(self, response: requests.Response) -> None:
         date = net.server_time(response)

@@ -149,7 +149,7 @@ class VaultTokens:
                 ),
             )
         except VaultError as error:
-            if error.status != requests.codes.not_found:
+            if not error.says_nothing_is_there:
                 raise
             # a version that was deleted or ran out is a 404 too, but with its metadata
             return {"data": {"metadata": {"version": 0}, **mapping(mapping(error.body).get("data"))}}

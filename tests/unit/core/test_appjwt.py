@@ -1,5 +1,6 @@
 """Every check of a token: what passes, what is refused and in which words, and that no text at all can crash it."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from tests.builders import (
     ABSENT,
@@ -32,15 +34,18 @@ EXPECTED = Expected(ACCOUNT, CLIENT_ID, "msg.consumer")
 SECOND = timedelta(seconds=1)
 
 
-def refusal(token: str, now: datetime | None = ISSUED, expected: Expected = EXPECTED) -> TokenRefusedError:
+def refusal(
+    token: str, now: datetime | None = ISSUED, expected: Expected = EXPECTED, untold: SecretStr | None = None
+) -> TokenRefusedError:
     with pytest.raises(TokenRefusedError) as caught:
-        check(token, expected, now)
+        check(token, expected, now, untold)
     return caught.value
 
 
-def with_claims(text: str) -> str:
-    """A token whose claims are the usual ones with this JSON text added at the end."""
-    return compact_jws(json.dumps(HEADER), f"{json.dumps(CLAIMS)[:-1]}, {text}}}")
+def with_claims(text: str, *instead_of: str) -> str:
+    """A token whose claims are the usual ones, without those named, and with this JSON text added at the end."""
+    usual = {key: value for key, value in CLAIMS.items() if key not in instead_of}
+    return compact_jws(json.dumps(HEADER), f"{json.dumps(usual)[:-1]}, {text}}}")
 
 
 # What passes
@@ -119,10 +124,50 @@ def test_a_list_of_audiences_is_kept_whole_and_told_with_spaces_between() -> Non
     assert token.claims()["aud"] == "one two"
 
 
-def test_the_last_of_two_members_of_the_same_name_counts() -> None:
-    """RFC 7519, 4: refuse them, or take the last."""
-    assert check(with_claims('"azp": "wrong", "azp": "' + CLIENT_ID + '"'), EXPECTED, ISSUED).azp == CLIENT_ID
-    assert refusal(with_claims('"azp": "wrong"')).check is Check.AZP
+@pytest.mark.parametrize(
+    "token",
+    [
+        with_claims(f'"azp": "{CLIENT_ID}"'),
+        with_claims(f'"a\\u007ap": "{CLIENT_ID}"'),
+        with_claims('"more": {"a": [{"b": 1, "b": 1}]}'),
+        compact_jws(f'{json.dumps(HEADER)[:-1]}, "alg": "none"}}', json.dumps(CLAIMS)),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused_for_readers_may_take_either(token: str) -> None:
+    assert str(refusal(token)) == "format: expected each name once in an object, got one twice"
+
+
+@pytest.mark.parametrize("no_json", ["NaN", "Infinity", "-Infinity", "[NaN]"])
+def test_what_only_python_takes_for_json_is_refused_wherever_it_stands(no_json: str) -> None:
+    text = "format: expected a JSON header and JSON claims, got something else"
+    assert str(refusal(with_claims(f'"more": {no_json}'))) == text
+    assert str(refusal(compact_jws(f'{json.dumps(HEADER)[:-1]}, "x": {no_json}}}', json.dumps(CLAIMS)))) == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-le", "utf-8-sig"])
+def test_json_is_utf_8_and_nothing_else(encoding: str) -> None:
+    token = compact_jws(json.dumps(HEADER), json.dumps(CLAIMS).encode(encoding))
+    assert str(refusal(token)) == "format: expected a JSON header and JSON claims, got something else"
+
+
+def told_as(secret: str) -> list[str]:
+    return [secret, secret[3:17], base64.b64encode(b"x" + secret.encode()).decode(), f"{secret}-more"]
+
+
+@pytest.mark.parametrize("claim", ["aud", "scope"])
+@pytest.mark.parametrize("form", range(4))
+def test_a_token_that_tells_the_client_secret_is_refused_for_its_claims_are_logged(claim: str, form: int) -> None:
+    account = make_account()
+    told = told_as(account.client_secret.get_secret_value())[form]
+    value = [ACCOUNT, told] if claim == "aud" else f"msg.consumer {told}"
+    for token in (make_token({}, **{claim: value}), make_token({"kid": told})):
+        error = refusal(token, expected=Expected.of(account), untold=account.client_secret)
+        assert str(error) == "format: expected nothing of the client_secret, got it in a header or claim"
+
+
+def test_a_short_secret_may_be_in_a_claim_by_chance() -> None:
+    account = make_account(client_secret=SecretStr("msg.consume"))
+    assert check(make_token(), Expected.of(account), ISSUED, account.client_secret).scope == "msg.consumer"
 
 
 def test_what_is_not_known_is_not_compared() -> None:
@@ -221,9 +266,7 @@ def test_a_claim_of_the_wrong_type_is_a_matter_of_format(claim: str, expected: s
         ("true", "as a whole number, got bool"),
         ("1524646270.0", "as a whole number, got float"),
         ("1524646270e0", "as a whole number, got float"),
-        ("NaN", "as a whole number, got float"),
         ("1e400", "as a whole number, got float"),
-        ("-Infinity", "as a whole number, got float"),
         ('"1524646270"', "as a whole number, got str"),
         ("9" * 20, "as a time, got a number out of range"),
         ("-" + "9" * 20, "as a time, got a number out of range"),
@@ -231,7 +274,7 @@ def test_a_claim_of_the_wrong_type_is_a_matter_of_format(claim: str, expected: s
     ],
 )
 def test_times_are_whole_numbers_of_seconds_and_nothing_else(claim: str, value: str, text: str) -> None:
-    assert str(refusal(with_claims(f'"{claim}": {value}'))) == f"format: expected {claim} {text}"
+    assert str(refusal(with_claims(f'"{claim}": {value}', claim))) == f"format: expected {claim} {text}"
 
 
 @pytest.mark.parametrize("claim", ["aud", "azp", "iss", "iat", "exp"])
@@ -260,11 +303,6 @@ DEEP = "[" * 3000 + "]" * 3000
         compact_jws(DEEP, "{}"),
         compact_jws(json.dumps(HEADER), DEEP),
         compact_jws(json.dumps(HEADER), '{"exp": ' + "9" * 5000 + "}"),
-        compact_jws(json.dumps({**HEADER, "kid": 7}), json.dumps(CLAIMS)),
-        compact_jws(json.dumps({**HEADER, "crit": ["exp"]}), json.dumps(CLAIMS)),
-        compact_jws(json.dumps({**HEADER, "crit": 7}), json.dumps(CLAIMS)),
-        compact_jws(json.dumps({**HEADER, "b64": False}), json.dumps(CLAIMS)),
-        compact_jws(json.dumps({**HEADER, "b64": False, "crit": ["b64"]}), json.dumps(CLAIMS)),
     ],
 )
 def test_a_crafted_header_or_payload_is_refused_as_no_json_of_the_right_kind(token: str) -> None:
@@ -272,6 +310,15 @@ def test_a_crafted_header_or_payload_is_refused_as_no_json_of_the_right_kind(tok
         "format: expected a JSON header and JSON claims, got something else",
         "format: expected three base64url parts, got something else",
     )
+
+
+@pytest.mark.parametrize("header", [{"crit": ["exp"]}, {"crit": 7}, {"b64": False}, {"b64": False, "crit": ["b64"]}])
+def test_a_header_that_changes_what_the_others_mean_is_refused(header: dict[str, object]) -> None:
+    assert str(refusal(make_token(header))) == "format: expected no header crit or b64, got one"
+
+
+def test_a_kid_that_is_no_text_is_refused() -> None:
+    assert str(refusal(make_token({"kid": 7}))) == "format: expected kid as printable text, got int"
 
 
 @pytest.mark.parametrize("alg", [ABSENT, None, 7, ["RS256"]])
@@ -403,9 +450,9 @@ def test_a_changed_character_never_gets_another_life_or_owner_through(at: int, c
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_what_pyjwt_cannot_take_apart_is_refused_without_its_words(part: int) -> None:
+def test_what_is_no_base64_is_refused_without_its_words(part: int) -> None:
     parts: list[str] = SAMPLE.split(".")
     parts[part] = parts[part][: len(parts[part]) // 4 * 4] + "A"  # base64 never has such a length
     error = refusal(".".join(parts))
-    assert str(error) == "format: expected a JSON header and JSON claims, got something else"
+    assert str(error) == "format: expected three base64url parts, got something else"
     assert_it_says_no_more_than_it_should(error, ".".join(parts))

@@ -42,6 +42,11 @@ def test_a_failure_like_the_one_before_is_no_news() -> None:
     assert news(after(error=REFUSED), BEFORE, ISSUED) is None
 
 
+def test_a_failure_whose_cause_somebody_took_out_of_the_metadata_is_told_again() -> None:
+    told = {"state": "failing", "failing_since": BEFORE["failing_since"]}
+    assert news(after(error=REFUSED), told, ISSUED) == {**told, "last_error": "sentinel: va answers 401"}
+
+
 @pytest.mark.parametrize(
     ("error", "state"),
     [

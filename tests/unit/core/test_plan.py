@@ -18,6 +18,8 @@ EXPECTED = Expected(ACCOUNT, CLIENT_ID)
 DEFAULT = Timing(0.5, 0.05, replica="one")
 FAIR = 1e-6
 """Seconds by which floats and timedeltas may round."""
+HELD = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
+"""A token that was written at 0 s and ends at 3600 s."""
 
 moments = st.floats(0, 1e9)
 lives = st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds))
@@ -118,6 +120,18 @@ def test_evenly_is_even() -> None:
     assert all(900 < tenths[tenth] < 1100 for tenth in range(10))
 
 
+def test_an_account_s_place_among_the_others_is_the_order_in_which_they_are_due() -> None:
+    accounts = [f"account-{i}" for i in range(100)]
+    due = sorted(accounts, key=lambda name: DEFAULT.refresh_at(name, Life(0.0, 3600.0)))
+    assert due == sorted(accounts, key=DEFAULT.phase)
+
+
+@pytest.mark.parametrize("of_many", [False, True])
+def test_what_is_held_of_a_token_is_planned_for_its_account_and_for_the_many_it_came_with(of_many: bool) -> None:  # noqa: FBT001 - a parameter
+    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT, of_many=of_many)
+    assert held.refresh_at == DEFAULT.refresh_at(ACCOUNT, Life(0.0, 3600.0), of_many=of_many)
+
+
 # Why a stored token is replaced
 
 
@@ -193,6 +207,49 @@ def test_a_life_once_counted_is_not_counted_anew_by_another_clock() -> None:
     another = judged(token_of(ISSUED, HOUR + HOUR), ISSUED, 60.0, held).held
     assert another is not None
     assert another.life == Life(60.0, 7260.0)
+
+
+def test_a_token_once_held_ends_by_the_steady_clock_whatever_a_server_s_clock_says() -> None:
+    assert judged(make_token(), ISSUED + HOUR * 2, 60.0, HELD) == Standing(None, app_jwt(), HELD)
+
+
+# What is stored is not what was stored
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(None, id="deleted"),
+        pytest.param("no token", id="overwritten"),
+        pytest.param(make_token(azp="another"), id="another app's"),
+        pytest.param(token_of(ISSUED - HOUR * 2), id="an ended one"),
+    ],
+)
+def test_while_our_token_lives_what_does_not_stand_in_its_place_is_drift(raw: str | None) -> None:
+    assert judged(raw, ISSUED + HOUR / 4, 900.0, HELD) == Standing(Reason.DRIFT)
+
+
+@pytest.mark.parametrize(("at", "reason"), [(3599.5, Reason.DRIFT), (3600.0, Reason.MISSING), (9e9, Reason.MISSING)])
+def test_a_token_that_ended_meanwhile_is_missing_and_nobody_s_doing(at: float, reason: Reason) -> None:
+    assert judged(None, ISSUED + HOUR / 4, at, HELD) == Standing(reason)
+
+
+def test_our_own_token_that_today_s_checks_refuse_is_unsound_and_nobody_s_doing() -> None:
+    edited = Expected(ACCOUNT, "another client_id")
+    standing = plan.judge(ACCOUNT, make_token(), edited, server_now=ISSUED, at=60.0, timing=DEFAULT, held=HELD)
+    assert standing == Standing(Reason.UNSOUND)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reason"), [(61, Reason.DRIFT), (60, None), (1, None), (-60, None)], ids=["drift", "60", "1", "later"]
+)
+def test_a_sound_token_in_the_place_of_ours_stands_unless_it_ends_more_than_a_minute_earlier(
+    earlier: int, reason: Reason | None
+) -> None:
+    """The two lives may have been counted by different clocks."""
+    other = app_jwt(ISSUED - timedelta(seconds=earlier))
+    standing = judged(other.raw.get_secret_value(), ISSUED + HOUR / 4, 900.0, HELD)
+    assert standing == Standing(reason, other, plan.hold(ACCOUNT, other, server_now=ISSUED, at=0.0, timing=DEFAULT))
 
 
 # Which of two stands
@@ -285,6 +342,11 @@ def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(count: int, left: flo
     whole, shorter = (plan.next_retry(count, life_left=left, kind=kind, jitter=each) for each in (0.0, jitter))
     assert whole * 0.8 <= shorter + timedelta(seconds=FAIR)
     assert shorter <= whole
+
+
+def test_the_most_that_jitter_takes_off_is_a_fifth() -> None:
+    pause = plan.next_retry(6, life_left=0.0, kind=Kind.LASTING, jitter=0.999_999).total_seconds()
+    assert pause == pytest.approx(480 * 0.8, abs=0.001)
 
 
 @given(jitters)
@@ -395,7 +457,7 @@ def test_a_thousand_minted_together_fall_evenly_between_a_tenth_and_a_half_of_th
 
 @pytest.mark.parametrize(("late_by", "late"), [(-1.0, False), (0.0, False), (180.0, False), (180.1, True)])
 def test_a_token_is_late_from_a_twentieth_of_its_life_after_its_moment(late_by: float, late: bool) -> None:  # noqa: FBT001 - a parameter
-    assert Held("f", Life(0.0, 3600.0), 1800.0).is_late(1800.0 + late_by) is late
+    assert Held("f", Life(5000.0, 8600.0), 6800.0).is_late(6800.0 + late_by) is late
 
 
 @given(st.floats(0, 1e5), st.integers(1, 60))

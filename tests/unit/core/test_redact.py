@@ -1,6 +1,7 @@
 """A secret does not get through: whole, in part, encoded, or only looking like one."""
 
 import base64
+import html
 import json
 import secrets
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.builders import SAMPLE, make_token
 from worker.core.outcome import State
-from worker.core.redact import GONE, cleaned, redacted, redacted_lines
+from worker.core.redact import _SHORTEST_PIECE, GONE, cleaned, redacted, redacted_lines, repeats
 
 LONGEST_PIECE = 7
 """Characters of a secret in a row that may be seen; what is shorter than that may well be a word."""
@@ -78,6 +79,47 @@ def test_of_a_secret_in_base64_at_most_five_bytes_are_left_at_either_end(
             assert not any(secret.encode()[i : i + 6] in base64.b64decode(groups) for i in range(21))
 
 
+def each(form: str) -> Callable[[str], str]:
+    return lambda secret: "".join(form.format(ord(character)) for character in secret)
+
+
+ODD = "/+&<\"'\\%"
+FORMS: dict[str, Callable[[str], str]] = {
+    "percent throughout": each("%{:02X}"),
+    "percent in small letters": each("%{:02x}"),
+    "percent in either case": lambda secret: each("%{:02X}")(secret[:9]) + each("%{:02x}")(secret[9:]),
+    "percent as old scripts have it": each("%u{:04X}"),
+    "percent twice": lambda secret: quote(quote(secret, safe=""), safe=""),
+    "JSON": lambda secret: json.dumps(secret)[1:-1],
+    "JSON throughout": each("\\u{:04x}"),
+    "JSON in JSON": lambda secret: json.dumps(json.dumps(secret))[3:-3],
+    "JSON in a URL": lambda secret: quote(json.dumps(secret)[1:-1], safe=""),
+    "Python": each("\\x{:02x}"),
+    "HTML": html.escape,
+    "HTML in numbers": each("&#{};"),
+    "HTML in hex": each("&#x{:X};"),
+    "hex": lambda secret: secret.encode().hex(),
+    "HEX": lambda secret: secret.encode().hex().upper(),
+    "UTF-16": lambda secret: secret.encode("utf-16-le").decode(),
+    "base64 in a URL": lambda secret: quote(base64.b64encode(secret.encode() + b"??").decode()[:-4], safe=""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_goes_whole_and_cut_in_whatever_form_it_is_told(form: str) -> None:
+    for _ in range(20):
+        secret = secrets.token_hex(7) + ODD + secrets.token_hex(8)
+        told = FORMS[form](secret)
+        left = redacted(f"you sent {told}, they say", secret)
+        assert left.startswith(f"you sent {GONE}")
+        assert left.endswith(", they say")
+        assert len(left) < len(f"you sent {GONE}, they say") + 8, left  # the last bytes in base64
+        part = redacted(f"you sent {told[: len(told) * 2 // 3]}", secret)
+        assert part.startswith(f"you sent {GONE}")
+        # what is left at the end is less than a piece: not half an escape more
+        assert len(part) < len(f"you sent {GONE}") + _SHORTEST_PIECE * len(each("\\u{:04x}")("x")), part
+
+
 def test_several_secrets_go_at_once_and_the_rest_stays() -> None:
     one, other = secrets.token_hex(13), secrets.token_hex(13)
     assert redacted(f"a {one} b {other} c", one, other) == f"a {GONE} b {GONE} c"
@@ -115,6 +157,10 @@ def test_what_looks_like_a_token_goes_although_nobody_named_it(secret: str, arou
         ('{"client_secret": "a b"}', f'{{"client_secret": "{GONE}"}}'),
         ('{"role_id": "r", "secret_id": "s"}', f'{{"role_id": "r", "secret_id": "{GONE}"}}'),
         ("secret_id=abc def", f"secret_id={GONE} def"),
+        ("{'client_secret': 'a b'}", f"{{'client_secret': '{GONE}'}}"),
+        ("%7B%22secret_id%22%3A%22a%20b%22%7D", f"%7B%22secret_id%22%3A%22{GONE}%22%7D"),
+        ("X-Vault-Token: root", f"X-Vault-Token: {GONE}"),
+        ("APPJWT_VAULT_TOKEN=root", f"APPJWT_VAULT_TOKEN={GONE}"),
     ],
 )
 def test_what_is_called_a_secret_goes_although_nobody_named_it(text: str, left: str) -> None:
@@ -129,6 +175,9 @@ def test_what_is_called_a_secret_goes_although_nobody_named_it(text: str, left: 
         "azp: expected 75588e18-0213-4e33-8174-883acac7e3c4, got another-app",
         "9f86d081884c7d65",
         "internalErrorCode 9007 at 2026-01-01T00:00:00Z",
+        "client_secret: missing or empty",
+        "vault kv patch -mount=secret liveperson/accounts/le1 client_secret=VALUE",
+        "50% of the tokens &c. are \\unknown, 100%25",
     ],
 )
 def test_what_operators_need_to_read_stays(text: str) -> None:
@@ -165,3 +214,16 @@ def test_a_field_is_cleaned_as_deep_as_it_goes_and_stays_what_it_was() -> None:
         "bytes": f"b'{GONE}'",
         "error": f"ValueError('{GONE}')",
     }
+
+
+def test_a_token_in_json_in_a_url_goes_although_nobody_named_it() -> None:
+    assert redacted(f"{quote(json.dumps(SAMPLE))} {SAMPLE.replace('.', '%2E')}") == f"%22{GONE}%22 {GONE}"
+
+
+def test_a_secret_is_repeated_where_so_much_of_it_is_told_that_it_is_no_chance() -> None:
+    secret = secrets.token_hex(13)
+    for told in (secret, secret[:12], secret[-12:], secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
+        assert repeats(f"msg.consumer {told}", secret)
+    for told in ("", secret[:11], secrets.token_hex(13)):
+        assert not repeats(f"msg.consumer {told}", secret)
+    assert not repeats("consumer", "consumer"), "too short to be told from a word"

@@ -1,6 +1,8 @@
 """A log of its own for each test that wants one."""
 
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +15,12 @@ from tests.unit.ops.log import Log
 def log() -> Iterator[Log]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hooks = logging.lastResort, sys.excepthook, sys.unraisablehook, threading.excepthook
     made = Log()
     made.set_up()
     yield made
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    logging.lastResort, sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
     structlog.reset_defaults()

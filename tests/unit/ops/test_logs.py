@@ -1,10 +1,14 @@
 """One line per event, whoever it comes from, in one form, and never a secret."""
 
+import io
 import logging
 import re
 import secrets
+import sys
+import threading
+import warnings
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import structlog
@@ -184,3 +188,100 @@ def test_a_planted_secret_is_seen_in_no_field_of_any_kind(style: str, secret: st
 def test_what_is_no_secret_in_a_nested_field_stays_as_it_was(log: Log) -> None:
     logger.info("any", field={"a": [1, None, True, {"b": "c"}], "d": 2.5})
     assert log.only_line()["field"] == {"a": [1, None, True, {"b": "c"}], "d": 2.5}
+
+
+# What Python would write to stderr by itself
+
+FAULT = f"something with {SAMPLE}"
+
+
+def fail() -> NoReturn:
+    raise ValueError(FAULT)
+
+
+def only_line_of(log: Log, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert capfd.readouterr() == ("", "")
+    assert SAMPLE[:12] not in log.text
+    return log.only_line()
+
+
+def test_a_warning_is_a_line_like_any_other(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        log.set_up()
+        warnings.warn(FAULT, stacklevel=1)
+    line = only_line_of(log, capfd)
+    assert line["level"] == "warning"
+    assert f"UserWarning: something with {GONE}" in line["event"]
+
+
+def test_an_exception_that_nobody_caught_is_too(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    sys.excepthook(ValueError, nested(ValueError(FAULT)), None)
+    line = only_line_of(log, capfd)
+    assert (line["level"], line["event"], line["where"]) == ("error", "worker.bug", "'main'")
+    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+
+
+def test_so_is_one_in_a_thread(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    thread = threading.Thread(target=fail, name="some thread")
+    thread.start()
+    thread.join()
+    line = only_line_of(log, capfd)
+    assert (line["event"], line["where"]) == ("worker.bug", "'some thread'")
+    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+
+
+def test_so_is_one_that_cannot_be_raised(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            fail()
+
+    Dying()
+    line = only_line_of(log, capfd)
+    assert "Dying.__del__" in line["where"]
+    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise ValueError(FAULT)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_line_that_cannot_be_made_is_told_without_what_was_in_it(
+    style: str, log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The logging module would show the message, its arguments and the stack on stderr."""
+    for say in (
+        lambda: logger.info("any", field=Unprintable(), other=SAMPLE),
+        lambda: logging.getLogger("a.library").warning("%d of %s", "three", SAMPLE),
+    ):
+        log.set_up(style=style)
+        say()
+        assert capfd.readouterr() == ("", "")
+        assert SAMPLE[:12] not in log.text
+        assert len(log.text.splitlines()) == 1
+        assert "worker.bug" in log.text
+        assert "a log line failed: " in log.text
+
+
+def test_a_stream_that_is_gone_takes_nobody_along(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    gone = io.StringIO()
+    log.set_up(stream=gone)
+    gone.close()
+    logger.info("any", field=SAMPLE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_finds_no_handler_is_still_redacted(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()
+    logging.getLogger("a.library").warning("with %s", SAMPLE)
+    assert only_line_of(log, capfd)["event"] == f"with {GONE}"
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_library_does_not_quote_headers_that_it_could_not_read(level: str, log: Log) -> None:
+    """A server may have put into them what it was sent."""
+    log.set_up(level)
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers: %s", "X\0: a client_secret")
+    assert log.text == ""

@@ -1,0 +1,113 @@
+"""`--long` runs every row, prints the table, and writes it to docs/chaos.md if none was left out."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.engine import LEGEND, Result, Row, run, table
+from tests.chaos.report import origin
+from tests.chaos.soak import Soak, soak
+from tests.chaos.stand import LIFE, Kind, many
+
+_SIDE_BY_SIDE = 4
+"""Stands: most of a row's time is spent in waiting."""
+_ROWS_A_STAND = 5
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "chaos.md"
+_HEAD = """# Chaos
+
+Written by `make chaos` ({origin}). Each row breaks one thing on real processes, a real OpenBao and real sockets, while
+readers poll every token straight from Vault. A token lives {life} s here in place of an hour, and the timeouts are a
+second in place of ten.
+
+{legend}
+
+"""
+_RESULTS = pytest.StashKey[list[Result]]()
+_SOAKED = pytest.StashKey[Future[Soak]]()
+
+Runs = dict[Row, Future[Result]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every row of chaos, and docs/chaos.md written anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RESULTS] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("long", default=False):
+        return
+    left_out = [item for item in items if (row := _row_of(item)) and not row.short]
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _row_of(item: pytest.Item) -> Row | None:
+    row = getattr(item, "callspec", None) and item.callspec.params.get("row")  # type: ignore[attr-defined] # of functions
+    return row if isinstance(row, Row) else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """The rows that were chosen, under way. Those of one kind of stand share it, one after another.
+
+    They run beside the other tests here, and a minute of the soak beside them.
+    """
+    of_kind: defaultdict[Kind, list[Row]] = defaultdict(list)
+    for item in request.session.items:
+        if row := _row_of(item):
+            of_kind[row.stand].append(row)
+    runs: Runs = {row: Future() for rows in of_kind.values() for row in rows}
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ThreadPoolExecutor(1) as beside:
+        if any("soaked" in getattr(item, "fixturenames", ()) for item in request.session.items):
+            request.config.stash[_SOAKED] = beside.submit(_soak, tmp_path_factory)
+        for kind, rows in of_kind.items():
+            for first in range(0, len(rows), _ROWS_A_STAND):
+                pool.submit(_run_lane, kind, rows[first : first + _ROWS_A_STAND], runs, tmp_path_factory)
+        yield runs
+        results = [future.result() for future in runs.values() if not future.exception()]
+        request.config.stash[_RESULTS] += results
+
+
+@pytest.fixture(scope="session")
+def soaked(runs: Runs, request: pytest.FixtureRequest) -> Future[Soak]:
+    del runs
+    return request.config.stash[_SOAKED]
+
+
+def _soak(folders: pytest.TempPathFactory) -> Soak:
+    with many(folders.mktemp("soak"), life=40, accounts=40) as stand:
+        return soak(stand, 1, seed=1)
+
+
+def _run_lane(kind: Kind, rows: list[Row], runs: Runs, folders: pytest.TempPathFactory) -> None:
+    """A stand on which a row failed is not used again. What its end brings to light is told with its last row."""
+    waiting = list(rows)
+    while waiting:
+        row = waiting.pop(0)
+        try:
+            with kind(folders.mktemp(kind.__name__)) as stand:
+                result = run(row, stand)
+                while waiting and not result.problems:
+                    runs[row].set_result(result)
+                    row = waiting.pop(0)
+                    result = run(row, stand)
+        except BaseException as error:  # noqa: BLE001 - the test is to hear of it
+            runs[row].set_exception(error)
+        else:
+            runs[row].set_result(result)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not (results := config.stash[_RESULTS]):
+        return
+    terminalreporter.section("chaos")
+    terminalreporter.write(table(results) + "\n")
+    if config.getoption("long", default=False) and not terminalreporter.stats.get("deselected"):
+        _DOCUMENT.parent.mkdir(exist_ok=True)
+        _DOCUMENT.write_text(_HEAD.format(origin=origin(), life=LIFE, legend=LEGEND) + table(results) + "\n")

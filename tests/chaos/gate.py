@@ -1,0 +1,140 @@
+"""What stands between the worker and Vault: it spreads connections, and holds, slows or cuts what passes."""
+
+import asyncio
+import re
+import threading
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tests.integration.servers import Server, request
+
+Moment = Literal["before", "after"]
+"""Before a request is passed on to Vault, or after Vault has done it and before its answer goes back."""
+
+
+@dataclass
+class Held:
+    """A request that waits at the gate until somebody says what becomes of it."""
+
+    what: re.Pattern[str]
+    moment: Moment
+    caught: threading.Event = field(default_factory=threading.Event)
+    _told: threading.Event = field(default_factory=threading.Event)
+    _goes_on: bool = False
+
+    def let_go(self) -> None:
+        self._goes_on = True
+        self._told.set()
+
+    def drop(self) -> None:
+        """Its client is gone: nobody is to do it, or to hear that it was done."""
+        self._told.set()
+
+    async def wait(self) -> None:
+        """ConnectionAbortedError where it goes no further."""
+        self.caught.set()
+        while not self._told.is_set():  # noqa: ASYNC110 - told from another thread
+            await asyncio.sleep(0.01)
+        if not self._goes_on:
+            raise ConnectionAbortedError
+
+
+@dataclass(frozen=True)
+class Passed:
+    what: str
+    """Method and path."""
+    status: int
+
+
+class Gate(Server):
+    """Speaks HTTP in clear on both sides. Each new connection goes to the next Vault that takes it."""
+
+    def __init__(self, vaults: Sequence[str]) -> None:
+        super().__init__(self._carry)
+        self._vaults = [(str(parts.hostname), parts.port) for parts in map(urlsplit, vaults)]
+        self._turn = 0
+        self.delay = 0.0
+        """Seconds by which each answer comes later."""
+        self.cuts = False
+        """Whether each answer ends in its middle."""
+        self.passed: list[Passed] = []
+        self._holding: Held | None = None
+
+    def hold(self, what: str, moment: Moment) -> Held:
+        """Hold the next request whose method and path match."""
+        self._holding = held = Held(re.compile(what), moment)
+        return held
+
+    async def _carry(self, reader: StreamReader, writer: StreamWriter) -> None:
+        vault_reader, vault_writer = await self._connect()
+        try:
+            while True:
+                asked = await _next(reader, vault_reader)
+                what = b" ".join(asked.split(b" ", 2)[:2]).decode()
+                await self._stop(what, "before")
+                vault_writer.write(asked)
+                answer = await _answer(vault_reader)
+                self.passed.append(Passed(what, int(answer.split(b" ", 2)[1])))
+                await self._stop(what, "after")
+                await asyncio.sleep(self.delay)
+                if self.cuts:
+                    writer.write(answer[: len(answer) // 2])
+                    await writer.drain()
+                    return
+                writer.write(answer)
+                await writer.drain()
+        finally:
+            vault_writer.transport.abort()
+
+    async def _connect(self) -> tuple[StreamReader, StreamWriter]:
+        for _ in self._vaults:
+            self._turn += 1
+            with suppress(OSError):
+                return await asyncio.open_connection(*self._vaults[self._turn % len(self._vaults)])
+        raise ConnectionRefusedError
+
+    async def _stop(self, what: str, moment: Moment) -> None:
+        held = self._holding
+        if held and held.moment == moment and held.what.search(what):
+            self._holding = None
+            await held.wait()
+
+
+async def _next(reader: StreamReader, vault_reader: StreamReader) -> bytes:
+    """The client's next request; when Vault closes its end first, the client is to know at once."""
+    asking, closing = asyncio.ensure_future(request(reader)), asyncio.ensure_future(vault_reader.read(1))
+    try:
+        await asyncio.wait({asking, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if closing.done():
+            raise ConnectionAbortedError
+        return asking.result()
+    finally:
+        asking.cancel()
+        closing.cancel()
+        await asyncio.gather(asking, closing, return_exceptions=True)  # until they let go of their readers
+
+
+async def _answer(reader: StreamReader) -> bytes:
+    """One answer, head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = int(head.split(b" ", 2)[1])
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if length := fields.get(b"content-length"):
+        return head + await reader.readexactly(int(length))
+    if fields.get(b"transfer-encoding") == b"chunked":
+        return head + await _chunks(reader)
+    return head if status in (204, 304) else head + await reader.read()
+
+
+async def _chunks(reader: StreamReader) -> bytes:
+    whole = b""
+    while True:
+        size = await reader.readuntil(b"\r\n")
+        chunk = await reader.readexactly(int(size, 16) + 2)
+        whole += size + chunk
+        if int(size, 16) == 0:
+            return whole

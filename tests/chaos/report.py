@@ -1,0 +1,15 @@
+"""Where figures come from."""
+
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+
+
+def origin() -> str:
+    """The commit, and today's date."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    return f"commit {asked.stdout.strip() or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}"

@@ -1,0 +1,123 @@
+"""LivePerson breaks."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trustme
+
+from sandbox import faults
+from sandbox.faults import Service
+from tests.chaos.engine import Fault, Row
+from tests.chaos.stand import Stand, direct, restarted_directly
+from tests.integration.processes import eventually
+
+_GROUP = "LivePerson"
+_HOST = r"localhost:\d+"
+
+
+def answering(fault: faults.Fault, service: Service = "sentinel") -> Fault:
+    return lambda stand: stand.scene.liveperson.faults.on(fault, service=service)
+
+
+@contextmanager
+def another_ca(stand: Stand) -> Iterator[None]:
+    """Nobody whom the worker trusts has signed LivePerson's certificates."""
+    file = stand.scene.liveperson.ca_file
+    before = file.read_bytes()
+    trustme.CA().cert_pem.write_to_path(file)
+    yield
+    file.write_bytes(before)
+
+
+@contextmanager
+def domain_api_down(stand: Stand) -> Iterator[None]:
+    seen = stand.scene.liveperson.seen
+    before = len(seen)
+    with stand.scene.liveperson.faults.on(faults.Fault(status=503), service="domain"):
+        yield
+    stand.bites = sum(each.service == "domain" and each.status != 200 for each in seen[before:])
+
+
+@contextmanager
+def domain_api_down_and_a_restart(stand: Stand) -> Iterator[None]:
+    seen = stand.scene.liveperson.seen
+    with domain_api_down(stand):
+        stand.kill()
+        stand.start()
+        before = len(seen)
+        eventually(lambda: any(each.service == "domain" for each in seen[before:]), stand.life)
+        yield
+
+
+@contextmanager
+def secret_in_vault_first(stand: Stand) -> Iterator[None]:
+    """A new client_secret that LivePerson does not know yet."""
+    new = {name: secrets.token_hex(13) for name in stand.watch.accounts}
+    _store(stand, new)
+    yield
+    for name, secret in new.items():
+        stand.scene.liveperson.add_account(name, client_id=stand.watch.accounts[name].client_id, client_secret=secret)
+
+
+@contextmanager
+def secret_at_liveperson_first(stand: Stand) -> Iterator[None]:
+    liveperson, accounts = stand.scene.liveperson, stand.watch.accounts
+    new = {name: liveperson.rotate(name, app.client_id).client_secret for name, app in accounts.items()}
+    yield
+    _store(stand, new)
+
+
+@contextmanager
+def wrong_secret(stand: Stand) -> Iterator[None]:
+    """Twice, so that the one before the newest is wrong, too."""
+    for _ in range(2):
+        _store(stand, {name: secrets.token_hex(13) for name in stand.watch.accounts})
+    yield
+    liveperson, accounts = stand.scene.liveperson, stand.watch.accounts
+    _store(stand, {name: liveperson.rotate(name, app.client_id).client_secret for name, app in accounts.items()})
+
+
+def _store(stand: Stand, client_secrets: dict[str, str]) -> None:
+    for name, secret in client_secrets.items():
+        stand.scene.secrets.append(secret)
+        client_id = stand.watch.accounts[name].client_id
+        stand.vault.put_account(name, {"client_id": client_id, "client_secret": secret})
+
+
+_REFUSED = f"{_HOST} answers 401"
+_TOO_MANY = faults.Fault(status=429, headers={"Retry-After": "60"})
+_CODE = faults.Fault(status=500, body=b'{"internalErrorCode": "9007"}')
+_ELSEWHERE = faults.Fault(answer=b'{"service": "sentinel", "baseURI": "sentinel.invalid"}')
+
+ROWS = [
+    Row(_GROUP, "down", direct, answering(faults.Fault(refuse=True)), f"{_HOST}: connection lost", short=True),
+    Row(_GROUP, "hanging", direct, answering(faults.Fault(hang=True)), f"{_HOST}: no complete answer within"),
+    Row(
+        _GROUP,
+        "dripping",
+        direct,
+        answering(faults.Fault(drip=0.05, drip_from="headers")),
+        f"{_HOST}: no complete answer within",
+    ),
+    Row(_GROUP, "429 with Retry-After", direct, answering(_TOO_MANY), f"{_HOST} answers 429"),
+    Row(_GROUP, "403 for all", direct, answering(faults.Fault(status=403)), f"{_HOST} answers 403"),
+    Row(_GROUP, "500 with a credential's code", direct, answering(_CODE), f"{_HOST} answers 500: .*9007"),
+    Row(_GROUP, "others' tokens", direct, answering(faults.Fault(claims={"azp": "other"})), "azp: expected"),
+    Row(_GROUP, "wrong certificates", direct, another_ca, f"{_HOST}: its certificate is refused"),
+    Row(_GROUP, "another host", direct, answering(_ELSEWHERE, "domain"), "sentinel.invalid, which .* does not allow"),
+    Row(_GROUP, "Domain API down", direct, domain_api_down),
+    Row(
+        _GROUP,
+        "Domain API down, daemon restarted",
+        restarted_directly,
+        domain_api_down_and_a_restart,
+        lasts=0.1,
+        goes_on=False,
+        short=True,
+    ),
+    # whoever is between the two secrets when LivePerson takes the new one is refused with both
+    Row(_GROUP, "new secret early", direct, secret_in_vault_first, _REFUSED, sign="credentials.previous_used"),
+    Row(_GROUP, "new secret late", direct, secret_at_liveperson_first, _REFUSED),
+    Row(_GROUP, "wrong secret", direct, wrong_secret, _REFUSED),
+]

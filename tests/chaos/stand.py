@@ -1,0 +1,256 @@
+"""Where faults are tried: a scene with accounts, a daemon that keeps their tokens fresh, and readers that watch."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sandbox.kubernetes import Kubernetes
+from sandbox.openbao import OpenBao
+from sandbox.raft import Cluster, RaftNode
+from tests.chaos.gate import Gate
+from tests.chaos.watch import Watch
+from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
+
+LIFE = 20
+"""Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
+LONG_LIFE = 60
+FAST: Settings = {
+    "APPJWT_VAULT_TIMEOUT": "1s",
+    "APPJWT_SENTINEL_TIMEOUT": "1s",
+    "APPJWT_SENTINEL_DOMAIN_CACHE": "1s",
+    "APPJWT_TOKENS_SWEEP_EVERY": "1s",
+}
+ACCOUNTS = {f"le4427019{number}": ("va", "lo")[number % 2] for number in range(5)}
+ROLE = "appjwt-worker"
+
+Line = dict[str, Any]
+Mark = dict[int, int]
+
+
+@dataclass
+class Stand:
+    scene: Scene
+    watch: Watch
+    vaults: Sequence[OpenBao]
+    life: int
+    changes: Settings
+    """To the daemon's settings."""
+    gate: Gate | None = None
+    cluster: Cluster | None = None
+    daemons: list[Daemon] = field(default_factory=list)
+    """The last one is the one that runs."""
+    bites: int | None = None
+    """What a fault counted itself; None = nothing was counted."""
+
+    @property
+    def daemon(self) -> Daemon:
+        return self.daemons[-1]
+
+    @property
+    def vault(self) -> OpenBao:
+        return self.vaults[0]
+
+    @property
+    def way(self) -> Gate:
+        """To Vault."""
+        assert self.gate
+        return self.gate
+
+    @property
+    def kv(self) -> Any:
+        return self.vault.client.secrets.kv.v2
+
+    def start(self) -> Daemon:
+        self.daemons.append(self.scene.daemon({**FAST, **self.changes}))
+        return self.daemon
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+
+    def side_by_side(self, count: int, *flags: str) -> list[Done]:
+        """The same call so many times at once."""
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda _: self.scene.call(*flags, changes={**FAST, **self.changes}), range(count)))
+
+    def add_account(self, name: str, region: str = "va") -> None:
+        self.watch.accounts[name] = self.scene.add_account(name, region)
+
+    def mark(self) -> Mark:
+        """How much each daemon has said by now."""
+        return {id(daemon): len(daemon.events()) for daemon in self.daemons}
+
+    def lines(self, mark: Mark, *events: str) -> list[Line]:
+        """What was said since then."""
+        said = [line for daemon in self.daemons for line in daemon.events()[mark.get(id(daemon), 0) :]]
+        return [line for line in said if not events or line["event"] in events]
+
+    def wait_until_due(self, before: float) -> None:
+        """Until so many seconds before the first token is to be replaced, by what its writer says beside it."""
+        while (wait := self._due_in()) < before:
+            time.sleep(0.2)  # it is being replaced, or was lost
+        time.sleep(wait - before)
+
+    def wait_until_fresh(self, within: float) -> float:
+        """The seconds until every reader finds as much life as in normal running."""
+        began = time.monotonic()
+        eventually(lambda: self.watch.fresh(began), within)
+        return time.monotonic() - began
+
+    def wait_until_renewed(self, within: float) -> None:
+        """Until each account has another token than now."""
+        before = self.watch.fingerprints()
+
+        def renewed() -> bool:
+            now = self.watch.fingerprints()
+            return all(now[account] not in (None, before.get(account)) for account in self.watch.accounts)
+
+        eventually(renewed, within)
+
+    def _due_in(self) -> float:
+        planned = [(self.vault.get_token(account) or {}).get("refresh_at") for account in self.watch.accounts]
+        return min(datetime.fromisoformat(each).timestamp() - time.time() if each else 0.0 for each in planned)
+
+
+Kind = Callable[[Path], AbstractContextManager[Stand]]
+
+
+@contextmanager
+def _stand(
+    folder: Path,
+    vaults: Sequence[OpenBao] = (),
+    *,
+    gated: bool = True,
+    changes: Callable[[Scene], Settings] = lambda _: {},
+    life: int = LIFE,
+    accounts: Mapping[str, str] = ACCOUNTS,
+    pause: float = 0.1,
+) -> Iterator[Stand]:
+    """Set up and fresh.
+
+    :param vaults: those that run already; none = a dev server of the scene's own.
+    :param gated: whether the daemon comes to Vault by a gate; without one it comes over TLS.
+    """
+    options = {"openbao": vaults[0]} if vaults else {"vault_tls": not gated}
+    with ExitStack() as stack:
+        scene = stack.enter_context(Scene(folder / "scene", token_life=timedelta(seconds=life), **options))
+        vaults = vaults or [scene.openbao]
+        gate = stack.enter_context(Gate([vault.address for vault in vaults])) if gated else None
+        if gate:
+            scene.settings["APPJWT_VAULT_ADDRESS"] = gate.url
+        watch = Watch(vaults, scene.liveperson, {}, pause)
+        stand = Stand(scene, watch, vaults, life, changes(scene), gate)
+        for name, region in accounts.items():
+            stand.add_account(name, region)
+        stand.start()
+        stack.enter_context(watch)
+        stand.wait_until_fresh(60)
+        yield stand
+        stand.daemon.wait_for("worker.ready")  # it may have been started just now
+        stand.daemon.stop()
+
+
+def direct(folder: Path) -> AbstractContextManager[Stand]:
+    """A dev server over TLS."""
+    return _stand(folder, gated=False)
+
+
+def gated(folder: Path) -> AbstractContextManager[Stand]:
+    """A dev server behind a gate."""
+    return _stand(folder)
+
+
+def crowded(folder: Path) -> AbstractContextManager[Stand]:
+    """The same with the timeouts as they are by default: what runs here makes a machine slow."""
+    return _stand(folder, changes=lambda _: {"APPJWT_VAULT_TIMEOUT": "10s", "APPJWT_SENTINEL_TIMEOUT": "10s"})
+
+
+def restarted(folder: Path) -> AbstractContextManager[Stand]:
+    """The same with lives of a minute: on a busy machine a start takes its time."""
+    return _stand(folder, life=LONG_LIFE)
+
+
+def restarted_directly(folder: Path) -> AbstractContextManager[Stand]:
+    return _stand(folder, gated=False, life=LONG_LIFE)
+
+
+def short_logins(folder: Path) -> AbstractContextManager[Stand]:
+    """The same, where a login lives for 3 s and can be renewed for 6."""
+
+    def changes(scene: Scene) -> Settings:
+        scene.openbao.approle(ROLE, [ROLE], token_ttl="3s", token_max_ttl="6s")
+        return {}
+
+    return _stand(folder, changes=changes)
+
+
+@contextmanager
+def one_node(folder: Path, **options: Any) -> Iterator[Stand]:
+    """A server that keeps its data when it is killed, behind a gate."""
+    with RaftNode(folder / "node") as node, _stand(folder, [node], **options) as stand:
+        yield stand
+
+
+def many(folder: Path, *, life: int, accounts: int) -> AbstractContextManager[Stand]:
+    """For the soak: each account is read about once a second."""
+    names = {f"le{number:08}": ("va", "lo")[number % 2] for number in range(accounts)}
+    return one_node(folder, life=life, accounts=names, pause=0.5)
+
+
+@contextmanager
+def by_jwt(folder: Path) -> Iterator[Stand]:
+    """A login by a JWT in a file, as a pod has it."""
+    issuer = Kubernetes()
+
+    def changes(scene: Scene) -> Settings:
+        scene.openbao.jwt(ROLE, [ROLE], issuer)
+        file = scene.folder / "jwt"
+        file.write_text(issuer.token())
+        return {
+            "APPJWT_VAULT_AUTH_METHOD": "jwt",
+            "APPJWT_VAULT_ROLE": ROLE,
+            "APPJWT_VAULT_JWT_FILE": str(file),
+            "APPJWT_VAULT_ROLE_ID": None,
+            "APPJWT_VAULT_SECRET_ID_FILE": None,
+        }
+
+    with _stand(folder, changes=changes) as stand:
+        yield stand
+
+
+@contextmanager
+def three_nodes(folder: Path) -> Iterator[Stand]:
+    """A cluster behind a gate that gives each connection the next node."""
+    with Cluster(folder) as cluster, _stand(folder, cluster.nodes) as stand:
+        stand.cluster = cluster
+        yield stand
+
+
+def clocked(folder: Path, life: int = LIFE) -> AbstractContextManager[Stand]:
+    """Its daemons' wall clock is shifted by what is in the scene's file `clock`."""
+
+    def changes(scene: Scene) -> Settings:
+        clock = scene.folder / "clock"
+        clock.write_text("+0d")
+        preload = subprocess.run(
+            ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+        )
+        return {
+            "LD_PRELOAD": preload.stdout.strip(),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    return _stand(folder, changes=changes, life=life)
+
+
+def clocked_and_restarted(folder: Path) -> AbstractContextManager[Stand]:
+    return clocked(folder, LONG_LIFE)

@@ -1,0 +1,150 @@
+"""What was tried by hand before it was tried here."""
+
+import itertools
+import json
+import signal
+import time
+from asyncio import StreamReader, StreamWriter
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.stand import short_logins
+from tests.integration.calls import by_token
+from tests.integration.processes import Daemon, Reader, Scene, Settings, eventually, scene
+from tests.integration.servers import Server, http, request
+
+ACCOUNT = "le81823118"
+POLICY = (Path(__file__).parents[2] / "config" / "policies" / "worker.hcl").read_text()
+
+
+def of_accounts(daemon: Daemon, *events: str) -> list[str]:
+    return [line["event"] for line in daemon.events() if line["event"] in events]
+
+
+def test_a_mount_of_accounts_becomes_v2_under_a_running_daemon(tmp_path: Path) -> None:
+    with scene(tmp_path / "world", life=12) as world:
+        world.openbao.mount_kv("old", version=1)
+        paths = ["old/liveperson/accounts/*", "old/metadata/liveperson/accounts/*", "old/data/liveperson/accounts/*"]
+        more = "".join(f'path "{path}" {{ capabilities = ["list", "read"] }}\n' for path in paths)
+        world.openbao.policy("appjwt-worker", POLICY + more)
+        credentials = world.liveperson.add_account(ACCOUNT)
+        world.secrets.append(credentials.client_secret)
+        world.openbao.client.write_data(f"old/liveperson/accounts/{ACCOUNT}", data=asdict(credentials))
+        daemon = world.daemon({"APPJWT_ACCOUNTS_MOUNT": "old"})
+        daemon.wait_for("token.refreshed")
+        with Reader(world, [ACCOUNT]) as reader:
+            world.openbao.client.write_data("sys/mounts/old/tune", data={"options": {"version": "2"}})
+            daemon.wait_for("token.refreshed", count=4, within=40)
+        assert reader.failures == []
+        assert of_accounts(daemon, "account.removed", "account.added", "worker.bug") == []
+        daemon.stop()
+
+
+def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once(tmp_path: Path) -> None:
+    with scene(tmp_path / "world") as world:
+        deny = 'path "secret/metadata/liveperson/accounts/team/" { capabilities = ["deny"] }\n'
+        world.openbao.policy("appjwt-worker", POLICY + deny)
+        world.add_account(ACCOUNT)
+        world.add_account("team/inside", account_id="12345678")
+        daemon = world.daemon()
+        daemon.wait_for("token.refreshed", account=ACCOUNT)
+        time.sleep(3)  # a few more syncs
+        (said,) = daemon.events("accounts.synced", level="warning")
+        assert said["folder"] == "liveperson/accounts/team"
+        assert "status 403" in said["error"]
+
+        world.openbao.policy("appjwt-worker", POLICY)
+        daemon.wait_for("token.refreshed", account="team/inside")
+        world.openbao.policy("appjwt-worker", POLICY + deny)
+        daemon.wait_for("accounts.synced", level="warning", count=2)
+        assert of_accounts(daemon, "account.removed") == []
+        daemon.stop()
+
+
+def hears(daemon: Daemon, number: signal.Signals) -> bool:
+    """Whether the process has come so far that it handles the signal; before that Python itself is being started."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.2, 0.4, 0.6, 0.8])
+def test_it_ends_well_when_told_so_within_its_first_second(after: float, tmp_path: Path) -> None:
+    with scene(tmp_path / "world") as world:
+        world.add_account(ACCOUNT)
+        daemon = world.daemon()
+        eventually(lambda: hears(daemon, signal.SIGTERM))
+        time.sleep(after)
+        assert daemon.stop(signal.SIGTERM) < 10
+        assert world.logins() == []
+
+
+def pauses_of(daemon: Daemon, account: str) -> list[float]:
+    """Seconds between its failed attempts."""
+    lines = daemon.events("refresh.failed", account=account)
+    moments = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
+    return [after - before for before, after in itertools.pairwise(moments)]
+
+
+def test_a_policy_taken_away_from_many_accounts_does_not_make_many_logins(tmp_path: Path) -> None:
+    accounts = [f"le{number:08}" for number in range(30)]
+    with scene(tmp_path / "world", life=60) as world:
+        for account in accounts:
+            world.add_account(account)
+        daemon = world.daemon({"APPJWT_REFRESH_AT": "0.3", "APPJWT_SENTINEL_MAX_PER_SECOND": "100"})
+        daemon.wait_for("token.refreshed", count=30)
+        with Reader(world, accounts) as reader:
+            world.openbao.policy("appjwt-worker", "# nothing")
+            time.sleep(20)
+            world.openbao.policy("appjwt-worker", POLICY)
+            before = len(daemon.events("token.refreshed"))
+            daemon.wait_for("token.refreshed", count=before + 30, within=40)
+        assert reader.failures == []
+        assert len({line["account"] for line in daemon.events("refresh.failed", status=403)}) > 10
+        assert len(daemon.events("vault.login")) <= 3
+        pauses = [pause for account in accounts for pause in pauses_of(daemon, account)[:1]]
+        assert max(pauses) - min(pauses) > 0.4  # of 5 s up to a fifth is taken off: they do not come back in step
+        assert len(daemon.events("vault.unavailable")) == len(daemon.events("vault.recovered")) == 1
+        daemon.stop()
+
+
+def cpu(daemon: Daemon) -> float:
+    """Seconds that it has computed for."""
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_a_renewal_that_hangs_makes_no_busy_loop(tmp_path: Path) -> None:
+    with short_logins(tmp_path) as stand:
+        held = stand.way.hold("auth/token/renew-self", "before")
+        assert held.caught.wait(10)
+        before, mark = cpu(stand.daemon), stand.mark()
+        time.sleep(5)
+        assert cpu(stand.daemon) - before < 1
+        assert len(stand.lines(mark, "vault.unavailable")) <= 1
+        held.drop()
+
+
+async def echo(reader: StreamReader, writer: StreamWriter) -> None:
+    """A Vault that repeats in its error what it was sent: head, with the token, and body."""
+    while True:
+        asked = (await request(reader)).decode()
+        writer.write(http(json.dumps({"errors": [asked]}).encode(), status="400 Bad Request"))
+        await writer.drain()
+
+
+def test_what_vault_repeats_of_a_secret_is_told_to_nobody(tmp_path: Path) -> None:
+    with Scene(tmp_path / "world") as world, Server(echo) as server:
+        address = {"APPJWT_VAULT_ADDRESS": server.url}
+        logins: list[Settings] = [address, {**by_token(world, "appjwt-worker"), **address}]
+        for changes in logins:
+            done = world.call("--refresh", ACCOUNT, changes={"APPJWT_LOG_LEVEL": "debug", **changes})
+            assert done.status == 3
+            assert "status 400" in done.err
+            daemon = world.daemon(changes)
+            daemon.wait_for("vault.unavailable")
+            daemon.stop()
+    # the scene has searched all of it

@@ -1,0 +1,61 @@
+"""What each failure says of itself: at which stage it came, whether it lasts, and what to do about it."""
+
+from datetime import timedelta
+
+from worker.core.errors import (
+    AccountDisabledError,
+    AccountGoneError,
+    CasMismatchError,
+    ForeignSecretError,
+    InternalError,
+    InvalidAccountError,
+    Kind,
+    RefreshError,
+    Stage,
+)
+
+
+def test_each_failure_says_at_which_stage_it_came_and_whether_it_lasts() -> None:
+    errors: list[RefreshError] = [
+        InvalidAccountError("client_id: missing"),
+        AccountDisabledError(),
+        AccountGoneError("no secret there"),
+        ForeignSecretError("not ours"),
+        CasMismatchError("written since"),
+        InternalError(KeyError("x")),
+    ]
+    assert [(error.stage, error.kind, str(error)) for error in errors] == [
+        (Stage.CREDENTIALS, Kind.LASTING, "client_id: missing"),
+        (Stage.CREDENTIALS, Kind.LASTING, "the account is disabled"),
+        (Stage.CREDENTIALS, Kind.LASTING, "no secret there"),
+        (Stage.VAULT, Kind.LASTING, "not ours"),
+        (Stage.VAULT, Kind.TRANSIENT, "written since"),
+        (Stage.VAULT, Kind.TRANSIENT, "internal error: KeyError"),
+    ]
+
+
+def test_what_the_other_side_said_is_kept_and_what_to_do_is_not_known_yet() -> None:
+    pause = timedelta(seconds=7)
+    error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "text", status=429, retry_after=pause, check="exp")
+    assert (error.status, error.retry_after, error.check) == (429, pause, "exp")
+    assert (error.remedy, error.host) == (None, None)
+
+
+def test_an_account_is_gone_where_its_own_read_answered_404() -> None:
+    assert AccountGoneError("no secret there").status == 404
+
+
+def test_how_a_foreign_secret_is_handed_over_is_told_in_words_and_as_the_remedy() -> None:
+    error = ForeignSecretError("not ours", "vault kv metadata put x")
+    assert (str(error), error.remedy) == (
+        "not ours; to hand it over: vault kv metadata put x",
+        "vault kv metadata put x",
+    )
+    assert ForeignSecretError("not ours").remedy is None
+
+
+def test_of_a_bug_only_its_type_is_told_for_its_words_may_hold_a_secret() -> None:
+    bug = ValueError("s3cr3t")
+    error = InternalError(bug)
+    assert "s3cr3t" not in str(error)
+    assert error.__cause__ is bug
