@@ -64,11 +64,11 @@ class Plan:
     def of(cls, seed: int) -> "Plan":
         """A small world with much trouble."""
         random = Random(seed)
-        life = random.choice((0.5, 1, 1, 1, 4, 4)) * HOUR
+        life = random.choice((0.5, 1, 1, 4, 4, 4)) * HOUR
         return cls(
             seed=seed,
             replicas=random.choice((1, 1, 1, 2, 2, 3)),
-            accounts=random.randint(15, 40),
+            accounts=random.randint(20, 50),
             hosts=random.randint(1, 3),
             life=life,
             hours=random.uniform(8, 14) * max(1.0, life / HOUR / 2),
@@ -498,7 +498,7 @@ class SimWorld(World):
 
     def _next_fault(self, until: float) -> None:
         random, plan = self.fault_random, self.plan
-        weights = [SPECS[kind].weight * (0.5 if SPECS[kind].is_wide else 1.0) for kind in plan.kinds]
+        weights = [SPECS[kind].weight * (0.25 if SPECS[kind].is_wide else 1.0) for kind in plan.kinds]
         self.trouble.begin(random.choices(plan.kinds, weights)[0])
         pause = random.expovariate(1 / plan.gap)
         if self.clock() + pause < until:
