@@ -3,21 +3,17 @@
 What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
 no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
 failure too.
-Under `coverage run` branches that no test took are a failure, too: they are told before that end.
 """
 
-import io
 import os
 import shutil
 from collections import defaultdict
 from collections.abc import Generator
 
 import pytest
-from coverage import Coverage
 
 from tests.leaks import MADE, leaks
 
-_UNCOVERED = pytest.StashKey[str]()
 _NOT_RUN = pytest.StashKey[defaultdict[str, list[str]]]()
 
 
@@ -52,21 +48,7 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    coverage = Coverage.current()
-    if not coverage:
-        return
-    coverage.stop()
-    report = io.StringIO()
-    if coverage.report(file=report) < 100:
-        session.config.stash[_UNCOVERED] = report.getvalue()
-        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if uncovered := config.stash.get(_UNCOVERED, ""):
-        terminalreporter.section("FAILED: lines or branches that no test takes")
-        terminalreporter.line(uncovered)
     terminalreporter.section("NOT RUN for want of a system tool")
     for tool, tests in sorted(config.stash[_NOT_RUN].items()):
         terminalreporter.line(f"{tool}:")

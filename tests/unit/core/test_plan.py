@@ -221,6 +221,7 @@ def test_a_token_once_held_ends_by_the_steady_clock_whatever_a_server_s_clock_sa
     [
         pytest.param(None, id="deleted"),
         pytest.param("no token", id="overwritten"),
+        pytest.param("\ud800", id="overwritten with what is no text"),
         pytest.param(make_token(azp="another"), id="another app's"),
         pytest.param(token_of(ISSUED - HOUR * 2), id="an ended one"),
     ],

@@ -53,6 +53,7 @@ def test_nor_of_a_secret_that_was_cut_or_repeated(secret: str, data: st.DataObje
     [
         pytest.param(" & & & ", lambda secret: quote(secret, safe=""), id="URL"),
         pytest.param("/+&?/+&?", quote_plus, id="form"),
+        pytest.param(" a b c d ", quote_plus, id="spaces in a form"),
         pytest.param('"\\' * 4, lambda secret: json.dumps(secret)[1:-1], id="JSON"),
     ],
 )
@@ -77,6 +78,18 @@ def test_of_a_secret_in_base64_at_most_five_bytes_are_left_at_either_end(
         for shift in range(4):  # behind a gap nobody knows where a group of four begins
             groups = part[shift : shift + (len(part) - shift) // 4 * 4]
             assert not any(secret.encode()[i : i + 6] in base64.b64decode(groups) for i in range(21))
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["", "?", "??"])
+@pytest.mark.parametrize("length", [6, 27, 28, 29])
+def test_of_a_secret_in_base64_nothing_is_left_but_the_groups_of_four_that_it_shares(
+    encode: Callable[[bytes], bytes], before: str, length: int
+) -> None:
+    secret = secrets.token_hex(14)[: length - 1] + "W"  # at the end of a group it is an X
+    told = encode(f"{before}{secret} is what you sent".encode()).decode()
+    begin, end = -(-len(before) // 3) * 4, len(before + secret) // 3 * 4
+    assert redacted(told, secret) == told[:begin] + GONE + told[end:]
 
 
 def each(form: str) -> Callable[[str], str]:
@@ -127,6 +140,21 @@ def test_several_secrets_go_at_once_and_the_rest_stays() -> None:
 
 def test_a_short_secret_goes_too_and_an_empty_one_is_none() -> None:
     assert redacted("the pin is 4711 here", "4711", "") == f"the pin is {GONE} here"
+    assert redacted("a-b", "-") == f"a{GONE}b"
+
+
+def test_a_secret_goes_from_its_first_character_on_where_the_text_begins_with_it() -> None:
+    secret = secrets.token_hex(13)
+    assert redacted(secret[0] + each("%{:02x}")(secret[1:]), secret) == GONE
+
+
+def test_a_secret_that_is_no_unicode_goes_too() -> None:
+    assert redacted("the word \ud800passed\ud801 here", "\ud800passed\ud801") == f"the word {GONE} here"
+
+
+@pytest.mark.parametrize("text", ['{"client_secret":"', '{"client_secret":""}', "{'secret_id':'"])
+def test_where_a_text_is_cut_just_before_the_secret_nothing_is_hidden(text: str) -> None:
+    assert redacted(text) == text
 
 
 @pytest.mark.parametrize(
@@ -224,6 +252,7 @@ def test_a_secret_is_repeated_where_so_much_of_it_is_told_that_it_is_no_chance()
     secret = secrets.token_hex(13)
     for told in (secret, secret[:12], secret[-12:], secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
         assert repeats(f"msg.consumer {told}", secret)
-    for told in ("", secret[:11], secrets.token_hex(13)):
+    assert repeats(f"{secret[:12]}!", secret[:12])
+    for told in ("", secret[:11], secrets.token_hex(13), SAMPLE):
         assert not repeats(f"msg.consumer {told}", secret)
     assert not repeats("consumer", "consumer"), "too short to be told from a word"
