@@ -2,10 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, StrEnum
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
@@ -154,7 +155,7 @@ class Trouble:
 
     def __init__(self, world: "SimWorld") -> None:
         self.world = world
-        self.random = world.fault_random
+        self.random: Random = world.fault_random
         self.met: Counter[Kind] = Counter()
         self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
         self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault]]] = []
@@ -430,7 +431,7 @@ def _tamper(change: Callable[[Trouble, str], bool | None]) -> type_of_begin:
 def _older(trouble: Trouble, path: str, **beside: object) -> bool:
     world = trouble.world
     history = world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].history
-    if len(history) < 3:  # noqa: PLR2004 - the newest, and one that is older for sure
+    if len(history) < 3:
         return False
     data = {**world.token_data(path), "access_token": trouble.random.choice(list(history)[:-1]), **beside}
     world.vault.kv.put(path, data)
@@ -471,7 +472,7 @@ def _destroy(trouble: Trouble, path: str) -> bool:
 
 
 def _stranger(trouble: Trouble, episode: Episode) -> None:
-    """Somebody clears the token's path and puts a secret of their own there; later they hand it over, or take it away."""
+    """Somebody clears a token's path and puts a secret of their own there; later they hand it over, or take it away."""
     world, name = trouble.world, str(episode.name)
     path = FakeTokens.FOLDER + name
     kv = world.vault.kv

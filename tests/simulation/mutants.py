@@ -12,10 +12,11 @@ from typing import Any, Final
 from tests.fakes.vault import FakeAccounts, FakeTokens, FakeVault
 from tests.simulation.faults import Kind
 from tests.simulation.worlds import Plan
-from worker import mint, refresh
+from worker import mint
 from worker.core import appjwt, plan
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError
-from worker.core.errors import ForeignSecretError, Kind as Lasts
+from worker.core.errors import CasMismatchError, ForeignSecretError
+from worker.core.errors import Kind as Lasts
 from worker.core.outcome import State
 from worker.core.plan import Held, Life, Standing
 from worker.core.unchecked import Stored
@@ -70,7 +71,7 @@ def no_check_and_set() -> Iterator[None]:
         while True:
             try:
                 return write(self, name, token, beside, replace(replaces, version=current))
-            except refresh.CasMismatchError:
+            except CasMismatchError:
                 current += 1
 
     with _instead(FakeTokens, "write", blind):
@@ -86,7 +87,7 @@ def no_second_look_after_a_lost_race() -> Iterator[None]:
         for number in range(replaces.version, replaces.version + 10):
             try:
                 return write(self, name, token, beside, replace(replaces, version=number))
-            except refresh.CasMismatchError:
+            except CasMismatchError:
                 pass
         raise AssertionError
 
@@ -113,7 +114,7 @@ def dropped_when_late() -> Iterator[None]:
 
     def strict(self: Daemon, name: str) -> None:
         entry = self._dispatcher.fleet._entries.get(name)  # noqa: SLF001 - a mutant is inside
-        if entry is None or entry.due is None or self._clock() - entry.due < 1.0:  # noqa: SLF001
+        if entry is None or entry.due is None or self._clock() - entry.due < 1.0:
             ring(self, name)
 
     with _instead(Daemon, "ring", strict), _instead(Fleet, "overdue", lambda *_: []):
@@ -138,10 +139,10 @@ def trusts_the_exp_field() -> Iterator[None]:
     judged = Refresher._judged  # noqa: SLF001
 
     def trusting(self: Refresher, attempt: Any, stored: Stored, expected: Expected) -> Standing:
-        tokens: Any = self._tokens  # noqa: SLF001
+        tokens: Any = self._tokens
         told = (tokens._vault.kv.read(FakeTokens.FOLDER + attempt.account) or _NOTHING).data or {}  # noqa: SLF001
         if stored.raw and int(told.get("exp", 0)) - stored.now.timestamp() > 365 * 86400:
-            now = self._clock()  # noqa: SLF001
+            now = self._clock()
             token = appjwt.check(stored.raw.get_secret_value(), Expected(), None)
             return Standing(None, token, Held(token.fingerprint, Life(now, now + 365 * 86400), now + 180 * 86400))
         return judged(self, attempt, stored, expected)
@@ -167,7 +168,7 @@ def adopts_what_is_unsound() -> Iterator[None]:
     """A stored token need not be this account's."""
     judged = Refresher._judged  # noqa: SLF001
 
-    def lenient(self: Refresher, attempt: Any, stored: Stored, expected: Expected) -> Standing:
+    def lenient(self: Refresher, attempt: Any, stored: Stored, _expected: Expected) -> Standing:
         standing = judged(self, attempt, stored, Expected())
         return replace(standing, reason=None) if standing.token and standing.reason is plan.Reason.DRIFT else standing
 
@@ -202,7 +203,7 @@ def loses_the_unwritten_token() -> Iterator[None]:
     ended = Refresher._ended  # noqa: SLF001
 
     def forgetful(self: Refresher, attempt: Any, error: Any) -> Any:
-        self._unwritten.pop(attempt.account, None)  # noqa: SLF001
+        self._unwritten.pop(attempt.account, None)
         return ended(self, attempt, error)
 
     with _instead(Refresher, "_ended", forgetful):
@@ -277,7 +278,7 @@ def a_bug_at_one_account_ends_its_job() -> Iterator[None]:
     settle = Dispatcher.settle
 
     def deaf(self: Dispatcher, outcome: Any) -> None:
-        if not (outcome.account.endswith("3") and self._clock() > 6000.0):  # noqa: SLF001
+        if not (outcome.account.endswith("3") and self._clock() > 6000.0):
             settle(self, outcome)
 
     with _instead(Dispatcher, "settle", deaf):

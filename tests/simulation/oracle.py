@@ -72,7 +72,7 @@ class Issued:
     account_id: str
     client_id: str
     begins: float
-    """The steady moment; Sentinel's own clock may be wrong, but it is the one that the token's times are held against."""
+    """The steady moment. Sentinel's clock may be wrong, but it is what the token's times are held against."""
     life: float
     iat: int
     exp: int
@@ -117,7 +117,7 @@ class Truth:
         return min(self.published.ends, self.vanishes) if self.published else 0.0
 
 
-class Violation(BaseException):  # noqa: N818 - no Exception: the worker survives those
+class Violation(BaseException):
     """A promise was broken."""
 
 
@@ -243,7 +243,7 @@ class Oracle:
         self._stands(truth, mine)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
-    def _published(
+    def _published(  # noqa: C901 - one promise after the other
         self, process: Process, truth: Truth, cas: int | None, data: Mapping[str, object], issued: Issued | None
     ) -> None:
         now, before = self._hub.clock(), truth.published
@@ -339,7 +339,7 @@ class Oracle:
         """The end of the trouble that explains a lack at this moment, with the time that recovery may take."""
         now = self._hub.clock()
         explained = reach = float("-inf")
-        if len(truth.windows) > 40:  # noqa: PLR2004 - so that it does not grow for ever
+        if len(truth.windows) > 40:
             truth.windows = [each for each in truth.windows if each.ends > now - 4 * 3600]
         together: list[Window] = []
         for window in sorted(truth.windows, key=lambda each: each.begins):
@@ -352,7 +352,7 @@ class Oracle:
             explained = reach + max(self._recovery(each, truth, reach, alone=len(together) == 1) for each in together)
         return explained
 
-    def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:
+    def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:  # noqa: PLR0911 - a table
         """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
         plan = self._world.plan
         left = max(0.0, truth.ends - ended)

@@ -35,7 +35,8 @@ def digest(seed: int) -> str:
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
     digests = {digest(7), digest(7)}
-    program = f"import sys; sys.path[:0] = {sys.path!r}\nfrom tests.simulation.worlds import *\nfrom dataclasses import replace\n"
+    program = f"import sys; sys.path[:0] = {sys.path!r}\nfrom dataclasses import replace\n"
+    program += "from tests.simulation.worlds import *\n"
     program += "print(SimWorld(replace(Plan.of(7), hours=2.0)).run_plan().digest)"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

@@ -1,4 +1,4 @@
-"""A world on the virtual clock: Vault, LivePerson, one to three daemons and whoever refreshes by hand, from one seed."""
+"""A world on the virtual clock, from one seed: Vault, LivePerson, one to three daemons, who refreshes by hand."""
 
 import functools
 import gc
@@ -204,7 +204,7 @@ class SimWorld(World):
     def __init__(self, plan: Plan, tell: Callable[[str], object] | None = None) -> None:
         """:param tell: gets each line of the trace."""
         super().__init__(token_life=timedelta(seconds=plan.life))
-        self.plan = plan
+        self.plan: Plan = plan
         self.began = self.clock()
         self._tell = tell
         self._latency = Random(f"{plan.seed} latency")
@@ -397,7 +397,8 @@ class SimWorld(World):
         reported: list[Outcome] = []
 
         def work() -> None:
-            threading, worker.manual.threading = worker.manual.threading, green_threading(self.hub)
+            manual: Any = worker.manual
+            threading, manual.threading = manual.threading, green_threading(self.hub)
             try:
                 manual = ManualRefresh(
                     accounts=self.vault.accounts,
@@ -415,7 +416,7 @@ class SimWorld(World):
                     by_hand=ByHand(if_less_than=if_less_than),
                 )
             finally:
-                worker.manual.threading = threading
+                manual.threading = threading
             lines = manual.run(names, named=named)
             for line in lines:
                 met()
