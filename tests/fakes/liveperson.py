@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import uuid4
+from random import Random, SystemRandom
+from uuid import UUID
 
 from pydantic import SecretStr
 
@@ -34,6 +35,36 @@ class _Customer:
     apps: dict[str, _App] = field(default_factory=dict)
 
 
+class FakeDomains:
+    """One process's look-ups, cached: a Domains of its own."""
+
+    def __init__(self, service: "FakeLivePerson") -> None:
+        self._service = service
+        self._looked_up: dict[str, tuple[str, float]] = {}
+
+    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
+        service = self._service
+        if account.sentinel_domain:
+            return service.allowed(account.sentinel_domain)
+        known, until = self._looked_up.get(account.account_id, (None, 0.0))
+        if known and service.clock() < until:
+            return known
+        try:
+            host = service.allowed(service.look_up(account.account_id, timeout))
+        except RefreshError as error:
+            known = known or (last if last in service.allowed_hosts else None)
+            if known and error.kind is Kind.TRANSIENT:
+                self._looked_up.setdefault(account.account_id, (known, float("-inf")))
+                return known
+            raise
+        self._looked_up[account.account_id] = (host, service.clock() + service.cache.total_seconds())
+        return host
+
+    def doubt(self, account: Account) -> None:
+        if known := self._looked_up.get(account.account_id):
+            self._looked_up[account.account_id] = (known[0], float("-inf"))
+
+
 class FakeLivePerson:
     """Domains and Sentinel at once; whoever sets it up sees the same as of sandbox.liveperson.LivePerson.
 
@@ -47,23 +78,32 @@ class FakeLivePerson:
         token_life: timedelta = HOUR,
         regions: tuple[str, ...] = ("va", "lo"),
         cache: timedelta = timedelta(hours=12),
+        random: Random | None = None,
     ) -> None:
-        self._clock = clock
-        self._cache_for = cache
+        """:param random: where ids and secrets come from; None = the system."""
+        self.clock = clock
+        self.cache = cache
+        self._random = random or SystemRandom()
         self.token_life = token_life
         self.faults = Faults()
         self.domain_api = "api.liveperson.test"
         self.hosts = {region: f"{region}.sentinel.liveperson.test" for region in regions}
         self.allowed_hosts = set(self.hosts.values())
+        self.records = True
+        """Whether `requests` and `timeouts` are kept; a run of years has no room for them."""
         self.requests: list[tuple[Service, str]] = []
         """Service and account_id of each request."""
         self.timeouts: list[timedelta] = []
         """How long each of these requests might have taken."""
         self.at_request: Callable[[str, str], object] = nothing
         self.at_answer: Callable[[str, str], object] = nothing
+        self.at_delay: Callable[[timedelta], object] = nothing
+        """How a caller waits, for a service that is slow, or for its own timeout where that hangs."""
+        self.at_token: Callable[[str, Account, datetime], object] = nothing
+        """Called with each token that is handed out, and Sentinel's clock then."""
         self._customers: dict[str, _Customer] = {}
         self._mints: Counter[str] = Counter()
-        self._looked_up: dict[str, tuple[str, float]] = {}
+        self._domains = FakeDomains(self)
 
     # as sandbox.liveperson has it
 
@@ -74,17 +114,20 @@ class FakeLivePerson:
     def add_account(self, account_id: str, region: str | None = None) -> Credentials:
         customer = self._customers.setdefault(account_id, _Customer(next(iter(self.hosts))))
         customer.region = region or customer.region
-        credentials = Credentials(str(uuid4()), uuid4().hex)
+        credentials = Credentials(str(UUID(int=self._random.getrandbits(128))), self._secret())
         customer.apps[credentials.client_id] = _App(credentials.client_secret)
         return credentials
 
     def rotate(self, account_id: str, client_id: str) -> Credentials:
-        credentials = Credentials(client_id, uuid4().hex)
+        credentials = Credentials(client_id, self._secret())
         self._customers[account_id].apps[client_id].secret = credentials.client_secret
         return credentials
 
     def remove(self, account_id: str) -> None:
         del self._customers[account_id]
+
+    def host_of(self, account_id: str) -> str:
+        return self.hosts[self._customers[account_id].region]
 
     def mints(self, account_id: str | None = None) -> int:
         return self._mints.total() if account_id is None else self._mints[account_id]
@@ -92,25 +135,10 @@ class FakeLivePerson:
     # the Protocols
 
     def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
-        if account.sentinel_domain:
-            return self._allowed(account.sentinel_domain)
-        known, until = self._looked_up.get(account.account_id, (None, 0.0))
-        if known and self._clock() < until:
-            return known
-        try:
-            host = self._allowed(self._look_up(account.account_id, timeout))
-        except RefreshError as error:
-            known = known or (last if last in self.allowed_hosts else None)
-            if known and error.kind is Kind.TRANSIENT:
-                self._looked_up.setdefault(account.account_id, (known, float("-inf")))
-                return known
-            raise
-        self._looked_up[account.account_id] = (host, self._clock() + self._cache_for.total_seconds())
-        return host
+        return self._domains.sentinel_host(account, timeout, last)
 
     def doubt(self, account: Account) -> None:
-        if known := self._looked_up.get(account.account_id):
-            self._looked_up[account.account_id] = (known[0], float("-inf"))
+        self._domains.doubt(account)
 
     def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
         fault = self._request("sentinel", account.account_id, host, timeout)
@@ -126,17 +154,18 @@ class FakeLivePerson:
         app = customer.apps.get(account.client_id)
         if app is None or app.secret != account.client_secret.get_secret_value():
             raise _refusal(Stage.SENTINEL, 401)
-        now = self._clock.now() + fault.skew
+        now = self.clock.now() + fault.skew
         if not fault.same_token or app.last_end is None or app.last_end <= now:
             app.last_end = now + self.token_life
             app.last_token = self._token(account, now, fault)
         self._mints[account.account_id] += 1
+        self.at_token(app.last_token, account, now)
         self.at_answer("sentinel", account.account_id)
         if fault.cut:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{host}: connection lost")
         return Answer(SecretStr(app.last_token), "Bearer", None if fault.no_date else now)
 
-    def _look_up(self, account_id: str, timeout: timedelta) -> str:
+    def look_up(self, account_id: str, timeout: timedelta) -> str:
         fault = self._request("domain", account_id, self.domain_api, timeout)
         if fault.status is not None:
             raise _refusal(Stage.DOMAIN, fault.status)
@@ -150,20 +179,27 @@ class FakeLivePerson:
             raise _refusal(Stage.DOMAIN, 404)
         return self.hosts[customer.region]
 
-    def _allowed(self, host: str) -> str:
+    def allowed(self, host: str) -> str:
         if host not in self.allowed_hosts:
             raise RefreshError(Stage.DOMAIN, Kind.LASTING, f"{host} is not allowed")
         return host
 
     def _request(self, service: Service, account_id: str, host: str, timeout: timedelta) -> Fault:
-        self.requests.append((service, account_id))
-        self.timeouts.append(timeout)
+        if self.records:
+            self.requests.append((service, account_id))
+            self.timeouts.append(timeout)
         self.at_request(service, account_id)
         fault = self.faults.take(service, account_id, host)
-        if fault.refuse or fault.hang:
+        late = fault.hang or fault.delay >= timeout.total_seconds()
+        if late or fault.delay:
+            self.at_delay(timeout if late else timedelta(seconds=fault.delay))
+        if fault.refuse or late:
             stage = Stage.DOMAIN if service == "domain" else Stage.SENTINEL
             raise RefreshError(stage, Kind.TRANSIENT, f"{host}: no answer")
         return fault
+
+    def _secret(self) -> str:
+        return f"{self._random.getrandbits(128):032x}"
 
     def _token(self, account: Account, now: datetime, fault: Fault) -> str:
         iat = int(now.timestamp())

@@ -3,10 +3,10 @@
 tests/ports holds all it promises against a real OpenBao.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import TracebackType
 from typing import Final
 
 from pydantic import SecretStr
@@ -69,6 +69,28 @@ class Metadata:
     custom_metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class VaultFault:
+    """What goes wrong with one request; the plain `VaultFault()` is a healthy Vault."""
+
+    refuse: bool = False
+    hang: bool = False
+    """Never answer: `at_hang` says how a caller waits for its timeout."""
+    status: int | None = None
+    """Refuse with this status, as a sealed Vault (503) or a policy (403) does."""
+    lose_answer: bool = False
+    """Carry it out, and lose the connection before the answer."""
+    stale: timedelta | None = None
+    """Read what was there so long ago, as a standby that lags does."""
+    one_behind: bool = False
+    """Read the version before the newest, if that is new; a standby that was cut off may lag so far."""
+
+
+LONGEST_LAG: Final = timedelta(seconds=2)
+HEALTHY: Final = VaultFault()
+_LASTING: Final = frozenset({400, 401, 403, 404, 405})
+
+
 class CasError(Exception):
     """The write did not know the newest version."""
 
@@ -79,6 +101,8 @@ class Kv:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._paths: dict[str, _Path] = {}
+        self.lag = HEALTHY
+        """How stale reads are."""
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
         """`vault kv put`; the version's number, or CasError."""
@@ -96,12 +120,13 @@ class Kv:
     def read(self, path: str) -> Newest | None:
         """`vault kv get`; None = 404 without metadata, as where only metadata was ever written."""
         there = self._paths.get(path)
-        if not there or not there.current:
+        current = self._seen(there) if there else 0
+        if not there or not current:
             return None
-        version = there.versions[there.current]
+        version = there.versions[current]
         lives = version.deletion is None or version.deletion > self._now()
         kept_for = (version.deletion or version.created) - version.created
-        return Newest(there.current, version.data if lives else None, dict(there.custom_metadata), kept_for)
+        return Newest(current, version.data if lives else None, dict(there.custom_metadata), kept_for)
 
     def delete(self, path: str) -> None:
         """`vault kv delete`: the newest version can no longer be read."""
@@ -147,6 +172,18 @@ class Kv:
         """LIST at every depth: a deleted secret is still in it, a removed one is not."""
         return frozenset(path.removeprefix(folder) for path in self._paths if path.startswith(folder))
 
+    def _seen(self, there: _Path) -> int:
+        """The newest version, as far as whoever answers has it."""
+        if self.lag is HEALTHY:
+            return there.current
+        newest = there.versions[there.current]
+        behind = self.lag.one_behind and self._now() - newest.created < LONGEST_LAG
+        before = there.current - 1 if behind else there.current
+        if self.lag.stale is not None:
+            since = self._now() - self.lag.stale
+            before = max((number for number, version in there.versions.items() if version.created <= since), default=0)
+        return before if before in there.versions else 0
+
     def _newest(self, path: str) -> _Version:
         there = self._paths[path]
         return there.versions[there.current]
@@ -170,10 +207,15 @@ class FakeVault:
         """Operations that are carried out and whose answers get lost."""
         self.unlisted: set[str] = set()
         """Accounts that a LIST leaves out, as one from a standby that lags may."""
+        self.fault: Callable[[str, str], VaultFault] = lambda _operation, _name: HEALTHY
+        """What goes wrong with this request, by operation and account."""
+        self.records = True
+        """Whether `calls` is kept; a run of years has no room for it."""
         self.calls: list[tuple[str, str]] = []
         """Operation and account of each request."""
         self.at_request: Callable[[str, str], object] = nothing
         self.at_answer: Callable[[str, str], object] = nothing
+        self.at_hang: Callable[[], object] = nothing
         self.kv = Kv(self.now)
         self.accounts = FakeAccounts(self)
         self.tokens = FakeTokens(self)
@@ -181,20 +223,50 @@ class FakeVault:
     def now(self) -> datetime:
         return self._clock.now() + self.skew
 
-    @contextmanager
-    def request(self, operation: str, name: str) -> Iterator[None]:
+    def request(self, operation: str, name: str) -> "_Request":
         """What happens around every request."""
-        stage = Stage.CREDENTIALS if operation == "read_account" else Stage.VAULT
-        self.calls.append((operation, name))
-        self.at_request(operation, name)
-        if self.is_down:
-            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection refused")
-        if operation in self.denied:
-            raise RefreshError(stage, Kind.LASTING, f"{operation} {name}: status 403, permission denied", status=403)
-        yield
-        self.at_answer(operation, name)
-        if operation in self.losing:
-            raise RefreshError(stage, Kind.TRANSIENT, f"{operation} {name}: connection lost")
+        return _Request(self, operation, name)
+
+
+class _Request:
+    """Not a generator, for it is the hottest spot of the simulation."""
+
+    __slots__ = ("_fault", "_name", "_operation", "_vault")
+
+    def __init__(self, vault: FakeVault, operation: str, name: str) -> None:
+        self._vault, self._operation, self._name = vault, operation, name
+        self._fault = HEALTHY
+
+    def __enter__(self) -> None:
+        vault, operation, name = self._vault, self._operation, self._name
+        if vault.records:
+            vault.calls.append((operation, name))
+        vault.at_request(operation, name)
+        self._fault = fault = vault.fault(operation, name)
+        if fault.hang:
+            vault.at_hang()
+            raise self._failure(Kind.TRANSIENT, "no complete answer")
+        if vault.is_down or fault.refuse:
+            raise self._failure(Kind.TRANSIENT, "connection refused")
+        status = 403 if operation in vault.denied else fault.status
+        if status is not None:
+            kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
+            raise self._failure(kind, f"status {status}", status)
+        vault.kv.lag = fault
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        vault, operation, name = self._vault, self._operation, self._name
+        vault.kv.lag = HEALTHY
+        if error is None:
+            vault.at_answer(operation, name)
+            if operation in vault.losing or self._fault.lose_answer:
+                raise self._failure(Kind.TRANSIENT, "connection lost")
+
+    def _failure(self, kind: Kind, text: str, status: int | None = None) -> RefreshError:
+        stage = Stage.CREDENTIALS if self._operation == "read_account" else Stage.VAULT
+        return RefreshError(stage, kind, f"{self._operation} {self._name}: {text}", status=status)
 
 
 class FakeAccounts:

@@ -18,8 +18,9 @@ from worker.core.outcome import Next, Outcome
 from worker.core.plan import Timing
 from worker.daemon import Daemon
 from worker.fleet import Fleet
-from worker.mint import Mint
+from worker.mint import Domains, Mint, Sentinel
 from worker.refresh import Refresher
+from worker.sweep import Timer
 
 
 class FakeTimer:
@@ -71,6 +72,9 @@ class OneThread(Executor):
 class Replica:
     """One daemon, as wiring would build it."""
 
+    timer: FakeTimer
+    pool: OneThread
+
     def __init__(
         self,
         world: "World",
@@ -80,28 +84,32 @@ class Replica:
         sweep_every: timedelta,
         max_in_flight: int,
         max_per_second: float,
+        timer: Timer | None = None,
+        pool: Executor | None = None,
+        jitter: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """:param timer, pool: whoever brings others moves them, too; `work` is for our own."""
         self.clock = world.clock
-        self.timer = FakeTimer()
-        self.pool = OneThread()
+        if timer is None or pool is None:
+            timer, pool = self.timer, self.pool = FakeTimer(), OneThread()
         self.outcomes: list[Outcome] = []
         self.following: dict[str, Next] = {}
         self.log_in: Callable[[], float] = lambda: float("inf")
         self.report: Callable[[Outcome, Next], None] = self._note
-        self.fleet = Fleet(
+        self.fleet = world.fleet(
+            name,
             max_in_flight=max_in_flight,
             max_per_second=max_per_second,
             recheck_after=sync_every.total_seconds(),
-            jitter=lambda: 0.0,
-            phase=Timing(0.5, 0.05, replica=name).phase,
+            jitter=jitter,
         )
         self.refresher = world.refresher(name)
         self.daemon = Daemon(
             accounts=world.vault.accounts,
             refresher=self.refresher,
             fleet=self.fleet,
-            timer=self.timer,
-            pool=self.pool,
+            timer=timer,
+            pool=pool,
             clock=world.clock,
             keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another one
             report=lambda outcome, following: self.report(outcome, following),  # noqa: PLW0108 - the same
@@ -140,11 +148,20 @@ class World:
         self.vault.kv.put(FakeAccounts.FOLDER + name, {**asdict(credentials), **fields})
         return credentials
 
+    def domains(self) -> Domains:
+        return self.liveperson
+
+    def sentinel(self) -> Sentinel:
+        return self.liveperson
+
+    def fleet(self, replica: str, **caps: Any) -> Fleet:
+        return Fleet(**caps, phase=Timing(0.5, 0.05, replica).phase)
+
     def refresher(self, replica: str = "a") -> Refresher:
         timing = Timing(at=0.5, spread=0.05, replica=replica)
         mint = Mint(
-            domains=self.liveperson,
-            sentinel=self.liveperson,
+            domains=self.domains(),
+            sentinel=self.sentinel(),
             keys=None,
             secrets=self.vault.accounts,
             timing=timing,

@@ -1,0 +1,684 @@
+"""All that goes wrong: a table of kinds, each with a begin, an end and whom it touches, and what acts them out."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, StrEnum
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from sandbox.faults import Fault, Faults, Service
+from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, VaultFault
+from tests.simulation.oracle import Recovery, Window
+
+if TYPE_CHECKING:
+    from tests.simulation.worlds import SimWorld
+
+MINUTE: Final = 60.0
+EVERYWHERE: Final = "everywhere"
+_READS: Final = frozenset({"read_account", "read_token"})
+_EVERY: Final = frozenset({"list", "read_account", "read_token", "write_metadata", "write_token"})
+
+
+class Kind(StrEnum):
+    """What can go wrong. The values are what the report calls them."""
+
+    HOST_REFUSES = "Sentinel host: connection refused"
+    HOST_HANGS = "Sentinel host: never answers"
+    HOST_SLOW = "Sentinel host: slow"
+    HOST_503 = "Sentinel host: 503"
+    HOST_429 = "Sentinel host: 429 with Retry-After"
+    HOST_403 = "Sentinel host: 403 for all"
+    HOST_CUT = "Sentinel host: answers are cut"
+    HOST_NO_DATE = "Sentinel host: no Date"
+    HOST_SKEWED = "Sentinel host: its clock is wrong"
+    SECRET_WRONG = "account: 401 until the right secret is in Vault"
+    ACCOUNT_500 = "account: 500"
+    WRONG_AUD = "answer: another account's aud"
+    WRONG_AZP = "answer: another app's azp"
+    WRONG_ISS = "answer: wrong iss"
+    WRONG_ALG = "answer: wrong alg"
+    ENDED = "answer: exp in the past"
+    SAME_TOKEN = "answer: the same token again"
+    SHORTER = "answer: a token that ends earlier"
+    DOMAIN_DOWN = "Domain API: 503"
+    DOMAIN_HANGS = "Domain API: never answers"
+    DOMAIN_EVIL = "Domain API: a host outside the allow list"
+    MOVED = "account moves to another host"
+    VAULT_REFUSES = "Vault: connection refused"
+    VAULT_HANGS = "Vault: never answers"
+    VAULT_SEALED = "Vault: sealed"
+    LOGIN_ENDED = "Vault: a replica's login has ended"
+    DENIED_LIST = "policy: list taken away"
+    DENIED_READ_ACCOUNT = "policy: read_account taken away"
+    DENIED_READ_TOKEN = "policy: read_token taken away"
+    DENIED_WRITE_TOKEN = "policy: write_token taken away"
+    DENIED_WRITE_METADATA = "policy: write_metadata taken away"
+    WRITE_DONE = "write: done, and its answer lost"
+    WRITE_NOT_DONE = "write: not done, and no answer"
+    STALE = "read: up to 110 ms old"
+    ONE_BEHIND = "read: the version before"
+    LIST_INCOMPLETE = "LIST leaves some out"
+    PATH_5XX = "Vault: 500 for one token path"
+    VAULT_SKEWED = "Vault's clock is up to 30 s wrong"
+    TOKEN_DELETED = "stored token deleted"
+    TOKEN_DESTROYED = "stored token destroyed"
+    METADATA_DELETED = "metadata of the token path deleted"
+    OLDER_TOKEN = "an older token put back"
+    RUBBISH = "rubbish with our mark in the token path"
+    CROSSED = "another account's token in the token path"
+    PLANTED_EXP = "exp of 2099 beside an older token"
+    MARK_WIPED = "custom_metadata wiped"
+    KEPT_SHORTER = "delete_version_after shortened"
+    FOREIGN = "foreign secret in the token path"
+    FOREIGN_AMID = "foreign secret in the token path, amid a mint"
+    SECRET_EDITED = "client_secret rotated"
+    DISABLED = "account disabled, later enabled"
+    DELETED = "account deleted, later restored"
+    REMOVED = "account removed, later added anew"
+    INVALID = "account made invalid, later mended"
+    PAUSED = "replica paused"
+    CRASH = "replica crashes, and is back"
+    RESTART = "replica restarted"
+    MANUAL_ONE = "--refresh of one"
+    MANUAL_ALL = "--refresh-all"
+    MANUAL_IF = "--refresh-all --if-less-than"
+
+
+class Target(Enum):
+    ACCOUNT = "account"
+    HOST = "host"
+    ALL = "all"
+    REPLICA = "replica"
+
+
+@dataclass(eq=False)
+class Episode:
+    """One fault, from its begin to its end."""
+
+    kind: Kind
+    window: Window
+    name: str | None = None
+    host: str | None = None
+    replica: str | None = None
+    touches: frozenset[str] = frozenset()
+    ids: frozenset[str] | None = None
+    """account_ids of those it touches, where it is about some only."""
+    on: bool = True
+    end: Callable[[], object] = lambda: None
+    trap: tuple[frozenset[str], str] | None = None
+    """Operations on this account that meet it."""
+
+
+type_of_begin = Callable[["Trouble", Episode], bool]
+
+
+@dataclass(frozen=True)
+class Spec:
+    target: Target
+    recovery: Recovery
+    begin: type_of_begin
+    """False = not possible now."""
+    longest: float = 40 * MINUTE
+    weight: float = 1.0
+    hangs: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it touches many accounts, and for long."""
+        return self.target in (Target.HOST, Target.ALL) and self.longest > MINUTE
+
+
+class SentinelFaults(Faults):
+    """Faults as the fake LivePerson asks for them; those of the episodes in force."""
+
+    def __init__(self, trouble: "Trouble") -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def take(self, service: Service, account: str, host: str) -> Fault:
+        for episode, which, make in self._trouble.liveperson:
+            if (
+                which == service
+                and (episode.host is None or episode.host == host)
+                and (episode.ids is None or account in episode.ids)
+            ):
+                self._trouble.meet(episode)
+                return make()
+        return super().take(service, account, host)
+
+
+class Trouble:
+    """The faults in force in one world, and how often each kind was met."""
+
+    def __init__(self, world: "SimWorld") -> None:
+        self.world = world
+        self.random: Random = world.fault_random
+        self.met: Counter[Kind] = Counter()
+        self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
+        self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault]]] = []
+        self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
+        self.on_mint: dict[str, Callable[[], object]] = {}
+        """What happens when the next token of this account was asked for."""
+        self.busy: dict[str, Episode] = {}
+        """Accounts and replicas that have an episode of their own; one at a time."""
+        world.liveperson.faults = SentinelFaults(self)
+        world.vault.fault = self.of_vault
+
+    def meet(self, episode: Episode) -> None:
+        self.met[episode.kind] += 1
+
+    def of_vault(self, operation: str, name: str) -> VaultFault:
+        process = self.world.hub.process
+        for episode, operations, make in self.vault:
+            if (
+                operation in operations
+                and (episode.name is None or episode.name == name)
+                and (episode.replica is None or (process and process.name == episode.replica))
+            ):
+                self.meet(episode)
+                return make()
+        return HEALTHY
+
+    def spring(self, operation: str, name: str) -> None:
+        """An attempt comes by."""
+        if operation == "sentinel" and name in self.on_mint:
+            hub = self.world.hub
+            process, hub.process = hub.process, None  # somebody else's doing
+            self.on_mint.pop(name)()
+            hub.process = process
+        for episode in list(self.traps.get((operation, name), ())):
+            self.meet(episode)
+            if episode.kind is Kind.MOVED:
+                self.over(episode)  # noticed; from now on it is a matter of trying again
+
+    # Begin and end
+
+    def begin(self, kind: Kind, *, length: float | None = None, target: str | None = None) -> Episode | None:
+        """Let it begin, for so long; None = not possible now.
+
+        :param target: account, host or EVERYWHERE, or replica; None = chosen at random.
+        """
+        spec, world, random = SPECS[kind], self.world, self.random
+        now = world.clock()
+        if kind is Kind.MOVED:
+            length = world.plan.life
+        length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
+        forgets = spec.recovery is Recovery.SYNC or kind in (Kind.STALE, Kind.ONE_BEHIND)
+        window = Window(now, now + length, spec.recovery, kind, spec.hangs, forgets)
+        episode = Episode(kind, window)
+        truths = world.oracle.truths
+        match spec.target:
+            case Target.ACCOUNT:
+                free = [name for name in truths if name not in self.busy]
+                if not free:
+                    return None
+                episode.name = target or random.choice(free)
+                account_id = truths[episode.name].account_id
+                # who shares the id at LivePerson has a share in its troubles there
+                episode.touches = frozenset(name for name, each in truths.items() if each.account_id == account_id)
+                episode.ids = frozenset({account_id})
+            case Target.HOST:
+                hosts = list(world.liveperson.hosts.values())
+                episode.host = target or (EVERYWHERE if random.random() < 0.25 else random.choice(hosts))
+                episode.host = None if episode.host == EVERYWHERE else episode.host
+                episode.touches = frozenset(
+                    name for name in truths if episode.host is None or world.host_of(name) == episode.host
+                )
+            case Target.REPLICA:
+                episode.replica = target or random.choice(list(world.names))
+            case Target.ALL:
+                episode.touches = frozenset(truths)
+        own = episode.name or episode.replica
+        if (own in self.busy) or not spec.begin(self, episode):
+            return None
+        if own:
+            self.busy[own] = episode
+        world.trace("begins", kind, own or episode.host or "all", f"for {length:.1f} s")
+        if spec.recovery is not Recovery.NONE:
+            world.oracle.trouble(window, *sorted(episode.touches))
+        world.hub.at(window.ends, partial(self.over, episode))
+        return episode
+
+    def over(self, episode: Episode) -> None:
+        if not episode.on:
+            return
+        episode.on = False
+        self.world.trace("ends", episode.kind, episode.name or episode.replica or episode.host or "all")
+        episode.window.ends = self.world.clock()
+        episode.end()
+        self.liveperson = [each for each in self.liveperson if each[0] is not episode]
+        self.vault = [each for each in self.vault if each[0] is not episode]
+        if episode.trap:
+            for operation in episode.trap[0]:
+                self.traps[operation, episode.trap[1]].remove(episode)
+        own = episode.name or episode.replica
+        self.on_mint.pop(episode.name or "", None)
+        if own and self.busy.get(own) is episode:
+            del self.busy[own]
+
+    def set_trap(self, episode: Episode, *operations: str) -> None:
+        assert episode.name
+        episode.trap = (frozenset(operations), episode.name)
+        for operation in operations:
+            self.traps[operation, episode.name].append(episode)
+
+    def rewritten(self, name: str) -> None:
+        """The worker has put a token of its own over what was planted."""
+        episode = self.busy.get(name)
+        if episode and episode.kind in _TAMPERED:
+            self.over(episode)
+
+
+# What the kinds do
+
+
+def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel") -> type_of_begin:
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        fault = make(trouble)
+        trouble.liveperson.append((episode, service, lambda: fault))
+        return True
+
+    return begin
+
+
+def _claims(claims: Callable[["Trouble"], Mapping[str, object]]) -> type_of_begin:
+    """Claims that are made at each answer."""
+
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        trouble.liveperson.append((episode, "sentinel", lambda: Fault(claims=claims(trouble))))
+        return True
+
+    return begin
+
+
+def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] = _EVERY) -> type_of_begin:
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        episode.ids = None
+        trouble.vault.append((episode, operations, lambda: make(trouble)))
+        return True
+
+    return begin
+
+
+def _denied(operation: str, *, weight: float = 1.0) -> Spec:
+    make = _vault(lambda _: VaultFault(status=403), frozenset({operation}))
+    return Spec(Target.ALL, Recovery.LASTING, make, weight=weight)
+
+
+def _unix(trouble: Trouble, ahead: float) -> int:
+    return int(trouble.world.clock.now().timestamp() + ahead)
+
+
+def _skew_sentinel(trouble: Trouble, episode: Episode) -> bool:
+    skew = timedelta(seconds=trouble.random.uniform(-300, 300))
+    trouble.liveperson.append((episode, "sentinel", lambda: Fault(skew=skew)))
+    return True
+
+
+def _skew_vault(trouble: Trouble, episode: Episode) -> bool:
+    vault = trouble.world.vault
+    if vault.skew:
+        return False
+    vault.skew = timedelta(seconds=trouble.random.uniform(-30, 30))
+    trouble.vault.append((episode, frozenset(), lambda: HEALTHY))
+
+    def end() -> None:
+        vault.skew = timedelta()
+        trouble.world.skewed = None
+
+    episode.end = end
+    trouble.world.skewed = episode
+    return True
+
+
+def _leave_out(trouble: Trouble, episode: Episode) -> bool:
+    vault = trouble.world.vault
+    if vault.unlisted:
+        return False
+    names = sorted(episode.touches)
+    vault.unlisted = set(trouble.random.sample(names, trouble.random.randint(1, len(names))))
+    trouble.vault.append((episode, frozenset({"list"}), lambda: HEALTHY))
+    trouble.world.incomplete = episode
+
+    def end() -> None:
+        vault.unlisted.clear()
+        trouble.world.incomplete = None
+
+    episode.end = end
+    return True
+
+
+def _move(trouble: Trouble, episode: Episode) -> bool:
+    world, account_id = trouble.world, world_id(trouble, episode)
+    here = world.host_of(str(episode.name))
+    elsewhere = [region for region, host in world.liveperson.hosts.items() if host != here]
+    if not elsewhere:
+        return False
+    world.liveperson.move(account_id, trouble.random.choice(elsewhere))
+    for other, _, _ in trouble.liveperson:  # what is wrong at the old and the new host is wrong for it
+        if other.host:
+            world.oracle.trouble(other.window, *sorted(episode.touches))
+    trouble.set_trap(episode, "sentinel")
+    return True
+
+
+def world_id(trouble: Trouble, episode: Episode) -> str:
+    return trouble.world.oracle.truths[str(episode.name)].account_id
+
+
+def _wrong_secret(trouble: Trouble, episode: Episode) -> bool:
+    world, name = trouble.world, str(episode.name)
+    episode.touches = frozenset({name})
+    credentials = world.liveperson.rotate(world_id(trouble, episode), world.oracle.truths[name].client_id)
+    trouble.set_trap(episode, "sentinel")
+    episode.end = partial(world.write_account, name, credentials)
+    return True
+
+
+def _rotate(trouble: Trouble, episode: Episode) -> bool:
+    world, name = trouble.world, str(episode.name)
+    episode.touches = frozenset({name})
+    credentials = world.liveperson.rotate(world_id(trouble, episode), world.oracle.truths[name].client_id)
+    world.write_account(name, credentials)
+    trouble.set_trap(episode, "sentinel")
+    return True
+
+
+def _change_account(change: Callable[["SimWorld", str], object]) -> type_of_begin:
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        world, name = trouble.world, str(episode.name)
+        episode.touches = frozenset({name})
+        before = world.account_data(name)
+        change(world, name)
+
+        def end() -> None:
+            world.vault.kv.put(FakeAccounts.FOLDER + name, before)
+            world.unseen(name)
+
+        episode.end = end
+        trouble.set_trap(episode, "read_account")
+        return True
+
+    return begin
+
+
+def _disable(world: "SimWorld", name: str) -> None:
+    world.vault.kv.put(FakeAccounts.FOLDER + name, {**world.account_data(name), "enabled": "false"})
+
+
+def _spoil(world: "SimWorld", name: str) -> None:
+    world.vault.kv.put(FakeAccounts.FOLDER + name, {"client_id": "", "note": "to be mended"})
+
+
+def _tamper(change: Callable[[Trouble, str], bool | None]) -> type_of_begin:
+    """Change what is stored; it is over when the worker has put a token there."""
+
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        name = str(episode.name)
+        episode.touches = frozenset({name})
+        truth = trouble.world.oracle.truths[name]
+        if not truth.published or truth.foreign or change(trouble, FakeTokens.FOLDER + name) is False:
+            return False
+        trouble.set_trap(episode, "read_token")
+        return True
+
+    return begin
+
+
+def _older(trouble: Trouble, path: str, **beside: object) -> bool:
+    world = trouble.world
+    history = world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].history
+    if len(history) < 3:
+        return False
+    data = {**world.token_data(path), "access_token": trouble.random.choice(list(history)[:-1]), **beside}
+    world.vault.kv.put(path, data)
+    return True
+
+
+def _shorten(trouble: Trouble, path: str) -> None:
+    trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened = True
+    trouble.world.vault.kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+
+
+def _foreign_token(trouble: Trouble, path: str) -> bool:
+    truths = trouble.world.oracle.truths
+    account_id = truths[path.removeprefix(FakeTokens.FOLDER)].account_id
+    others = [name for name, each in truths.items() if each.published and each.account_id != account_id]
+    if not others:
+        return False
+    data = trouble.world.token_data(FakeTokens.FOLDER + trouble.random.choice(others))
+    trouble.world.vault.kv.put(path, data)
+    return True
+
+
+def _delete(trouble: Trouble, path: str) -> bool:
+    """Not where our mark is missing: then what is left would not be ours by any sign."""
+    metadata = trouble.world.vault.kv.metadata(path)
+    if not metadata or metadata.custom_metadata.get("managed_by") != MANAGED_BY:
+        return False
+    trouble.world.vault.kv.delete(path)
+    return True
+
+
+def _destroy(trouble: Trouble, path: str) -> bool:
+    metadata = trouble.world.vault.kv.metadata(path)
+    if not metadata or metadata.custom_metadata.get("managed_by") != MANAGED_BY:
+        return False
+    trouble.world.vault.kv.destroy(path)
+    return True
+
+
+def _stranger(trouble: Trouble, episode: Episode) -> None:
+    """Somebody clears a token's path and puts a secret of their own there; later they hand it over, or take it away."""
+    world, name = trouble.world, str(episode.name)
+    path = FakeTokens.FOLDER + name
+    kv = world.vault.kv
+    before = world.version(name)
+    kv.remove(path)
+    while kv.put(path, {"password": "theirs"}) == before:
+        pass  # were it the same number again, no check-and-set could tell
+    trouble.set_trap(episode, "read_token")
+
+    def end() -> None:
+        metadata = kv.metadata(path)
+        marked = metadata and "managed_by" in metadata.custom_metadata
+        if marked and world.clock() - since > MINUTE and not world.was_down(since):
+            world.oracle.broken("our mark stays on somebody else's secret", name)
+        if trouble.random.random() < 0.5:
+            world.oracle.truths[name].foreign = False
+            kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})
+        else:
+            kv.remove(path)
+
+    since, episode.end = world.clock(), end
+
+
+def _plant(trouble: Trouble, episode: Episode) -> bool:
+    episode.touches = frozenset({str(episode.name)})
+    _stranger(trouble, episode)
+    return True
+
+
+def _plant_amid(trouble: Trouble, episode: Episode) -> bool:
+    """The same, while a first token is on its way there."""
+    name = str(episode.name)
+    episode.touches = frozenset({name})
+    if trouble.random.random() < 0.7:
+        trouble.world.vault.kv.remove(FakeTokens.FOLDER + name)
+    trouble.on_mint[name] = partial(_stranger, trouble, episode)
+    return True
+
+
+def _pause(trouble: Trouble, episode: Episode) -> bool:
+    process = trouble.world.running.get(str(episode.replica))
+    if not process:
+        return False
+    process.paused_until = episode.window.ends
+    process.postponed = 0
+    trouble.world.ail(str(episode.replica), "paused")
+
+    def end() -> None:
+        trouble.met[episode.kind] += process.postponed
+        trouble.world.heal(str(episode.replica), "paused", 60.0)
+
+    episode.end = end
+    return True
+
+
+def _end_login(trouble: Trouble, episode: Episode) -> bool:
+    trouble.vault.append((episode, _EVERY, lambda: VaultFault(status=403)))
+    trouble.world.ail(str(episode.replica), "login")
+    episode.end = lambda: trouble.world.heal(str(episode.replica), "login", 540.0)
+    return True
+
+
+def _crash(trouble: Trouble, episode: Episode) -> bool:
+    world, replica = trouble.world, str(episode.replica)
+    if replica not in world.running:
+        return False
+    rare = [4 if operation in ("domain", "write_metadata") else 1 for operation, _ in CRASH_POINTS]
+    world.crash_at[replica] = trouble.random.choices(CRASH_POINTS, rare)[0]
+    world.on_crash[replica] = partial(trouble.meet, episode)
+
+    def end() -> None:
+        world.crash_at.pop(replica, None)
+        world.on_crash.pop(replica, None)
+
+    episode.end = end
+    return True
+
+
+CRASH_POINTS: Final = [
+    (operation, when)
+    for operation in ("list", "read_account", "read_token", "write_metadata", "write_token", "domain", "sentinel")
+    for when in ("before", "after")
+]
+
+
+def _restart(trouble: Trouble, episode: Episode) -> bool:
+    replica = str(episode.replica)
+    if replica not in trouble.world.running:
+        return False
+    trouble.world.stop(replica, back_in=episode.window.ends - episode.window.begins)
+    trouble.meet(episode)
+    return True
+
+
+def _manual(**options: Any) -> type_of_begin:
+    def begin(trouble: Trouble, episode: Episode) -> bool:
+        names = [episode.name] if episode.name else sorted(episode.touches)
+        episode.touches = frozenset()
+        trouble.world.manual(names, named=bool(episode.name), met=lambda: trouble.meet(episode), **options)
+        return True
+
+    return begin
+
+
+_WRITES: Final = frozenset({"write_token", "write_metadata"})
+_T, _L, _U, _S, _N = (
+    Recovery.TRANSIENT,
+    Recovery.LASTING,
+    Recovery.UNCHANGED,
+    Recovery.SWEEP,
+    Recovery.NONE,
+)
+_A, _H, _ALL, _R = Target.ACCOUNT, Target.HOST, Target.ALL, Target.REPLICA
+
+SPECS: Final[dict[Kind, Spec]] = {
+    Kind.HOST_REFUSES: Spec(_H, _T, _sentinel(lambda _: Fault(refuse=True))),
+    Kind.HOST_HANGS: Spec(_H, _T, _sentinel(lambda _: Fault(hang=True)), hangs=True),
+    Kind.HOST_SLOW: Spec(_H, _T, _sentinel(lambda t: Fault(delay=t.random.uniform(1, 12))), hangs=True, weight=2),
+    Kind.HOST_503: Spec(_H, _T, _sentinel(lambda _: Fault(status=503)), weight=1.5),
+    Kind.HOST_429: Spec(
+        _H,
+        _T,
+        _sentinel(lambda t: Fault(status=429, headers={"Retry-After": str(t.random.choice((1, 5, 30, 120)))})),
+    ),
+    Kind.HOST_403: Spec(_H, _L, _sentinel(lambda _: Fault(status=403))),
+    Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE, weight=5),
+    Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True)), weight=12),
+    Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel, weight=6),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=6),
+    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=6),
+    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=6),
+    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=6),
+    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=6),
+    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=6),
+    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=6),
+    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=12),
+    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=20),
+    Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain"), weight=6),
+    Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True, weight=2),
+    Kind.DOMAIN_EVIL: Spec(
+        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
+    ),
+    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=24),
+    Kind.VAULT_REFUSES: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(refuse=True))),
+    Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True, weight=0.7),
+    Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503)), weight=0.7),
+    Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0, weight=6),
+    Kind.DENIED_LIST: _denied("list", weight=1),
+    Kind.DENIED_READ_ACCOUNT: _denied("read_account", weight=2),
+    Kind.DENIED_READ_TOKEN: _denied("read_token"),
+    Kind.DENIED_WRITE_TOKEN: _denied("write_token"),
+    Kind.DENIED_WRITE_METADATA: _denied("write_metadata", weight=8),
+    Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE, weight=16),
+    Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE, weight=6),
+    Kind.STALE: Spec(
+        _ALL, _T, _vault(lambda t: VaultFault(stale=timedelta(seconds=t.random.uniform(0, 0.11))), _READS)
+    ),
+    Kind.ONE_BEHIND: Spec(_ALL, _T, _vault(lambda t: VaultFault(one_behind=t.random.random() < 0.5), _READS)),
+    Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out, weight=8),
+    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=3),
+    Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault, weight=3),
+    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=10),
+    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=14),
+    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=6),
+    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=12),
+    Kind.RUBBISH: Spec(
+        _A,
+        _S,
+        _tamper(
+            lambda t, path: bool(t.world.vault.kv.put(path, {"access_token": "rubbish", "managed_by": MANAGED_BY}))
+        ),
+        weight=12,
+    ),
+    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=14),
+    Kind.PLANTED_EXP: Spec(
+        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=14
+    ),
+    Kind.MARK_WIPED: Spec(
+        _A,
+        _S,
+        _tamper(lambda t, path: t.world.vault.kv.set_metadata(path, custom_metadata={"managed_by": None})),
+        weight=8,
+    ),
+    Kind.KEPT_SHORTER: Spec(
+        _A,
+        _S,
+        _tamper(_shorten),
+        weight=14,
+    ),
+    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=2),
+    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid, weight=3),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=36),
+    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
+    Kind.DELETED: Spec(
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=8
+    ),
+    Kind.REMOVED: Spec(
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=8
+    ),
+    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=6),
+    Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=6),
+    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=40),
+    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=16),
+    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=16),
+    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=2),
+    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=2),
+}
+
+_TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.SWEEP)

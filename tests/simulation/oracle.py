@@ -1,0 +1,406 @@
+"""The promises, checked at every step against a truth of its own: what was issued, published, and when trouble was.
+
+It knows nothing of the worker's code; all it sees are the calls that reach the fake Vault and the fake LivePerson.
+"""
+
+import base64
+import json
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from tests.fakes.vault import MANAGED_BY
+from tests.simulation.hub import Event, Process
+from worker.core.account import Account
+
+if TYPE_CHECKING:
+    from tests.simulation.worlds import SimWorld
+
+ALWAYS_LEFT: Final = 0.4
+"""The share of life that a reader always finds, in normal running."""
+_SLACK: Final = 20.0
+"""Seconds for the calls of an attempt, a few of them slow, and the queue before it."""
+_LEEWAY: Final = 60.0
+_LONGEST_LIFE: Final = 24 * 3600
+_LONGEST_ATTEMPT: Final = 60.0
+"""Seconds from its first read to its last write, where everything hangs."""
+_BURST: Final = 300.0
+"""Seconds in which no account is asked for more often than _MOST_IN_BURST times, by one process."""
+_MOST_IN_BURST: Final = 45
+_YOUNG: Final = 0.1
+"""The share of its life in which no token is due, whatever the plan."""
+
+
+class Recovery(Enum):
+    """How long after a fault its accounts may still bear its marks."""
+
+    NONE = 0
+    TRANSIENT = 1
+    LASTING = 2
+    UNCHANGED = 3
+    """Sentinel had nothing better: asked again at half of what is left."""
+    SWEEP = 4
+    SYNC = 5
+    EDITED = 6
+    FOREIGN = 7
+    START = 8
+    VAULT = 9
+    """All of Vault was away: the next sync, 15 s later at most, sees that it is back, and wakes who waits."""
+
+
+@dataclass(eq=False, slots=True)
+class Window:
+    """From when to when something was wrong for an account, however it was met."""
+
+    begins: float
+    ends: float
+    recovery: Recovery
+    what: str
+    hangs: bool = False
+    may_forget: bool = False
+    """Whether a token that was not written yet may be dropped: the account seemed gone, or another token fresh."""
+
+
+@dataclass(eq=False, slots=True)
+class Issued:
+    """A token as Sentinel handed it out."""
+
+    account_id: str
+    client_id: str
+    begins: float
+    """The steady moment. Sentinel's clock may be wrong, but it is what the token's times are held against."""
+    life: float
+    iat: int
+    exp: int
+    skew: float
+    sound: bool
+
+    @property
+    def ends(self) -> float:
+        return self.begins + self.life
+
+
+@dataclass(eq=False, slots=True)
+class Truth:
+    """What is true of one account."""
+
+    name: str
+    account_id: str
+    client_id: str
+    published: Issued | None = None
+    """What a reader finds, if it is sound and of this account."""
+    vanishes: float = float("inf")
+    """When Vault deletes it by itself."""
+    shortened: bool = False
+    """Somebody made Vault delete its tokens too soon."""
+    foreign: bool = False
+    """The token's path holds somebody else's secret."""
+    foreign_since: float = 0.0
+    marked_by: Process | None = None
+    """Who has put our mark there since."""
+    windows: list[Window] = field(default_factory=list)
+    check: Event | None = None
+    mints: int = 0
+    allowed: float = 0.0
+    """Mints beyond those of a life without trouble."""
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    """Its tokens."""
+    since: float = 0.0
+    """From when on the account was there."""
+
+    @property
+    def ends(self) -> float:
+        return min(self.published.ends, self.vanishes) if self.published else 0.0
+
+
+class Violation(BaseException):
+    """A promise was broken."""
+
+
+class Oracle:
+    def __init__(self, world: "SimWorld") -> None:
+        self._world = world
+        self._hub = world.hub
+        self.truths: dict[str, Truth] = {}
+        self.violations: list[str] = []
+        self.stop_at_first = True
+        self.replacements: list[tuple[float, str, float]] = []
+        """When a live token was replaced, whose, and the share of its life that was left."""
+        self.mints: list[float] = []
+        """When."""
+        self.writes = 0
+        self._ledger: dict[str, Issued] = {}
+        self._unwritten: dict[tuple[str, str], tuple[Process, str]] = {}
+        self._in_flight: Counter[tuple[int, str]] = Counter()
+        self._starts: defaultdict[tuple[int, str], deque[float]] = defaultdict(lambda: deque(maxlen=4096))
+        self._asked: defaultdict[tuple[str, str], deque[float]] = defaultdict(
+            lambda: deque([float("-inf")] * _MOST_IN_BURST, maxlen=_MOST_IN_BURST)
+        )
+        self._secrets: list[tuple[Process, ref[Any]]] = []
+
+    def broken(self, promise: str, *facts: object) -> None:
+        text = f"{self._world.clock() - self._world.began:.3f}s {promise}: {' '.join(map(str, facts))}"
+        self.violations.append(text)
+        self._world.trace("VIOLATION", text)
+        if self.stop_at_first:
+            raise Violation(text)
+
+    # What reaches LivePerson
+
+    def asks(self, process: Process | None, account: Account, host: str) -> None:
+        """A token request sets out."""
+        assert process
+        now, key = self._hub.clock(), (id(process), host)
+        self._in_flight[key] += 1
+        if self._in_flight[key] > self._world.plan.max_in_flight:
+            self.broken("more in flight at a host than the cap", host, self._in_flight[key])
+        starts = self._starts[key]
+        starts.append(now)
+        most = (
+            int(self._world.plan.max_per_second * 1.4) + 2
+        )  # they set out evenly and arrive with a few ms more or less
+        if len(starts) > most and now - starts[-most - 1] < 1.0:
+            self.broken("more requests a second at a host than the cap", host)
+        asked = self._asked[process.name, account.name]
+        if now - asked[0] < _BURST:
+            self.broken("a hot loop: too many requests for one account", account.name, process.name)
+        asked.append(now)
+
+    def answered(self, process: Process | None, host: str) -> None:
+        self._in_flight[id(process), host] -= 1
+
+    def issued(self, process: Process | None, raw: str, account: Account, sentinel_now: datetime) -> None:
+        """Sentinel handed out a token."""
+        now = self._hub.clock()
+        truth = self.truths[account.name]
+        known = self._ledger.get(raw)
+        if known is None:
+            known = self._ledger[raw] = self._examined(raw, account, sentinel_now.timestamp(), now)
+            if len(truth.history) == truth.history.maxlen:
+                self._ledger.pop(truth.history[0], None)
+            truth.history.append(raw)
+        assert process
+        truth.mints += known.sound
+        self.mints.append(now)
+        before = self._unwritten.get((process.name, account.name))
+        if before and before[0] is process:
+            self._minted_again(truth, before[1], now)
+
+    def received(self, process: Process | None, account: Account, raw: str) -> None:
+        """The token reached the worker."""
+        assert process
+        issued, stands = self._ledger[raw], self.truths[account.name].published
+        if issued.sound and not (stands and stands.exp >= issued.exp):
+            self._unwritten[process.name, account.name] = (process, raw)
+
+    def _minted_again(self, truth: Truth, raw: str, now: float) -> None:
+        """A process asks again though it has a young token that did not reach Vault."""
+        had, stands = self._ledger.get(raw), truth.published
+        if self._world.vaults_clock_steps:
+            return  # what was due by one clock may be fresh by another, and needs no writing then
+        if had is None or now - had.begins >= _YOUNG * had.life or had.client_id != truth.client_id:
+            return
+        if had.skew or (stands and stands.skew):
+            return  # by another clock what stands may be fresh
+        if stands and stands.exp >= had.exp:
+            return
+        if any(each.ends >= had.begins and each.may_forget for each in truth.windows):
+            return
+        self.broken("a token that was minted and not written is minted again", truth.name)
+
+    def _examined(self, raw: str, account: Account, sentinel_now: float, now: float) -> Issued:
+        header, claims = (json.loads(base64.urlsafe_b64decode(f"{part}==")) for part in raw.split(".")[:2])
+        iat, exp = claims["iat"], claims["exp"]
+        sound = (
+            header["alg"] == "RS256"
+            and claims["aud"] == account.account_id
+            and claims["azp"] == account.client_id
+            and claims["iss"].lower() == "sentinel"
+            and exp > sentinel_now
+            and iat <= sentinel_now + _LEEWAY
+            and 0 < exp - iat <= _LONGEST_LIFE
+        )
+        skew = sentinel_now - self._world.clock.now().timestamp()
+        return Issued(account.account_id, account.client_id, now, exp - sentinel_now, iat, exp, skew, sound)
+
+    # What reaches Vault
+
+    def written(self, process: Process | None, name: str, cas: int | None, data: Mapping[str, object]) -> None:
+        """The path of a token has new data; before it, `truth` says what was there."""
+        truth = self.truths[name]
+        raw = data.get("access_token")
+        issued = self._ledger.get(raw) if isinstance(raw, str) else None
+        if process:
+            self._published(process, truth, cas, data, issued)
+        mine = issued if issued and issued.sound and issued.account_id == truth.account_id else None
+        mine = mine if mine and mine.client_id == truth.client_id else None
+        truth.foreign = process is None and data.get("managed_by") != MANAGED_BY
+        truth.foreign_since, truth.marked_by = self._hub.clock(), None
+        self._stands(truth, mine)
+        self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
+
+    def _published(  # noqa: C901 - one promise after the other
+        self, process: Process, truth: Truth, cas: int | None, data: Mapping[str, object], issued: Issued | None
+    ) -> None:
+        now, before = self._hub.clock(), truth.published
+        self.writes += 1
+        if cas is None:
+            self.broken("written without check-and-set", truth.name)
+        # a mark that was set on a new path, and could not be taken back yet, looks like a hand-over
+        handed_over = truth.marked_by not in (None, process) or self._world.was_down(truth.foreign_since)
+        if truth.foreign and not handed_over:
+            self.broken("a foreign secret is written over", truth.name)
+        if issued is None or not issued.sound:
+            self.broken("an unchecked token is published", truth.name, data.get("aud"), data.get("iss"))
+            return
+        if (issued.account_id, issued.client_id) != (truth.account_id, truth.client_id):
+            self.broken("another account's token is published", truth.name)
+        if issued.ends <= now:
+            self.broken("a token that has ended is published", truth.name)
+        if (data["exp"], data["managed_by"]) != (str(issued.exp), MANAGED_BY):
+            self.broken("what is told beside the token is not the token's", truth.name)
+        if before and truth.ends > now:
+            if issued is not before and issued.exp <= before.exp and not before.skew and not issued.skew:
+                self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
+            self.replacements.append((now, truth.name, (truth.ends - now) / before.life))
+        for replica in (*self._world.names, "by hand"):
+            held = self._unwritten.get((replica, truth.name))
+            had = held and self._ledger.get(held[1])
+            if had and had.exp <= issued.exp:
+                del self._unwritten[replica, truth.name]
+
+    def marked(self, process: Process | None, name: str) -> None:
+        """The metadata of a token's path was written."""
+        truth = self.truths[name]
+        truth.marked_by = process or truth.marked_by
+        late = self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT
+        if process and truth.foreign and late and not self._world.was_down(truth.foreign_since):
+            self.broken("the metadata of somebody else's secret is written", name)
+
+    def gone(self, name: str) -> None:
+        """What was at a token's path cannot be read any more."""
+        truth = self.truths[name]
+        truth.foreign = False
+        self._stands(truth, None)
+
+    def _stands(self, truth: Truth, issued: Issued | None) -> None:
+        truth.published = issued
+        truth.vanishes = self._world.vanishes(truth.name)
+        if issued and truth.vanishes < issued.ends:
+            if not truth.shortened:
+                self.broken("Vault would delete a live token", truth.name)
+            self.trouble(Window(self._hub.clock(), truth.vanishes, Recovery.SWEEP, "it vanished"), truth.name)
+        self._look_again(truth, self._due(truth) if issued else self._hub.clock())
+
+    # Whether it is fresh
+
+    def trouble(self, window: Window, *names: str) -> None:
+        """Something is wrong, for these accounts."""
+        for name in names:
+            truth = self.truths[name]
+            truth.windows.append(window)
+            truth.allowed += 14 if window.recovery is Recovery.UNCHANGED else 2
+
+    def add(self, truth: Truth) -> None:
+        truth.since = self._hub.clock()
+        self.truths[truth.name] = truth
+        self._look_again(truth, self._hub.clock())
+
+    def _due(self, truth: Truth) -> float:
+        """When too little is left of it. Vault's clock may be 30 s wrong, and plans are made by it."""
+        issued = truth.published
+        assert issued
+        clocks = 35.0 + abs(issued.skew)
+        return max(min(issued.begins + (1 - ALWAYS_LEFT) * issued.life + clocks, truth.ends), issued.begins)
+
+    def _look_again(self, truth: Truth, when: float) -> None:
+        if truth.check:
+            truth.check.act = None
+        truth.check = self._hub.at(when, lambda: self._look(truth))
+
+    def _look(self, truth: Truth) -> None:
+        """Too little is left, or nothing: there has to be a reason."""
+        now = self._hub.clock()
+        until = self.explained_until(truth)
+        if until > now:
+            self._look_again(truth, until)
+            return
+        left = truth.ends - now
+        told = ", ".join(f"{each.what} until {each.ends - self._world.began:.1f}" for each in truth.windows[-4:])
+        what = f"late, {left:.0f} s left" if left > 0 else f"no live token since {-left if truth.published else '?'} s"
+        self.broken("not renewed in time", truth.name, what, f"(trouble: {told or 'none'})")
+        self._look_again(truth, now + 600.0)
+
+    def explained_until(self, truth: Truth) -> float:
+        """The end of the trouble that explains a lack at this moment, with the time that recovery may take."""
+        now = self._hub.clock()
+        explained = reach = float("-inf")
+        if len(truth.windows) > 40:
+            truth.windows = [each for each in truth.windows if each.ends > now - 4 * 3600]
+        together: list[Window] = []
+        for window in sorted(truth.windows, key=lambda each: each.begins):
+            if window.begins > now:
+                break
+            if window.begins > explained:
+                together, reach = [], float("-inf")
+            together.append(window)
+            reach = max(reach, window.ends)
+            explained = reach + max(self._recovery(each, truth, reach, alone=len(together) == 1) for each in together)
+        return explained
+
+    def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:  # noqa: PLR0911 - a table
+        """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
+        plan = self._world.plan
+        left = max(0.0, truth.ends - ended)
+        slack = _SLACK + (plan.accounts * 10 / 2 if window.hangs else plan.accounts / plan.max_per_second)
+        match window.recovery:
+            case Recovery.NONE:
+                return 0.0
+            case Recovery.UNCHANGED:
+                return slack + (left / 2 if left else 150.0)
+            case Recovery.SWEEP:
+                return slack + plan.sweep_every + plan.accounts / 5 + (left / 4 if left else 150.0)
+            case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again
+                return slack + plan.sweep_every + plan.accounts / 5 + 2 * plan.sync_every + 15.0
+            case Recovery.SYNC:
+                return slack + 2 * plan.sync_every + 15.0
+            case Recovery.EDITED:
+                return slack + plan.sync_every + 15.0
+            case Recovery.START:
+                return slack + 45.0
+        # who began amid it may not have seen that a token lives
+        seen = left if not window.begins <= self._world.latest_start <= ended else 0.0
+        natural = min(480.0, seen / 4)
+        if window.recovery is Recovery.VAULT and alone:
+            return slack + 40.0
+        if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT):
+            return slack + (natural if seen else 150.0)
+        return slack + (natural if seen else 510.0)
+
+    # What is remembered
+
+    def read(self, process: Process | None, account: Account) -> None:
+        """An account's secret was handed to the worker."""
+        if process:
+            self._secrets.append((process, ref(account.client_secret)))
+
+    def remembers(self, process: Process) -> int:
+        """How many secrets that were read for this process still exist."""
+        self._secrets = [(owner, secret) for owner, secret in self._secrets if secret() is not None]
+        return sum(owner is process for owner, _ in self._secrets)
+
+    # At the end
+
+    def too_many_mints(self) -> str | None:
+        """What the mints were, where they were more than a life without trouble and each trouble explain."""
+        plan, now = self._world.plan, self._hub.clock()
+        for truth in self.truths.values():
+            cycles = (now - truth.since) / (0.45 * plan.life) + 2
+            allowed = plan.replicas * (1.1 * cycles + truth.allowed)
+            if truth.mints > allowed:
+                return f"{truth.name}: {truth.mints} mints, {allowed:.0f} explained"
+        return None
