@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test chaos soak fuzz mutants licences lint lock clean
+.PHONY: help demo test simulate chaos soak fuzz mutants licences lint lock clean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/simulation.md
+	@$(BIN)/python -m tests.simulation.report
 
 chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
