@@ -29,7 +29,7 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/lint-imports --no-logo
 
 simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/simulation.md
-	@$(BIN)/python -m tests.simulation.report
+	@$(BIN)/python -m tests.simulation.report $(YEARS)
 
 chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
