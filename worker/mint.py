@@ -97,10 +97,11 @@ class Mint:
         timeout = plan.exchange_timeout(self._timeout, stands.life.left(self._clock()) if stands else 0.0)
         host = self._domains.sentinel_host(account, timeout, last_host)
         try:
-            answer, previous_used = self._ask(account, host, timeout)
+            answer, used = self._ask(account, host, timeout)
             at = self._clock()
             expected = Expected.of(account)
-            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now, account.client_secret)
+            sent = (account.client_secret, used.client_secret)
+            token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now, untold=sent)
             if self._keys:
                 self._keys.verify(token, host, timeout)
         except RefreshError as error:
@@ -111,17 +112,17 @@ class Mint:
         of_many = stands is None or stands.is_late(at)
         held = plan.hold(account.name, token, server_now=answer.now, at=at, timing=self._timing, of_many=of_many)
         held = plan.half_of_what_is_left(held, at)  # one that comes past its moment would be due again at once
-        return Minted(token, answer.token_type, expected, host, held, reason, previous_used)
+        return Minted(token, answer.token_type, expected, host, held, reason, previous_used=used is not account)
 
-    def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, bool]:
-        """Sentinel's answer, and whether it took only the client_secret before the newest one."""
+    def _ask(self, account: Account, host: str, timeout: timedelta) -> tuple[Answer, Account]:
+        """Sentinel's answer, and the account with the client_secret that it took: the newest, or the one before it."""
         try:
-            return self._sentinel.mint(account, host, timeout), False
+            return self._sentinel.mint(account, host, timeout), account
         except RefreshError as error:
             before = self._secrets.previous(account) if error.status in _SECRET_REFUSED else None
             if before is None:
                 raise
             try:
-                return self._sentinel.mint(before, host, timeout), True
+                return self._sentinel.mint(before, host, timeout), before
             except RefreshError:
                 raise error from None  # the newest secret's refusal is the one to mend

@@ -295,7 +295,7 @@ def run(value: Input) -> str:
     expected = Expected(value["account"], value["client"], "msg.consumer")
     now = datetime.fromtimestamp(NOW, UTC)
     try:
-        token = check(value["raw"], expected, now, SecretStr(value["secret"]))
+        token = check(value["raw"], expected, now, [SecretStr(value["secret"])])
         if value["verify"]:
             _keys().verify(token, "host", timedelta(seconds=1))
     except TokenRefusedError as error:

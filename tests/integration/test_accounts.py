@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 import sandbox
+from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
 from tests.integration.calls import by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
@@ -117,6 +118,14 @@ def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refreshed]:
         wrong = made.liveperson.add_account("wrong")
         put(made, "wrong", client_id=wrong.client_id)
 
+        # the secret that Sentinel takes comes back in a claim
+        telling = made.add_account("telling-the-one-before")
+        put(made, "telling-the-one-before", client_id=telling.client_id)
+        fault = Fault(claims={"scope": telling.client_secret})
+        made.liveperson.faults.set(fault, account="telling-the-one-before", service="sentinel")
+        put(made, "swapped", sentinel_domain=secrets.token_hex(13))
+        put(made, "address", sentinel_domain="https://" + hosts["lo"])
+
         for name in ("foreign", "deep/foreign"):
             made.add_account(name)
             kv.create_or_update_secret(TOKENS + name, {"access_token": "somebody's"})
@@ -133,9 +142,9 @@ def test_a_run_with_failures_among_many_ends_with_1_and_counts_them(refreshed: R
     assert {outcome: outcomes.count(outcome) for outcome in ("refreshed", "failed", "skipped")} == {
         key: document[key] for key in ("refreshed", "failed", "skipped")
     }
-    assert document["failed"] == len(INVALID) + len(
-        ["elsewhere", "other-scope", "other-app", "twice-wrong", "wrong", "foreign", "deep/foreign"]
-    )
+    odd = {"elsewhere", "swapped", "address", "telling-the-one-before", "other-scope"}
+    refused = {"other-app", "twice-wrong", "wrong", "foreign", "deep/foreign"}
+    assert {row["account"] for row in document["accounts"] if row["outcome"] == "failed"} == odd | refused | {*INVALID}
 
 
 # Names and fields
@@ -160,6 +169,22 @@ def test_a_sentinel_domain_of_its_own_skips_the_domain_api(refreshed: Refreshed)
 def test_a_sentinel_domain_that_is_not_allowed_gets_no_secret(refreshed: Refreshed) -> None:
     assert refreshed.failure("elsewhere") == (
         "sentinel_domain of the account is sentinel.example.com, which sentinel.allowed_hosts does not allow"
+    )
+
+
+def test_what_is_no_host_name_is_not_quoted_for_it_may_be_the_secret_in_the_wrong_field(refreshed: Refreshed) -> None:
+    assert refreshed.failure("swapped") == (
+        "sentinel_domain of the account is a host, which sentinel.allowed_hosts does not allow"
+    )
+    assert refreshed.failure("address") == (
+        "sentinel_domain of the account is no host name: it must be a bare host, such as va.sentinel.liveperson.net,"
+        " with its port where that is not 443"
+    )
+
+
+def test_a_token_must_not_tell_the_client_secret_before_the_newest_either(refreshed: Refreshed) -> None:
+    assert refreshed.failure("telling-the-one-before") == (
+        "format: expected nothing of the client_secret, got it in a header or claim"
     )
 
 

@@ -148,6 +148,15 @@ def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable
 # Logins
 
 
+@pytest.mark.parametrize("told", ["s.one two", "s.one\ntwo", "", 7, None, ["s.one"]])
+def test_a_login_whose_token_could_not_go_into_a_header_is_refused_and_not_quoted(told: object, vault: Vault) -> None:
+    answer = {"auth": {"client_token": told, "lease_duration": 60, "renewable": True}}
+    with _Odd(Odd(json.dumps(answer).encode())) as server:
+        session = vault.session(address=server.url)
+        assert str(failure(session)) == "approle login: the answer is not Vault's"
+        session.close()
+
+
 def test_an_approle_login_is_made_once_and_revoked_on_close(vault: Vault, logs: Logs) -> None:
     session = vault.session()
     for _ in range(3):

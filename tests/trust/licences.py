@@ -9,7 +9,7 @@ from pathlib import Path
 LOCK = Path("requirements/runtime.txt")
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)(?: ; ([^\\]+))?", re.MULTILINE)
 ELSEWHERE = "not for this machine"
-ALLOWED = re.compile(r"(MIT|MIT-0|Apache-2\.0|BSD-[23]-Clause|MPL-2\.0|PSF-2\.0|ZPL[ -]2\.1|OR|AND|License|\s)+")
+ALLOWED = re.compile(r"(MIT|MIT-0|Apache-2\.0|BSD(-[23]-Clause)?|MPL-2\.0|PSF-2\.0|ZPL[ -]2\.1|OR|AND|License|\s)+")
 
 
 def pins(lock: Path = LOCK) -> dict[str, tuple[str, str | None]]:

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -111,14 +112,15 @@ class TokenRefusedError(RefreshError):
         super().__init__(Stage.CLAIMS, Kind.LASTING, f"{check}: expected {expected}, got {got}", check=check)
 
 
-def check(raw: str, expected: Expected, now: datetime | None, untold: SecretStr | None = None) -> AppJWT:
+def check(raw: str, expected: Expected, now: datetime | None, untold: Iterable[SecretStr] = ()) -> AppJWT:
     """Take the token apart and check it; TokenRefusedError says which check refused, what it expected and what came.
 
     :param now: the clock of the server that the text came from; None (it sent no Date) = the token's own iat.
-    :param untold: the client_secret, which it must not tell: claims are logged, and stand beside the token in Vault.
+    :param untold: client_secrets, which it must not tell: claims are logged, and stand beside the token in Vault.
     """
     token = _decode(raw)
-    if untold and repeats(" ".join(token.claims().values()), untold.get_secret_value()):
+    claims = " ".join(token.claims().values())
+    if any(repeats(claims, secret.get_secret_value()) for secret in untold):
         raise TokenRefusedError(Check.FORMAT, "nothing of the client_secret", "it in a header or claim")
     now = now or token.iat
     ahead = token.iat - now

@@ -17,6 +17,7 @@ from worker.core.errors import Kind, RefreshError, Stage
 _HOST = re.compile(
     r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[1-9][0-9]{0,4})?"
 )
+_FORM = "a bare host, such as va.sentinel.liveperson.net, with its port where that is not 443"
 _HTTPS_PORT = ":443"
 _WAY_OUT = "see sentinel.domain_api and this machine's way out to it: DNS, firewall, HTTPS_PROXY, sentinel.ca_cert"
 _TROUBLE = 30.0
@@ -101,11 +102,13 @@ class Domains:
         """The host in its plain form, if a secret may be sent to it."""
         plain = host.lower().removesuffix(_HTTPS_PORT) if isinstance(host, str) else ""
         if not _HOST.fullmatch(plain):
-            raise _failure(Kind.LASTING, f"{source} is no host name: {str(host)[:80]!r}", _ACCOUNT)
+            # it is not quoted: in an account's secret two fields may have changed places
+            raise _failure(Kind.LASTING, f"{source} is no host name: it must be {_FORM}", _ACCOUNT)
         # a suffix stands for its subdomains on the default port; an exact host is compared with its port
         if not any(plain.endswith(each) if each.startswith(".") else plain == each for each in self._allowed):
-            text = f"{source} is {plain}, which sentinel.allowed_hosts does not allow"
-            raise _failure(Kind.LASTING, text, f"if secrets may go there, add {plain} to sentinel.allowed_hosts")
+            named = plain if "." in plain else "a host"  # nor is what could be a secret
+            text = f"{source} is {named}, which sentinel.allowed_hosts does not allow"
+            raise _failure(Kind.LASTING, text, f"if secrets may go there, add {named} to sentinel.allowed_hosts")
         return plain
 
 

@@ -32,6 +32,9 @@ class Login(Protocol):
         """Whether what it shows to Vault was replaced since it logged in, or tried to."""
 
 
+WORD: Final = re.compile(r"[\x21-\x7e]+")
+"""What can go into a header; of anything else the library would quote it."""
+
 _PAUSES: Final = (5.0,)
 _APPROLE_PAUSES: Final = (30.0, 901.0)
 """Vault locks a role out for 15 minutes after five refused logins within 15 minutes, and replicas share the role."""
@@ -181,6 +184,6 @@ def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any
 def _sound(text: str, source: str, what: str) -> str:
     """The one word that a token or a secret_id is, so that it can go into a header."""
     word = text.strip()
-    if not re.fullmatch(r"[\x21-\x7e]+", word):
+    if not WORD.fullmatch(word):
         raise VaultError(f"{source} {f'holds more than a {what}' if word else 'is empty'}")
     return word

@@ -18,7 +18,7 @@ import structlog
 from worker import net
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
-from worker.vault.login import Login, hint
+from worker.vault.login import WORD, Login, hint
 from worker.vault.outage import Outage, Use
 
 _RENEW_AT = 0.5
@@ -235,6 +235,8 @@ class VaultSession:
         try:
             auth = self._login(self._client)
             lease, token = _Lease.of(auth, self._clock()), auth["client_token"]
+            if not WORD.fullmatch(token):
+                raise OddAnswerError
         except (VaultError, LookupError, TypeError, ValueError) as error:
             cause = error if isinstance(error, VaultError) else OddAnswerError()
             told = cause.with_hint(hint(self._login.method, cause.status))
