@@ -2,7 +2,7 @@
 
 What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
 no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
-failure too.
+failure too. Where several processes share the tests, those of one file stay together, and all of tests/chaos.
 """
 
 import os
@@ -14,20 +14,21 @@ import pytest
 
 from tests.leaks import MADE, leaks
 
-_NOT_RUN = pytest.StashKey[defaultdict[str, list[str]]]()
+_ABSENT = "absent tool"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    missing: defaultdict[str, list[str]] = defaultdict(list)
-    config.stash[_NOT_RUN] = missing
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        part = _part(item.nodeid)
+        item.add_marker(pytest.mark.xdist_group(part if part == "chaos" else item.nodeid.partition("::")[0]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [tool for mark in item.iter_markers("tool") for tool in mark.args if not shutil.which(tool)]
     if not missing:
         return
-    for tool in missing:
-        item.config.stash[_NOT_RUN][tool].append(item.nodeid)
+    item.user_properties += [(_ABSENT, tool) for tool in missing]
     text = f"the system tool {' and '.join(missing)} is absent"
     if os.environ.get("STRICT") == "1":
         pytest.fail(text, pytrace=False)
@@ -48,11 +49,26 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [each for some in terminalreporter.stats.values() for each in some if isinstance(each, pytest.TestReport)]
+    seconds: defaultdict[str, float] = defaultdict(float)
+    not_run: defaultdict[str, set[str]] = defaultdict(set)
+    for report in reports:
+        seconds[_part(report.nodeid)] += report.duration
+        for name, tool in report.user_properties:
+            if name == _ABSENT:
+                not_run[str(tool)].add(report.nodeid)
+    terminalreporter.section("seconds by part")
+    terminalreporter.line(", ".join(f"{part} {seconds[part]:.0f}" for part in sorted(seconds)))
     terminalreporter.section("NOT RUN for want of a system tool")
-    for tool, tests in sorted(config.stash[_NOT_RUN].items()):
+    for tool, tests in sorted(not_run.items()):
         terminalreporter.line(f"{tool}:")
-        for test in tests:
+        for test in sorted(tests):
             terminalreporter.line(f"  {test}")
-    if not config.stash[_NOT_RUN]:
+    if not not_run:
         terminalreporter.line("nothing")
+
+
+def _part(nodeid: str) -> str:
+    """The folder below tests/."""
+    return nodeid.removeprefix("tests/").partition("/")[0]

@@ -65,6 +65,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         if row := _row_of(item):
             of_kind[row.stand].append(row)
     runs: Runs = {row: Future() for rows in of_kind.values() for row in rows}
+    tmp_path_factory.getbasetemp()  # threads that asked for it at once would each make one
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ThreadPoolExecutor(1) as beside:
         if any("soaked" in getattr(item, "fixturenames", ()) for item in request.session.items):
             request.config.stash[_SOAKED] = beside.submit(_soak, tmp_path_factory)
