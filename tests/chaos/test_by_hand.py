@@ -95,7 +95,8 @@ def test_a_policy_taken_away_from_many_accounts_does_not_make_many_logins(tmp_pa
         for account in accounts:
             world.add_account(account)
         daemon = world.daemon({"APPJWT_REFRESH_AT": "0.3", "APPJWT_SENTINEL_MAX_PER_SECOND": "100"})
-        daemon.wait_for("token.refreshed", count=30)
+        for account in accounts:
+            daemon.wait_for("token.refreshed", account=account)
         with Reader(world, accounts) as reader:
             world.openbao.policy("appjwt-worker", "# nothing")
             time.sleep(20)

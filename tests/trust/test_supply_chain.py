@@ -148,6 +148,7 @@ def test_no_file_of_the_repository_holds_a_secret() -> None:
         f"'secret_id': '{secrets.token_hex(16)}'",
         "ghp_" + secrets.token_hex(18),
     ],
+    ids=["token", "Vault token", "key", "client_secret", "secret_id", "other token"],
 )
 def test_a_planted_secret_is_found(planted: str) -> None:
     assert secrets_in(f"some text\nx = {planted}\nmore")

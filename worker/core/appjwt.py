@@ -126,23 +126,18 @@ def check(raw: str, expected: Expected, now: datetime | None, untold: Iterable[S
     ahead = token.iat - now
     # Later checks rest on earlier ones, and the first that fails is the one reported.
     for name, passed, wanted, got in (
-        (Check.ALG, token.alg == "RS256", "RS256", token.alg),
-        (Check.TYP, token.typ.upper() in ("JWT", ""), "JWT", token.typ),
-        (Check.AUD, expected.account_id in (None, *token.aud), expected.account_id, " ".join(token.aud)),
-        (Check.AZP, expected.client_id in (None, token.azp), expected.client_id, token.azp),
-        (Check.ISS, token.iss.lower() == "sentinel", "Sentinel", token.iss),
-        (Check.EXP, token.exp > now, f"an end after {utc(now)}", utc(token.exp)),
-        (Check.IAT, ahead <= CLOCK_LEEWAY, f"an issue before {utc(now)}", utc(token.iat)),
-        (
-            Check.LIFETIME,
-            timedelta(0) < token.lifetime <= LONGEST_LIFE,
-            "more than 0, at most 24 h",
-            str(token.lifetime),
-        ),
-        (Check.SCOPE, expected.scope in (None, *token.scope.split()), expected.scope, token.scope),
+        (Check.ALG, token.alg == "RS256", ("RS256",), token.alg),
+        (Check.TYP, token.typ.upper() in ("JWT", ""), ("JWT",), token.typ),
+        (Check.AUD, expected.account_id in (None, *token.aud), (expected.account_id,), token.aud),
+        (Check.AZP, expected.client_id in (None, token.azp), (expected.client_id,), token.azp),
+        (Check.ISS, token.iss.lower() == "sentinel", ("Sentinel",), token.iss),
+        (Check.EXP, token.exp > now, ("an end after", now), token.exp),
+        (Check.IAT, ahead <= CLOCK_LEEWAY, ("an issue before", now), token.iat),
+        (Check.LIFETIME, timedelta(0) < token.lifetime <= LONGEST_LIFE, ("more than 0, at most 24 h",), token.lifetime),
+        (Check.SCOPE, expected.scope in (None, *token.scope.split()), (expected.scope,), token.scope),
     ):
         if not passed:
-            raise TokenRefusedError(name, str(wanted), _shown(got))
+            raise TokenRefusedError(name, " ".join(map(_said, wanted)), _shown(got))
     return token
 
 
@@ -225,6 +220,17 @@ def utc(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
-def _shown(value: str) -> str:
+def _said(value: object) -> str:
+    match value:
+        case datetime():
+            return utc(value)
+        case tuple():
+            return " ".join(value)
+        case _:
+            return str(value)
+
+
+def _shown(value: object) -> str:
     """A claim is the other side's text: cut, so that no one's log is flooded by it."""
-    return (value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…") or "nothing"
+    text = _said(value)
+    return (text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") or "nothing"
