@@ -1,6 +1,5 @@
-"""Of the simulation's tests only those of the planted bugs run each time."""
+"""What every test of the simulation needs."""
 
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +7,6 @@ from typing import Any
 import pytest
 
 import worker.manual
-
-collect_ignore = [] if os.environ.get("SIMULATE") else ["test_simulation.py"]
-"""SIMULATE=1: 2,000 account-days and the scenes at 1,000 accounts, which take too long for each run."""
 
 
 @pytest.fixture(autouse=True)

@@ -372,14 +372,13 @@ class Oracle:
                 return slack + plan.sync_every + 15.0
             case Recovery.START:
                 return slack + 45.0
-        # who began amid it may not have seen that a token lives
-        seen = left if not window.begins <= self._world.latest_start <= ended else 0.0
-        natural = min(480.0, seen / 4)
+        pause = min(480.0, left / 4)
         if window.recovery is Recovery.VAULT and alone:
             return slack + 40.0
-        if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT):
-            return slack + (natural if seen else 150.0)
-        return slack + (natural if seen else 510.0)
+        if not left or window.begins <= self._world.latest_start <= ended:
+            # who began amid it may not have seen that a token lives
+            pause = max(pause, 150.0 if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT) else 510.0)
+        return slack + pause
 
     # What is remembered
 

@@ -146,7 +146,8 @@ def _pieces(secrets: Iterable[str], size: int) -> _Pieces:
 
 def _forms(secret: str) -> Iterator[str]:
     raw = secret.encode(errors="replace")
-    yield secret
+    for read, _ in _layers(secret):  # it may hold what looks like an escape, and is taken for one
+        yield read
     yield secret.replace(" ", "+")  # in a form
     yield raw.hex()
     yield raw.hex().upper()
