@@ -11,7 +11,7 @@ from typing import Protocol
 from worker.core import appjwt, plan
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
-from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.errors import RefreshError, Stage
 from worker.core.plan import Held, Reason, Timing
 from worker.core.unchecked import Answer
 
@@ -106,7 +106,7 @@ class Mint:
                 self._keys.verify(token, host, timeout)
         except RefreshError as error:
             error.host = host
-            if error.stage is Stage.SENTINEL and error.kind is Kind.LASTING:
+            if error.stage is Stage.SENTINEL:
                 self._domains.doubt(account)
             raise
         of_many = stands is None or stands.is_late(at)

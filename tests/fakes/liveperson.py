@@ -46,8 +46,8 @@ class FakeDomains:
         service = self._service
         if account.sentinel_domain:
             return service.allowed(account.sentinel_domain)
-        known, until = self._looked_up.get(account.account_id, (None, 0.0))
-        if known and service.clock() < until:
+        known, looked_up_at = self._looked_up.get(account.account_id, (None, 0.0))
+        if known and service.clock() < looked_up_at + service.cache.total_seconds():
             return known
         try:
             host = service.allowed(service.look_up(account.account_id, timeout))
@@ -57,12 +57,13 @@ class FakeDomains:
                 self._looked_up.setdefault(account.account_id, (known, float("-inf")))
                 return known
             raise
-        self._looked_up[account.account_id] = (host, service.clock() + service.cache.total_seconds())
+        self._looked_up[account.account_id] = (host, service.clock())
         return host
 
     def doubt(self, account: Account) -> None:
-        if known := self._looked_up.get(account.account_id):
-            self._looked_up[account.account_id] = (known[0], float("-inf"))
+        host, looked_up_at = self._looked_up.get(account.account_id, (None, 0.0))
+        if host and self._service.clock() >= looked_up_at + 60.0:
+            self._looked_up[account.account_id] = (host, float("-inf"))
 
 
 class FakeLivePerson:

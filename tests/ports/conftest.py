@@ -73,7 +73,7 @@ def _fake_vault() -> VaultPort:
 def _fake_liveperson() -> LivePersonPort:
     clock = Clock()
     fake = FakeLivePerson(clock)
-    return LivePersonPort(fake, fake, fake, clock.now, lambda: clock.advance(timedelta(hours=13)))
+    return LivePersonPort(fake, fake, fake, clock.now, clock.advance)
 
 
 # The real parts
@@ -274,9 +274,7 @@ def liveperson(request: pytest.FixtureRequest) -> Iterator[LivePersonPort]:
             allowed_hosts=tuple(running.hosts.values()),
             clock=clock,
         )
-        yield LivePersonPort(
-            domains, SentinelClient(http, api_version="1.0"), running, _wall, lambda: clock.advance(timedelta(hours=13))
-        )
+        yield LivePersonPort(domains, SentinelClient(http, api_version="1.0"), running, _wall, clock.advance)
     running.faults.reset()
     running.token_life = timedelta(hours=1)
 

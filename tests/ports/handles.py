@@ -64,4 +64,5 @@ class LivePersonPort:
     sentinel: Sentinel
     backstage: Backstage
     now: Callable[[], datetime]
-    end_cache: Callable[[], object]
+    advance: Callable[[timedelta], object]
+    """The clock by which look-ups are cached."""

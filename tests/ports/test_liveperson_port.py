@@ -68,7 +68,7 @@ def test_a_host_that_is_known_serves_on_while_the_domain_api_has_trouble(
     liveperson: LivePersonPort, account: Account
 ) -> None:
     host = liveperson.domains.sentinel_host(account, SOON)
-    liveperson.end_cache()
+    liveperson.advance(13 * HOUR)
     with liveperson.backstage.faults.on(Fault(status=503), service="domain"):
         assert liveperson.domains.sentinel_host(account, SOON) == host
 
@@ -80,7 +80,7 @@ def test_whoever_knows_no_host_asks_the_last_one_while_the_domain_api_has_troubl
     with liveperson.backstage.faults.on(Fault(status=503), service="domain"):
         assert liveperson.domains.sentinel_host(account, SOON, lo) == lo
         assert liveperson.domains.sentinel_host(account, SOON) == lo
-    liveperson.end_cache()
+    liveperson.advance(13 * HOUR)
     assert liveperson.domains.sentinel_host(account, SOON, va) == lo  # the Domain API's word counts, not the last one
 
 
@@ -110,7 +110,21 @@ def test_a_move_is_noticed_when_the_cache_ends_and_not_before(liveperson: LivePe
     assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]
     liveperson.backstage.add_account(ID, "va")
     assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]
-    liveperson.end_cache()
+    liveperson.advance(13 * HOUR)
+    assert liveperson.domains.sentinel_host(account, SOON) == hosts["va"]
+
+
+def test_a_look_up_that_is_doubted_is_made_anew_unless_it_is_a_minute_old_at_most(
+    liveperson: LivePersonPort, account: Account
+) -> None:
+    hosts = liveperson.backstage.hosts
+    assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]
+    liveperson.backstage.add_account(ID, "va")
+    liveperson.domains.doubt(account)
+    assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]
+    liveperson.advance(MINUTE)
+    assert liveperson.domains.sentinel_host(account, SOON) == hosts["lo"]
+    liveperson.domains.doubt(account)
     assert liveperson.domains.sentinel_host(account, SOON) == hosts["va"]
 
 

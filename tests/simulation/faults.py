@@ -122,7 +122,6 @@ class Spec:
     begin: type_of_begin
     """False = not possible now."""
     longest: float = 40 * MINUTE
-    weight: float = 1.0
     hangs: bool = False
 
     @property
@@ -157,6 +156,7 @@ class Trouble:
         self.world = world
         self.random: Random = world.fault_random
         self.met: Counter[Kind] = Counter()
+        self.begun: Counter[Kind] = Counter()
         self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
         self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault]]] = []
         self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
@@ -203,6 +203,7 @@ class Trouble:
         """
         spec, world, random = SPECS[kind], self.world, self.random
         now = world.clock()
+        self.begun[kind] += 1
         if kind is Kind.MOVED:
             length = world.plan.life
         length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
@@ -303,9 +304,9 @@ def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] =
     return begin
 
 
-def _denied(operation: str, *, weight: float = 1.0) -> Spec:
+def _denied(operation: str) -> Spec:
     make = _vault(lambda _: VaultFault(status=403), frozenset({operation}))
-    return Spec(Target.ALL, Recovery.LASTING, make, weight=weight)
+    return Spec(Target.ALL, Recovery.LASTING, make)
 
 
 def _unix(trouble: Trouble, ahead: float) -> int:
@@ -438,9 +439,21 @@ def _older(trouble: Trouble, path: str, **beside: object) -> bool:
     return True
 
 
-def _shorten(trouble: Trouble, path: str) -> None:
+def _shorten(trouble: Trouble, path: str) -> bool:
+    kv = trouble.world.vault.kv
+    metadata = kv.metadata(path)
+    if not metadata or "managed_by" not in metadata.custom_metadata:
+        return False  # once its version is gone too, nothing tells that the path is ours: it is a stranger's then
     trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened = True
-    trouble.world.vault.kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+    kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+    return True
+
+
+def _wipe_mark(trouble: Trouble, path: str) -> bool:
+    if trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened:
+        return False  # as above
+    trouble.world.vault.kv.set_metadata(path, custom_metadata={"managed_by": None})
+    return True
 
 
 def _foreign_token(trouble: Trouble, path: str) -> bool:
@@ -590,95 +603,90 @@ _A, _H, _ALL, _R = Target.ACCOUNT, Target.HOST, Target.ALL, Target.REPLICA
 SPECS: Final[dict[Kind, Spec]] = {
     Kind.HOST_REFUSES: Spec(_H, _T, _sentinel(lambda _: Fault(refuse=True))),
     Kind.HOST_HANGS: Spec(_H, _T, _sentinel(lambda _: Fault(hang=True)), hangs=True),
-    Kind.HOST_SLOW: Spec(_H, _T, _sentinel(lambda t: Fault(delay=t.random.uniform(1, 12))), hangs=True, weight=2),
-    Kind.HOST_503: Spec(_H, _T, _sentinel(lambda _: Fault(status=503)), weight=1.5),
+    Kind.HOST_SLOW: Spec(_H, _T, _sentinel(lambda t: Fault(delay=t.random.uniform(1, 12))), hangs=True),
+    Kind.HOST_503: Spec(_H, _T, _sentinel(lambda _: Fault(status=503))),
     Kind.HOST_429: Spec(
         _H,
         _T,
         _sentinel(lambda t: Fault(status=429, headers={"Retry-After": str(t.random.choice((1, 5, 30, 120)))})),
     ),
     Kind.HOST_403: Spec(_H, _L, _sentinel(lambda _: Fault(status=403))),
-    Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE, weight=5),
-    Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True)), weight=12),
-    Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel, weight=6),
-    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret, weight=6),
-    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500)), weight=6),
-    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"}), weight=6),
-    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"}), weight=6),
-    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"}), weight=6),
-    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"})), weight=6),
-    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)}), weight=6),
-    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True)), weight=12),
-    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)}), weight=20),
-    Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain"), weight=6),
-    Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True, weight=2),
+    Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE),
+    Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True))),
+    Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret),
+    Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500))),
+    Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"})),
+    Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"})),
+    Kind.WRONG_ISS: Spec(_A, _L, _claims(lambda _: {"iss": "somebody"})),
+    Kind.WRONG_ALG: Spec(_A, _L, _sentinel(lambda _: Fault(header={"alg": "none"}))),
+    Kind.ENDED: Spec(_A, _L, _claims(lambda t: {"iat": _unix(t, -4000), "exp": _unix(t, -400)})),
+    Kind.SAME_TOKEN: Spec(_A, _U, _sentinel(lambda _: Fault(same_token=True))),
+    Kind.SHORTER: Spec(_A, _U, _claims(lambda t: {"exp": _unix(t, t.world.plan.life / 4)})),
+    Kind.DOMAIN_DOWN: Spec(_ALL, _T, _sentinel(lambda _: Fault(status=503), "domain")),
+    Kind.DOMAIN_HANGS: Spec(_ALL, _T, _sentinel(lambda _: Fault(hang=True), "domain"), hangs=True),
     Kind.DOMAIN_EVIL: Spec(
-        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain"), weight=4
+        _A, _L, _sentinel(lambda _: Fault(answer=b'{"baseURI": "sentinel.evil.example"}'), "domain")
     ),
-    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE, weight=24),
+    Kind.MOVED: Spec(_A, _L, _move, 240 * MINUTE),
     Kind.VAULT_REFUSES: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(refuse=True))),
-    Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True, weight=0.7),
-    Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503)), weight=0.7),
-    Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0, weight=6),
-    Kind.DENIED_LIST: _denied("list", weight=1),
-    Kind.DENIED_READ_ACCOUNT: _denied("read_account", weight=2),
+    Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True),
+    Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503))),
+    Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0),
+    Kind.DENIED_LIST: _denied("list"),
+    Kind.DENIED_READ_ACCOUNT: _denied("read_account"),
     Kind.DENIED_READ_TOKEN: _denied("read_token"),
     Kind.DENIED_WRITE_TOKEN: _denied("write_token"),
-    Kind.DENIED_WRITE_METADATA: _denied("write_metadata", weight=8),
-    Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE, weight=16),
-    Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE, weight=6),
+    Kind.DENIED_WRITE_METADATA: _denied("write_metadata"),
+    Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE),
+    Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE),
     Kind.STALE: Spec(
         _ALL, _T, _vault(lambda t: VaultFault(stale=timedelta(seconds=t.random.uniform(0, 0.11))), _READS)
     ),
     Kind.ONE_BEHIND: Spec(_ALL, _T, _vault(lambda t: VaultFault(one_behind=t.random.random() < 0.5), _READS)),
-    Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out, weight=8),
-    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500)), weight=3),
-    Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault, weight=3),
-    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete), weight=10),
-    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy), weight=14),
-    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path)), weight=6),
-    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older), weight=12),
+    Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out),
+    Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500))),
+    Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault),
+    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete)),
+    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy)),
+    Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path))),
+    Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older)),
     Kind.RUBBISH: Spec(
         _A,
         _S,
         _tamper(
             lambda t, path: bool(t.world.vault.kv.put(path, {"access_token": "rubbish", "managed_by": MANAGED_BY}))
         ),
-        weight=12,
     ),
-    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token), weight=14),
-    Kind.PLANTED_EXP: Spec(
-        _A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z")), weight=14
-    ),
+    Kind.CROSSED: Spec(_A, _S, _tamper(_foreign_token)),
+    Kind.PLANTED_EXP: Spec(_A, _S, _tamper(partial(_older, exp="4070908800", expires_at="2099-01-01T00:00:00Z"))),
     Kind.MARK_WIPED: Spec(
         _A,
         _S,
-        _tamper(lambda t, path: t.world.vault.kv.set_metadata(path, custom_metadata={"managed_by": None})),
-        weight=8,
+        _tamper(_wipe_mark),
     ),
     Kind.KEPT_SHORTER: Spec(
         _A,
         _S,
         _tamper(_shorten),
-        weight=14,
     ),
-    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant, weight=2),
-    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid, weight=3),
-    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate, weight=36),
-    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable), weight=6),
+    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant),
+    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate),
+    Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable)),
     Kind.DELETED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name)), weight=8
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name))
     ),
     Kind.REMOVED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name)), weight=8
+        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name))
     ),
-    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil), weight=6),
-    Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE, weight=6),
-    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE, weight=40),
-    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE, weight=16),
-    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0, weight=16),
-    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0, weight=2),
-    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0, weight=2),
+    Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil)),
+    Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE),
+    Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE),
+    Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE),
+    Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0),
+    Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0),
+    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0),
 }
 
 _TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.SWEEP)

@@ -361,7 +361,7 @@ class Oracle:
             case Recovery.NONE:
                 return 0.0
             case Recovery.UNCHANGED:
-                return slack + (left / 2 if left else 150.0)
+                return slack + (left / 2 if left else 510.0)  # of a token that has ended it is a refusal
             case Recovery.SWEEP:
                 return slack + plan.sweep_every + plan.accounts / 5 + (left / 4 if left else 150.0)
             case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again

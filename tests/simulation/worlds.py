@@ -499,8 +499,10 @@ class SimWorld(World):
 
     def _next_fault(self, until: float) -> None:
         random, plan = self.fault_random, self.plan
-        weights = [SPECS[kind].weight * (0.25 if SPECS[kind].is_wide else 1.0) for kind in plan.kinds]
-        self.trouble.begin(random.choices(plan.kinds, weights)[0])
+        trouble = self.trouble
+        # some are met by every attempt, some hardly ever: whichever was met least is likely to be next
+        weights = [1 / (1 + trouble.met[kind] + trouble.begun[kind]) for kind in plan.kinds]
+        trouble.begin(random.choices(plan.kinds, weights)[0])
         pause = random.expovariate(1 / plan.gap)
         if self.clock() + pause < until:
             self.hub.after(pause, partial(self._next_fault, until))

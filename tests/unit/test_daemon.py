@@ -629,6 +629,30 @@ def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(w
     assert world.token().exp - world.clock.now() > 0.4 * HOUR
 
 
+@pytest.mark.parametrize("fault", [Fault(refuse=True), Fault(hang=True), Fault(status=503), Fault(status=404)])
+def test_an_account_that_moved_away_from_a_host_in_trouble_does_not_wait_for_that_host(
+    fault: Fault, world: World
+) -> None:
+    # what LivePerson does with a data centre that is lost: the look-up must not wait for the end of its cache
+    replica = world.start()
+    world.run(MINUTE)
+    world.liveperson.move(ACCOUNT, "lo")
+    with world.liveperson.faults.on(fault, host=world.liveperson.hosts["va"]):
+        world.run(HOUR)
+        assert results(replica)[-1] is Result.REFRESHED
+        assert world.token().exp - world.clock.now() > 0.4 * HOUR
+
+
+def test_while_a_host_has_trouble_the_domain_api_is_not_asked_at_every_attempt(world: World) -> None:
+    world.start()
+    world.run(MINUTE)
+    world.liveperson.requests.clear()
+    with world.liveperson.faults.on(Fault(status=503), service="sentinel"):
+        world.run(45 * MINUTE)
+    asked = [service for service, _ in world.liveperson.requests]
+    assert 2 <= asked.count("domain") < asked.count("sentinel") - 2
+
+
 # What --status says
 
 

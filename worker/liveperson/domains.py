@@ -22,6 +22,8 @@ _HTTPS_PORT = ":443"
 _WAY_OUT = "see sentinel.domain_api and this machine's way out to it: DNS, firewall, HTTPS_PROXY, sentinel.ca_cert"
 _TROUBLE = 30.0
 """Seconds in which, after a failed look-up, the hosts known serve without another."""
+_BEYOND_DOUBT = 60.0
+"""Seconds for which a look-up is taken for true whatever its host does: an outage must not become one more here."""
 _ACCOUNT = "see the account's account_id and sentinel_domain"
 
 
@@ -69,9 +71,10 @@ class Domains:
         return host
 
     def doubt(self, account: Account) -> None:
-        """The account was refused at its host, so it may have moved: look it up anew the next time."""
-        if known := self._cache.get(account.account_id):
-            self._cache[account.account_id] = (known[0], float("-inf"))
+        """Its host refused the account or did not serve, so it may have moved: look it up anew the next time."""
+        host, looked_up_at = self._cache.get(account.account_id, (None, 0.0))
+        if host and self._clock() >= looked_up_at + _BEYOND_DOUBT:
+            self._cache[account.account_id] = (host, float("-inf"))
 
     def _look_up(self, account_id: str, timeout: timedelta) -> object:
         url = f"{self._url}/api/account/{account_id}/service/sentinel/baseURI.json"
