@@ -76,7 +76,7 @@ class Plan:
             sweep_every=random.choice((600.0, 1800.0, 1800.0)),
             domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
             kinds=(*_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)),
-            gap=random.choice((100.0, 150.0, 200.0)),
+            gap=random.choice((60.0, 90.0, 120.0)),
         )
 
 
@@ -195,7 +195,7 @@ class _Sentinel:
         try:
             answer = world.liveperson.mint(account, host, timeout)
         finally:
-            world.oracle.answered(process, host)
+            world.oracle.answered(process, account.name)
         world.oracle.received(process, account, answer.raw.get_secret_value())
         return answer
 
@@ -501,7 +501,7 @@ class SimWorld(World):
         random, plan = self.fault_random, self.plan
         trouble = self.trouble
         # some are met by every attempt, some hardly ever: whichever was met least is likely to be next
-        weights = [1 / (1 + trouble.met[kind] + trouble.begun[kind]) for kind in plan.kinds]
+        weights = [1 / (1 + trouble.met[kind] + trouble.begun[kind] / 4) ** 2 for kind in plan.kinds]
         trouble.begin(random.choices(plan.kinds, weights)[0])
         pause = random.expovariate(1 / plan.gap)
         if self.clock() + pause < until:
