@@ -172,7 +172,7 @@ class Fleet:
         before, entry.running = entry.state, False
         host_was_unknown = lane is self._lanes[None]
         entry.host = outcome.host or entry.host
-        drifted = outcome.reason is Reason.DRIFT and outcome.result is not Result.REFRESHED
+        drifted = outcome.reason is Reason.DRIFT and outcome.result not in (Result.REFRESHED, Result.UNCHANGED)
         if outcome.held and not drifted:  # else what was there before is still what should be there
             entry.held = outcome.held
         left = entry.held.life.left(now) if entry.held else 0.0
