@@ -432,9 +432,10 @@ def _tamper(change: Callable[[Trouble, str], bool | None]) -> type_of_begin:
 def _older(trouble: Trouble, path: str, **beside: object) -> bool:
     world = trouble.world
     history = world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].history
-    if len(history) < 3:
+    newest = world.token_data(path)
+    if len(history) < 3 or not newest:
         return False
-    data = {**world.token_data(path), "access_token": trouble.random.choice(list(history)[:-1]), **beside}
+    data = {**newest, "access_token": trouble.random.choice(list(history)[:-1]), **beside}
     world.vault.kv.put(path, data)
     return True
 
@@ -463,8 +464,9 @@ def _foreign_token(trouble: Trouble, path: str) -> bool:
     if not others:
         return False
     data = trouble.world.token_data(FakeTokens.FOLDER + trouble.random.choice(others))
-    trouble.world.vault.kv.put(path, data)
-    return True
+    if data:  # it may have gone by itself
+        trouble.world.vault.kv.put(path, data)
+    return bool(data)
 
 
 def _delete(trouble: Trouble, path: str) -> bool:

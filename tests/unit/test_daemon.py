@@ -620,20 +620,6 @@ def test_a_token_from_a_sentinel_whose_clock_was_ahead_is_replaced_and_makes_no_
     assert world.liveperson.mints() - mints <= 3
 
 
-def test_an_older_token_that_was_put_back_makes_no_loop_where_sentinel_has_nothing_better(world: World) -> None:
-    world.start()
-    world.run(MINUTE)
-    older = world.data()
-    world.run(40 * MINUTE)
-    world.vault.kv.put(FakeTokens.FOLDER + ACCOUNT, older)
-    before = world.liveperson.mints()
-    with world.liveperson.faults.on(Fault(claims={"exp": int(world.clock.now().timestamp()) + 300})):
-        world.run(15 * MINUTE)
-        assert world.liveperson.mints() - before < 12
-    world.run(15 * MINUTE)
-    assert world.token().exp - world.clock.now() > 0.4 * HOUR
-
-
 def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(world: World) -> None:
     replica = world.start()
     world.run(MINUTE)

@@ -599,3 +599,14 @@ def test_nobody_is_borrowed_who_is_busy_or_not_well(fleet: Fleet) -> None:
     before = well.held
     fleet.give_back(well, None)
     assert (well.running, well.held) == (False, before)
+
+
+def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(fleet: Fleet) -> None:
+    # an older token was put back while the one before it was due, and Sentinel has none that ends later
+    know(fleet, "a", ends=3600.0)
+    following = fleet.done(
+        Outcome("a", Result.UNCHANGED, 0.1, reason=Reason.DRIFT, host=VA, held=held(3000.0, refresh_at=2500.0)), 2000.0
+    )
+    assert following
+    assert following.due == 2500.0
+    assert following.life_left == 1000.0
