@@ -277,6 +277,7 @@ def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8
     """A session whose exchanges are bounded; every request must carry `timeout` in seconds.
 
     :param ca_cert: PEM file of the only CAs that count; None = the system's.
+    :param connections: how many to one host stay open when they are idle.
     """
     made = requests.Session()
     made.trust_env = False  # no .netrc, no look-up of the environment at each request; see _proxies

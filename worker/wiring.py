@@ -34,6 +34,9 @@ from worker.vault.tokens import VaultTokens
 _THREADS = 256
 """At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
 
+_KEPT_OPEN = 32
+"""Connections to one host, at most, that stay open when they are idle: after a rush the rest is closed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -169,7 +172,7 @@ def _http_server(http: HttpSettings, daemon: Daemon, clockwork: Clockwork) -> Ht
 def _http(setting: str, ca_cert: Path | None) -> requests.Session:
     agent = f"appjwt-worker/{version('appjwt-worker')}"
     try:
-        return net.session(user_agent=agent, ca_cert=str(ca_cert) if ca_cert else None, connections=_THREADS)
+        return net.session(user_agent=agent, ca_cert=str(ca_cert) if ca_cert else None, connections=_KEPT_OPEN)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "unknown").lower()
         raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None

@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import requests
 import trustme
 from pydantic import SecretStr
 
+from tests.integration.processes import eventually
 from tests.integration.servers import Answering, Proxy, Server, Talk, http, request
 from worker import net
 from worker.core.account import Account
@@ -200,6 +202,29 @@ def test_the_deadline_is_for_one_exchange_and_the_next_has_its_own(tls: Tls, ses
         opened = session()
         assert [post(opened, server.url, timeout=DEADLINE).status_code for _ in range(3)] == [200] * 3
         assert server.connections == 1
+
+
+def test_after_a_rush_only_so_many_connections_stay_open(tls: Tls, ca_file: Path) -> None:
+    rush, there = 12, asyncio.Event()
+    closed: list[bytes] = []
+
+    async def all_at_once(reader: StreamReader, writer: StreamWriter) -> None:
+        await request(reader)
+        if server.connections == rush:
+            there.set()
+        await there.wait()
+        writer.write(http())
+        closed.append(await reader.read())
+
+    with (
+        Server(all_at_once, tls=tls()) as server,
+        net.session(user_agent="test", ca_cert=str(ca_file), connections=4) as opened,
+        ThreadPoolExecutor(rush) as pool,
+    ):
+        assert {each.status_code for each in pool.map(lambda _: post(opened, server.url), range(rush))} == {200}
+        eventually(lambda: len(closed) == rush - 4)
+        time.sleep(0.1)
+        assert len(closed) == rush - 4
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from worker.core.redact import cleaned, redacted_lines
 _CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
 
-_QUOTES_SERVERS = "urllib3.connection"
-"""Has the headers that it cannot read in its warning: those may be our own secret, told back to us."""
+_WARNS_OF_NOTHING = ("urllib3.connection", "urllib3.connectionpool")
+"""One has the headers that it cannot read in its warning: those may be our own secret, told back to us. The other
+warns of each connection that is one more than are kept.
+"""
 
 
 def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
@@ -61,7 +63,8 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
-    logging.getLogger(_QUOTES_SERVERS).setLevel(logging.ERROR)
+    for name in _WARNS_OF_NOTHING:
+        logging.getLogger(name).setLevel(logging.ERROR)
     _catch_what_goes_past_the_log(handler)
 
 

@@ -66,7 +66,7 @@ def test_what_is_below_the_level_is_not_said_by_anybody(level: str, said: int, l
     assert [line["level"] for line in log.lines] == names[-said:]
 
 
-@pytest.mark.parametrize("library", ["apscheduler.scheduler", "urllib3.connectionpool", "hvac.adapters"])
+@pytest.mark.parametrize("library", ["apscheduler.scheduler", "urllib3.util.retry", "hvac.adapters"])
 @pytest.mark.parametrize(
     ("level", "said"),
     [
@@ -86,7 +86,7 @@ def test_chatty_libraries_speak_from_warnings_up_unless_debugging(
 
 
 def test_a_librarys_line_has_the_same_form(log: Log) -> None:
-    logging.getLogger("urllib3.connectionpool").warning("Retrying (%r) after %s", 3, "a reset", extra={"host": "va"})
+    logging.getLogger("urllib3.util.retry").warning("Retrying (%r) after %s", 3, "a reset", extra={"host": "va"})
     assert list(log.lines[0])[:3] == ["timestamp", "level", "event"]
     assert log.only_line() == {"level": "warning", "event": "Retrying (3) after a reset", "host": "va"}
 
