@@ -12,6 +12,7 @@ import structlog
 
 from worker.clockwork import Clockwork
 from worker.core import plan
+from worker.core.entry import Entry
 from worker.core.errors import Kind, RefreshError
 from worker.core.outcome import Next, Outcome
 from worker.dispatch import Dispatcher
@@ -63,6 +64,8 @@ class Daemon:
         self._list_refused = False
         self._retrying = threading.Lock()
         self._unlooked: set[str] = set()
+        self.synced_at: float | None = None
+        """The steady moment of the latest sync that went well."""
         self._stopping = False
         self.ready = threading.Event()
         """Logged in, and every stored token was looked at once; it stays true."""
@@ -95,6 +98,11 @@ class Daemon:
         else:
             self._dispatcher.queue(name)
 
+    def entries(self) -> list[Entry]:
+        """All accounts, for showing."""
+        with self._dispatcher.lock:
+            return self._dispatcher.fleet.entries()
+
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopping = True
@@ -124,7 +132,7 @@ class Daemon:
         else:
             if self._list_refused:
                 log.info("vault.recovered")
-            self._sync_failures, self._list_refused = 0, False
+            self._sync_failures, self._list_refused, self.synced_at = 0, False, self._clock()
             self._take_in(listed)
         finally:
             self._timer.at(_SYNC, self._clock() + pause)

@@ -6,10 +6,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from worker.core.entry import Entry
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
 from worker.core.plan import Held
-from worker.fleet import Entry, Fleet
+from worker.fleet import Fleet
 from worker.refresh import ByHand, Refresher
 
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from worker.core import plan
+from worker.core import notes, plan
+from worker.core.entry import Entry
 from worker.core.errors import Kind
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
@@ -18,22 +19,6 @@ _SHARE_OF_UNKNOWN = 4
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
 _TIE = 1 / 60
 """Share of a life in which it makes no difference whose token ends first: a minute of an hour."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """What is known of one account. No credential and no token is kept."""
-
-    name: str
-    state: State = State.OK
-    held: Held | None = None
-    host: str | None = None
-    failures: int = 0
-    kind: Kind | None = None
-    """Of the latest failure."""
-    due: float | None = None
-    running: bool = False
-    queued: bool = False
 
 
 @dataclass(slots=True)
@@ -123,6 +108,10 @@ class Fleet:
         ]
         return [entry.name for entry in sorted(found, key=lambda entry: entry.kind is not Kind.LASTING)]
 
+    def entries(self) -> list[Entry]:
+        """All accounts, for showing: whoever holds the list may read it at leisure, and must change nothing."""
+        return list(self._entries.values())
+
     def settled(self) -> list[str]:
         """Accounts of which there is nothing to be said."""
         return [entry.name for entry in self._entries.values() if entry.state is State.OK and entry.held]
@@ -180,14 +169,22 @@ class Fleet:
             entry.due = now
             self.vault_works()
             return Next(before, before, entry.failures, left, entry.kind, now)
+        lag = max(0.0, started - entry.due) if lane and entry.due is not None else None
+        self._remember(entry, outcome, now)
+        entry.due = self._due(entry, outcome, now, left)
+        for name in self._waiting.take_in(outcome, entry.host, host_was_unknown=host_was_unknown):
+            self.queue(name)
+        return Next(before, entry.state, entry.failures, left, entry.kind, entry.due, lag)
+
+    def _remember(self, entry: Entry, outcome: Outcome, now: float) -> None:
         entry.state = outcome.state
         failed = outcome.error if outcome.result is Result.FAILED else None
         entry.failures = entry.failures + 1 if failed else 0
         entry.kind = plan.kind_by_now(failed, entry.failures) if failed else None
-        entry.due = self._due(entry, outcome, now, left)
-        for name in self._waiting.take_in(outcome, entry.host, host_was_unknown=host_was_unknown):
-            self.queue(name)
-        return Next(before, entry.state, entry.failures, left, entry.kind, entry.due)
+        entry.last_error = notes.in_words(failed) if failed else None
+        entry.failing_since = (entry.failing_since or now) if failed else None
+        if not outcome.error:
+            entry.last_success = now
 
     def _urgency(self, entry: Entry) -> float:
         """No token at all first, then whose ends first."""

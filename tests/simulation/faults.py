@@ -343,6 +343,7 @@ def _leave_out(trouble: Trouble, episode: Episode) -> bool:
     vault.unlisted = set(trouble.random.sample(names, trouble.random.randint(1, len(names))))
     trouble.vault.append((episode, frozenset({"list"}), lambda: HEALTHY))
     trouble.world.incomplete = episode
+    trouble.world.unseen(*filter(trouble.world.oracle.may_be_unknown, sorted(vault.unlisted)))
 
     def end() -> None:
         vault.unlisted.clear()

@@ -15,6 +15,7 @@ from tests.simulation.worlds import Plan
 from worker import mint
 from worker.core import appjwt, plan
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError
+from worker.core.entry import Entry
 from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.errors import Kind as Lasts
 from worker.core.outcome import State
@@ -22,7 +23,7 @@ from worker.core.plan import Held, Life, Standing
 from worker.core.unchecked import Stored
 from worker.daemon import Daemon
 from worker.dispatch import Dispatcher
-from worker.fleet import Entry, Fleet
+from worker.fleet import Fleet
 from worker.mint import Mint
 from worker.refresh import Refresher
 from worker.waiting import Waiting

@@ -342,6 +342,14 @@ class Oracle:
         self.broken("not renewed in time", truth.name, what, f"(trouble: {told or 'none'})")
         self._look_again(truth, now + 600.0)
 
+    def may_be_unknown(self, name: str) -> bool:
+        """Whether it was away until lately, so that no sync may have seen yet that it is back."""
+        sync = 2 * self._world.plan.sync_every + 15.0 + _SLACK
+        return any(
+            each.recovery is Recovery.SYNC and each.ends > self._hub.clock() - sync
+            for each in self.truths[name].windows
+        )
+
     def explained_until(self, truth: Truth) -> float:
         """The end of the trouble that explains a lack at this moment, with the time that recovery may take."""
         now = self._hub.clock()

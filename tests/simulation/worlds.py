@@ -75,7 +75,7 @@ class Plan:
             sync_every=random.choice((60.0, 120.0, 300.0, 300.0)),
             sweep_every=random.choice((600.0, 1800.0, 1800.0)),
             domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
-            kinds=(*_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)),
+            kinds=tuple(dict.fromkeys((Kind.CRASH, *_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)))),
             gap=random.choice((60.0, 90.0, 120.0)),
         )
 

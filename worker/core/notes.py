@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from worker.core.appjwt import utc
-from worker.core.errors import Kind, Stage
+from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Outcome, Result, State
 
 _FAILING = (State.FAILING, State.INVALID)
@@ -29,10 +29,12 @@ def news(outcome: Outcome, told: Mapping[str, str], now: datetime) -> dict[str, 
         if same_state and told.get("last_error", "").startswith(stage):
             return None  # the words may differ each time, and are in the log
         since = told.get("failing_since", utc(now))
-        return {"state": state, "last_error": _short(stage + str(error)), "failing_since": since}
+        return {"state": state, "last_error": in_words(error), "failing_since": since}
     return None if same_state else {"state": state, "last_error": None, "failing_since": None}
 
 
-def _short(text: str) -> str:
+def in_words(error: RefreshError) -> str:
+    """An error in the words that Vault, the page and --status have alike."""
+    text = f"{error.stage}: {error}"
     printable = "".join(each if each.isprintable() else " " for each in text)
     return printable.encode()[:_LONGEST].decode(errors="ignore")

@@ -101,3 +101,5 @@ class Next:
     """Of a failure, after so many in a row."""
     due: float
     """When the account is to be refreshed, tried or looked at again; inf = never."""
+    lag: float | None = None
+    """Seconds from the moment it was due until the attempt began; None = it was not planned."""

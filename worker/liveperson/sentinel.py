@@ -1,6 +1,8 @@
 """The token request, as LivePerson's page on the Connector API has it."""
 
 import re
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -30,10 +32,21 @@ _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 class SentinelClient:
-    def __init__(self, http: requests.Session, *, api_version: str) -> None:
-        """:param api_version: 1.0 or 2.0; an account may have its own."""
+    def __init__(
+        self,
+        http: requests.Session,
+        *,
+        api_version: str,
+        on_request: Callable[[str, int | None, float, datetime | None], object] = lambda *_: None,
+    ) -> None:
+        """
+        :param api_version: 1.0 or 2.0; an account may have its own.
+        :param on_request: called with the host, the answer's status (None = none came), the seconds it took and
+            Sentinel's clock.
+        """
         self._http = http
         self._api_version = api_version
+        self._on_request = on_request
 
     def reach(self, host: str, timeout: timedelta) -> datetime | None:
         """Connect without asking for anything: any answer will do. Sentinel's clock; RefreshError if there is none."""
@@ -47,13 +60,16 @@ class SentinelClient:
         secret = account.client_secret.get_secret_value()
         url, form = _REQUESTS[account.api_version or self._api_version]
         form = {"client_id": account.client_id, "client_secret": secret, **form}
+        began = time.monotonic()
         try:
             response = self._http.post(
                 url.format(host=host, account_id=account.account_id), data=form, timeout=timeout.total_seconds()
             )
         except net.ExchangeError as error:
+            self._on_request(host, None, time.monotonic() - began, None)
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
-        status = response.status_code
+        status, now = response.status_code, net.server_time(response)
+        self._on_request(host, status, time.monotonic() - began, now)
         if not response.ok:
             excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
             raise RefreshError(
@@ -73,7 +89,7 @@ class SentinelClient:
         return Answer(
             raw=SecretStr(token),
             token_type=token_type if isinstance(token_type, str) and _TOKEN_TYPE.fullmatch(token_type) else "Bearer",
-            now=net.server_time(response),
+            now=now,
         )
 
 

@@ -25,12 +25,14 @@ class Outage:
         self._clock = clock
         self._failing: set[Use] = set()
         self._since = 0.0
+        self.error: str | None = None
+        """What began it, while it lasts."""
         self._lock = threading.Lock()
 
     def failed(self, use: Use, error: RefreshError, **more: object) -> None:
         with self._lock:
             if not self._failing:
-                self._since = self._clock()
+                self._since, self.error = self._clock(), str(error)
                 log.error("vault.unavailable", address=self._address, error=str(error), status=error.status, **more)
             self._failing.add(use)
 
@@ -40,4 +42,5 @@ class Outage:
             over = self._failing & ({Use.READ, Use.WRITE} if use is Use.WRITE else {use})
             self._failing -= over
             if over and not self._failing:
+                self.error = None
                 log.info("vault.recovered", duration=round(self._clock() - self._since, 3))

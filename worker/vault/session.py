@@ -5,7 +5,7 @@ What the secrets mean is left to accounts.py and tokens.py.
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -76,7 +76,9 @@ class VaultSession:
         namespace: str | None,
         timeout: timedelta,
         clock: Callable[[], float],
+        on_request: Callable[[str, int | None, float], object] = lambda *_: None,
     ) -> None:
+        """:param on_request: called with the operation, the answer's status (None = none came) and the seconds."""
         self._address = address
         self._login = login
         self._clock = clock
@@ -87,6 +89,8 @@ class VaultSession:
         self._outage = Outage(address, clock)
         self._relogin_from = float("-inf")
         self._clock_sample: tuple[datetime, float] | None = None
+        self._on_request = on_request
+        self._latest = threading.local()
         # token="": with None hvac would look into the environment and into the home directory
         self._client = hvac.Client(
             url=address,
@@ -95,7 +99,7 @@ class VaultSession:
             namespace=namespace,
             timeout=timeout.total_seconds(),
             adapter=VaultAdapter,
-            on_answer=self._sample_clock,
+            on_answer=self._answered,
         )
 
     def call(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
@@ -126,7 +130,8 @@ class VaultSession:
     def _named(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> Any:
         stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
         try:
-            return request(self._client)
+            with self._counted(operation):
+                return request(self._client)
         except VaultError as error:
             raise error.saying(f"{operation} {path}: {error}", stage=stage) from error
 
@@ -157,6 +162,16 @@ class VaultSession:
     def renews(self) -> bool:
         """Whether the login can be renewed, and by us."""
         return bool(self._lease and self._lease.renewable)
+
+    @property
+    def login_ends(self) -> float | None:
+        """The steady moment; inf = never, None = there is no login."""
+        return self._lease.ends if self._lease else None
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps Vault from being of use, in words."""
+        return self._outage.error
 
     def health(self) -> str:
         """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
@@ -215,7 +230,9 @@ class VaultSession:
         if not lease.renewable:
             return False
         try:
-            renewed = _Lease.of(self._client.auth.token.renew_self()["auth"], now)
+            with self._counted(Operation.RENEW):
+                answer = self._client.auth.token.renew_self()
+            renewed = _Lease.of(answer["auth"], now)
         except VaultError as error:
             if error.status is not None:  # refused; at the end of its longest life OpenBao says so with a 500
                 return False
@@ -233,7 +250,8 @@ class VaultSession:
         if self._failed and (self._failed[0] > asked or self._is_too_soon()):
             raise self._failed[1]
         try:
-            auth = self._login(self._client)
+            with self._counted(Operation.LOGIN):
+                auth = self._login(self._client)
             lease, token = _Lease.of(auth, self._clock()), auth["client_token"]
             if not WORD.fullmatch(token):
                 raise OddAnswerError
@@ -276,7 +294,16 @@ class VaultSession:
                 self._relogin_from = self._clock() + _RELOGIN_FLOOR
         return True
 
-    def _sample_clock(self, response: requests.Response) -> None:
+    @contextlib.contextmanager
+    def _counted(self, operation: Operation) -> Iterator[None]:
+        self._latest.status, began = None, self._clock()
+        try:
+            yield
+        finally:
+            self._on_request(operation, self._latest.status, self._clock() - began)
+
+    def _answered(self, response: requests.Response) -> None:
+        self._latest.status = response.status_code
         date = net.server_time(response)
         if date:
             self._clock_sample = (date, self._clock())
