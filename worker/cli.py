@@ -130,10 +130,10 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def _daemon(loaded: "Settings", parts: "Parts") -> int:
-    from worker import daemon, settings, wiring
+    from worker import daemon, serving, settings
 
     try:
-        made, clockwork, http = wiring.daemon(loaded, parts)
+        made, clockwork, http = serving.build(loaded, parts)
     except settings.SettingsError as error:
         return _complain(str(error), WRONG_INPUT)
     if not daemon.run(made, clockwork, parts.pool, http, parts.session.close):

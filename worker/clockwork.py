@@ -1,4 +1,4 @@
-"""The steady clock, and APScheduler as the timer that rings by it.
+"""APScheduler as the timer that rings by the steady clock.
 
 APScheduler plans on the wall clock, and after a step back neither a date job nor an interval job ever fires again. So
 due times are kept here on the steady clock, and on a jump of the wall clock every job is added anew.
@@ -16,17 +16,14 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from worker.steady import steady
+
 _LARGEST_DRIFT = 1.0
 """Seconds between two looks; a step of the wall clock is larger, NTP's slewing is far smaller."""
 _LONGEST_NAP = 15.0
 _FARTHEST = timedelta(days=365)
 
 log = structlog.get_logger()
-
-
-def steady() -> float:
-    """Seconds that neither jump with the wall clock nor stop while the machine sleeps."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Clockwork:

@@ -1,4 +1,4 @@
-"""Builds the parts from the settings and joins them. Nothing else knows settings."""
+"""Builds the parts from the settings and joins them; what only the daemon has is built in serving."""
 
 import random
 import socket
@@ -11,9 +11,7 @@ import requests
 
 from worker import net
 from worker.check import Preflight
-from worker.clockwork import Clockwork, steady
 from worker.core.plan import Timing
-from worker.daemon import Daemon
 from worker.dispatch import Pool
 from worker.fleet import Fleet
 from worker.liveperson.domains import Domains
@@ -22,9 +20,9 @@ from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.mint import Keys, Mint
 from worker.ops.events import Events
-from worker.ops.http import HttpServer
 from worker.refresh import ByHand, Refresher
-from worker.settings import HttpSettings, SentinelSettings, Settings, SettingsError, VaultSettings, variable
+from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
+from worker.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.rights import VaultRights
@@ -115,24 +113,6 @@ def build(settings: Settings) -> Parts:
     )
 
 
-def daemon(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpServer | None]:
-    """SettingsError where http.listen cannot be had."""
-    clockwork = Clockwork(lambda name: made.ring(name))  # noqa: PLW0108 - the two need each other
-    made = Daemon(
-        accounts=parts.accounts,
-        refresher=parts.refresher,
-        fleet=parts.fleet,
-        timer=clockwork,
-        pool=parts.pool,
-        clock=steady,
-        keep_login_alive=parts.session.keep_alive,
-        report=parts.events.report,
-        sync_every=settings.accounts.sync_every.total_seconds(),
-        sweep_every=settings.tokens.sweep_every.total_seconds(),
-    )
-    return made, clockwork, _http_server(settings.http, made, clockwork)
-
-
 def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
     return ManualRefresh(
         accounts=parts.accounts,
@@ -157,16 +137,6 @@ def preflight(settings: Settings, parts: Parts) -> Preflight:
         timeout=settings.sentinel.timeout,
         mend_account=parts.accounts.mending,
     )
-
-
-def _http_server(http: HttpSettings, daemon: Daemon, clockwork: Clockwork) -> HttpServer | None:
-    if http.address is None:
-        return None
-    try:
-        return HttpServer(*http.address, is_alive=lambda: clockwork.turns, is_ready=daemon.ready.is_set)
-    except OSError as error:
-        reason = (error.strerror or "unknown").lower()
-        raise SettingsError(f"http.listen ({variable('http.listen')}): {http.listen} cannot be had: {reason}") from None
 
 
 def _http(setting: str, ca_cert: Path | None) -> requests.Session:

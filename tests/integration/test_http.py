@@ -88,7 +88,7 @@ def port() -> Port:
             raise each
         return True
 
-    server = HttpServer("127.0.0.1", 0, is_alive=is_alive, is_ready=lambda: False)
+    server = HttpServer("127.0.0.1", 0, is_alive=is_alive, is_ready=lambda: False, views={})
     server.start()
     return Port(int(server.address.rpartition(":")[2]), fault)
 

@@ -21,8 +21,8 @@ from tests.fakes.clock import MINUTE, SECOND, Clock
 from tests.integration.calls import side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
-from worker.clockwork import steady
 from worker.core.errors import CasMismatchError, RefreshError
+from worker.steady import steady
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession

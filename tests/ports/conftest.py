@@ -24,9 +24,9 @@ from tests.fakes.liveperson import FakeLivePerson
 from tests.fakes.vault import FakeAccounts, FakeTokens, FakeVault, Metadata
 from tests.ports.handles import LivePersonPort, VaultPort
 from worker import net
-from worker.clockwork import steady
 from worker.liveperson.domains import Domains
 from worker.liveperson.sentinel import SentinelClient
+from worker.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import TokenLogin
 from worker.vault.session import VaultSession

@@ -7,7 +7,8 @@ from datetime import datetime, tzinfo
 
 import pytest
 
-from worker.clockwork import Clockwork, steady
+from worker.clockwork import Clockwork
+from worker.steady import steady
 
 DAY = 86_400.0
 SOON = 0.1

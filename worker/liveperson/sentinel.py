@@ -32,21 +32,12 @@ _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 class SentinelClient:
-    def __init__(
-        self,
-        http: requests.Session,
-        *,
-        api_version: str,
-        on_request: Callable[[str, int | None, float, datetime | None], object] = lambda *_: None,
-    ) -> None:
-        """
-        :param api_version: 1.0 or 2.0; an account may have its own.
-        :param on_request: called with the host, the answer's status (None = none came), the seconds it took and
-            Sentinel's clock.
-        """
+    def __init__(self, http: requests.Session, *, api_version: str) -> None:
+        """:param api_version: 1.0 or 2.0; an account may have its own."""
         self._http = http
         self._api_version = api_version
-        self._on_request = on_request
+        self.on_request: Callable[[str, int | None, float, datetime | None], object] = lambda *_: None
+        """Called with the host, the answer's status (None = none came), the seconds it took and Sentinel's clock."""
 
     def reach(self, host: str, timeout: timedelta) -> datetime | None:
         """Connect without asking for anything: any answer will do. Sentinel's clock; RefreshError if there is none."""
@@ -66,10 +57,10 @@ class SentinelClient:
                 url.format(host=host, account_id=account.account_id), data=form, timeout=timeout.total_seconds()
             )
         except net.ExchangeError as error:
-            self._on_request(host, None, time.monotonic() - began, None)
+            self.on_request(host, None, time.monotonic() - began, None)
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
         status, now = response.status_code, net.server_time(response)
-        self._on_request(host, status, time.monotonic() - began, now)
+        self.on_request(host, status, time.monotonic() - began, now)
         if not response.ok:
             excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
             raise RefreshError(

@@ -1,22 +1,28 @@
-"""The HTTP port, for Kubernetes' probes: read-only, two answers, and nothing for whoever means no good."""
+"""The HTTP port: probes, metrics and the status page; read-only, and nothing for whoever means no good."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 
+import structlog
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 
 _THREADS = 2
+_LONGEST_FILTER = 200
 _LONGEST_REQUEST = 16 * 1024
 _PATIENCE = 10
 """Seconds in which a request must be complete, and its answer be taken."""
 _MOST_CONNECTIONS = 400
 """More wait until one of these ends; so many are no burden, and leave files for the way to Vault and Sentinel."""
+_CONTENT = "Content-Security-Policy"
+_NO_CONTENT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _GUARDS = [
-    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (_CONTENT, _NO_CONTENT),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
@@ -24,12 +30,15 @@ _GUARDS = [
 ]
 """In every answer, also in those that the server makes by itself."""
 
+log = structlog.get_logger()
+
 
 class _GuardedMixin:
     response_headers: list[tuple[str, str]]
 
     def build_response_header(self) -> bytes:
-        self.response_headers += _GUARDS
+        own = {name for name, _ in self.response_headers}
+        self.response_headers += [guard for guard in _GUARDS if guard[0] not in own]
         return super().build_response_header()  # type: ignore[misc, no-any-return] # waitress ships no types
 
 
@@ -58,16 +67,45 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # the same
     channel_class = _Channel
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What can be seen at a path."""
+
+    content_type: str
+    body: Callable[[str], bytes]
+    """Given what `?q=` asks for."""
+    style: str | None = None
+    """The hash of the only style that the browser is to take."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Sequence[tuple[str, str]] = ()
+
+
 class HttpServer:
     address: str
 
-    def __init__(self, host: str, port: int, *, is_alive: Callable[[], bool], is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        is_alive: Callable[[], bool],
+        is_ready: Callable[[], bool],
+        views: Mapping[str, View],
+    ) -> None:
         """OSError if the port cannot be had.
 
         :param is_alive: for /livez: the clockwork turns; Vault or Sentinel being down is no reason to be killed.
         :param is_ready: for /readyz: logged in, and the first sync is done.
+        :param views: by path, what else there is.
         """
-        self._probes = {"/livez": is_alive, "/readyz": is_ready}
+        self._probes = {"/livez": (is_alive, b"stuck\n"), "/readyz": (is_ready, b"not yet\n")}
+        self._views = views
         try:
             self._server = _Server(
                 self._answer,
@@ -93,21 +131,33 @@ class HttpServer:
         self._thread.start()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        probe, method = self._probes.get(environ["PATH_INFO"]), environ["REQUEST_METHOD"]
-        if method not in ("GET", "HEAD"):
-            status, text = HTTPStatus.METHOD_NOT_ALLOWED, "read-only"
-        elif probe is None:
-            status, text = HTTPStatus.NOT_FOUND, "there is /livez and /readyz"
-        elif probe():
-            status, text = HTTPStatus.OK, "ok"
+        method = environ["REQUEST_METHOD"]
+        if method in ("GET", "HEAD"):
+            answer = self._seen(environ["PATH_INFO"], environ["QUERY_STRING"])
         else:
-            status, text = HTTPStatus.SERVICE_UNAVAILABLE, "not yet" if probe is self._probes["/readyz"] else "stuck"
-        body = f"{text}\n".encode()
+            answer = _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"read-only\n")
         headers = [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(body))),
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
             ("Cache-Control", "no-store"),
             ("Allow", "GET, HEAD"),
+            *answer.headers,
         ]
-        start_response(f"{status.value} {status.phrase}", headers)
-        return [] if method == "HEAD" else [body]  # waitress would send it
+        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
+        return [] if method == "HEAD" else [answer.body]  # waitress would send it
+
+    def _seen(self, path: str, query: str) -> _Answer:
+        if path in self._probes:
+            holds, otherwise = self._probes[path]
+            return _Answer(HTTPStatus.OK, b"ok\n") if holds() else _Answer(HTTPStatus.SERVICE_UNAVAILABLE, otherwise)
+        view = self._views.get(path)
+        if view is None:
+            there = " ".join(sorted([*self._probes, *self._views]))
+            return _Answer(HTTPStatus.NOT_FOUND, f"there is {there}\n".encode())
+        try:
+            body = view.body(parse_qs(query).get("q", [""])[0][:_LONGEST_FILTER])
+        except Exception:
+            log.exception("worker.bug", path=path)
+            return _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"an internal error: see the log\n")
+        content = _NO_CONTENT.replace("form-action 'none'", f"form-action 'self'; style-src '{view.style}'")
+        return _Answer(HTTPStatus.OK, body, view.content_type, [(_CONTENT, content)] if view.style else [])

@@ -76,9 +76,7 @@ class VaultSession:
         namespace: str | None,
         timeout: timedelta,
         clock: Callable[[], float],
-        on_request: Callable[[str, int | None, float], object] = lambda *_: None,
     ) -> None:
-        """:param on_request: called with the operation, the answer's status (None = none came) and the seconds."""
         self._address = address
         self._login = login
         self._clock = clock
@@ -89,7 +87,8 @@ class VaultSession:
         self._outage = Outage(address, clock)
         self._relogin_from = float("-inf")
         self._clock_sample: tuple[datetime, float] | None = None
-        self._on_request = on_request
+        self.on_request: Callable[[str, int | None, float], object] = lambda *_: None
+        """Called with the operation, the answer's status (None = none came) and the seconds it took."""
         self._latest = threading.local()
         # token="": with None hvac would look into the environment and into the home directory
         self._client = hvac.Client(
@@ -300,7 +299,7 @@ class VaultSession:
         try:
             yield
         finally:
-            self._on_request(operation, self._latest.status, self._clock() - began)
+            self.on_request(operation, self._latest.status, self._clock() - began)
 
     def _answered(self, response: requests.Response) -> None:
         self._latest.status = response.status_code
