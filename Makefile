@@ -44,6 +44,9 @@ mutants: $(READY) ## change worker/core in each place in turn: do the tests noti
 	@nice $(BIN)/mutmut run --max-children 1
 	@$(BIN)/python -m tests.mutants
 
+screenshots: $(READY) ## pictures of the status page and of --status, by Chromium; into docs/images
+	@$(BIN)/python -m sandbox.screenshots
+
 lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
 		--output-file requirements/runtime.txt pyproject.toml

@@ -169,12 +169,17 @@ def _status(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") ->
     from dataclasses import asdict
 
     from worker import status
+    from worker.ops import terminal
 
     parts.session.keep_alive()
     lines = status.lines(parts.accounts.names(), parts.tokens, parts.pool)
     rows = [asdict(line) for line in lines]
     ended = sum(not line.is_well for line in lines)
-    _print(flags, {"accounts": rows}, rows, f"{len(rows)} accounts, {ended} without a live token")
+    summary = f"{len(rows)} accounts, {ended} without a live token"
+    if flags.output != "json" and terminal.show_status(rows):
+        print(f"\n{summary}")
+    else:
+        _print(flags, {"accounts": rows}, rows, summary)
     return ACCOUNT_FAILED if ended else OK
 
 

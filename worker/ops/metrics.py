@@ -120,6 +120,7 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
+        self._skew.labels("vault").set(time.time() - self._now().timestamp())
         return generate_latest(self._registry)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
@@ -130,7 +131,6 @@ class Metrics(Collector):
         entries, steady = self._entries(), self._clock()
         now = self._now().timestamp()
         epoch = now - steady
-        self._skew.labels("vault").set(time.time() - now)
         yield from _by_account(entries, epoch)
         yield _states(entries)
         lives = [_life_left(each, steady) for each in entries if _wants_token(each)]
