@@ -30,6 +30,13 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+chart: $(READY) ## write the schema of the chart's values anew, and test the chart with the real Helm engine
+	@$(BIN)/python -m tests.chart.schema
+	@$(BIN)/python -m pytest tests/chart
+
+image: $(READY) ## build the image by buildah from a base that debootstrap makes, and refresh an account in it
+	@$(BIN)/python -m pytest -s tests/image
+
 simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/simulation.md
 	@$(BIN)/python -m tests.simulation.report $(YEARS)
 
@@ -52,6 +59,8 @@ lock: $(READY) ## write requirements/ anew from pyproject.toml
 		--output-file requirements/runtime.txt pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
 		--group dev --output-file requirements/dev.txt pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+		--group build --output-file requirements/build.txt
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
