@@ -34,6 +34,9 @@ chart: $(READY) ## write the schema of the chart's values anew, and test the cha
 	@$(BIN)/python -m tests.chart.schema
 	@$(BIN)/python -m pytest tests/chart
 
+alerts: $(READY) ## each alert seen firing and clearing on a real Prometheus, about 10 minutes; writes docs/alerts.md
+	@$(BIN)/python -m tests.alerts.report
+
 image: $(READY) ## build the image by buildah from a base that debootstrap makes, and refresh an account in it
 	@$(BIN)/python -m pytest -s tests/image
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from worker.core.entry import Entry
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.core.plan import Held
+from worker.core.plan import Held, Reason
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SHARES = tuple(each / 20 for each in range(1, 20))
@@ -49,6 +49,9 @@ class Metrics(Collector):
         self._refreshes = Counter(
             "appjwt_refreshes", "Attempts, by what became of them and why.", ["outcome", "reason"], registry=registry
         )
+        for reason in Reason:  # a series that begins with 1 has not risen, for Prometheus
+            for result in (Result.REFRESHED, Result.UNCHANGED, Result.FAILED):
+                self._refreshes.labels(result, reason)
         self._duration = Histogram(
             "appjwt_refresh_duration_seconds",
             "From an attempt's first read to its last write.",
@@ -170,7 +173,7 @@ def _by_account(entries: list[Entry], epoch: float) -> Iterator[GaugeMetricFamil
     for name, meaning, moment in _MOMENTS:
         family = GaugeMetricFamily(name, meaning, labels=["account"])
         for entry in entries:
-            if entry.held:
+            if entry.held and _wants_token(entry):
                 family.add_metric([entry.name], round(epoch + moment(entry.held), 3))
         yield family
     succeeded = GaugeMetricFamily(

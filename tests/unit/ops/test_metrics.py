@@ -121,6 +121,10 @@ def test_attempts_are_counted_by_what_became_of_them() -> None:
     assert read["appjwt_life_left_at_replacement_ratio_bucket{0.45}"] == 0
 
 
+def test_what_never_happened_is_counted_too_so_that_the_first_time_is_a_rise() -> None:
+    assert Scraped().read()["appjwt_refreshes_total{refreshed,drift}"] == 0
+
+
 def test_requests_are_counted_by_answer_and_what_never_answered_too() -> None:
     scraped = Scraped()
     scraped.metrics.sentinel_asked("va", 200, 0.1, datetime.now(Clock().now().tzinfo) - timedelta(seconds=90))
