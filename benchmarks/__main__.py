@@ -160,7 +160,8 @@ def main() -> int:
             for size in sorted({10, _ACCOUNTS, _LARGEST}):
                 for number in range(len(names), size):
                     names.append(f"le{number:08}")
-                    world.add_account(names[-1])
+                    # its host is told, as the floors know it: a daemon looks it up once in 12 hours
+                    world.add_account(names[-1], sentinel_domain=world.liveperson.hosts["va"])
                 first = run(
                     world.command("--refresh-all", "--if-less-than", "1m", "--output", "json"), world.environment(), []
                 )
