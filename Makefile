@@ -46,6 +46,9 @@ simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the fi
 chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
 
+bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; about 10 minutes, into docs/performance.md
+	@$(BIN)/python -m benchmarks
+
 soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/soak.md
 	@$(BIN)/python -m tests.chaos.soak
 
