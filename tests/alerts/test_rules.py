@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from tests.alerts.stand import RULES, rules
+from worker import settings
+from worker.core.appjwt import Check
+from worker.core.errors import Kind, Stage
+from worker.core.outcome import State
 
 ROOT = Path(__file__).parents[2]
 TESTS = Path(__file__).parent / "rules_test.yaml"
@@ -60,6 +64,16 @@ def test_each_alert_says_what_it_is_and_where_the_runbook_has_it(rule: dict[str,
     assert page == "docs/operations.md"
     assert anchor == rule["alert"].lower()
     assert anchor in anchors(RUNBOOK)
+
+
+def test_the_runbook_explains_every_word_that_an_operator_can_meet() -> None:
+    texts = "".join(file.read_text() for file in (ROOT / "worker").rglob("*.py"))
+    events = set(re.findall(r'"((?:accounts?|vault|clock|credentials|refresh|token|worker)\.[a-z_]+)"', texts))
+    events |= {"token.refreshed", "token.adopted", "token.unchanged"}
+    modules = {f"worker.{file.stem}" for file in (ROOT / "worker").iterdir()} | {"worker.ops", "worker.bug"}
+    words = {*events - modules - {*settings.names()}, *State, *Stage, *Kind, *Check}
+    assert {word for word in words if f"`{word}`" not in RUNBOOK.replace("` (", "` ")} - {*Kind} == set()
+    assert {kind for kind in Kind if kind not in RUNBOOK} == set()
 
 
 def test_the_chart_brings_the_same_rules_and_dashboard() -> None:

@@ -124,7 +124,9 @@ class Metrics(Collector):
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         self._skew.labels("vault").set(time.time() - self._now().timestamp())
-        return generate_latest(self._registry)
+        entries = self._entries()
+        epoch = self._now().timestamp() - self._clock()
+        return generate_latest(self._registry) + "".join(_by_account(entries, epoch)).encode()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Nothing, so that no scrape is made to learn the names."""
@@ -134,7 +136,6 @@ class Metrics(Collector):
         entries, steady = self._entries(), self._clock()
         now = self._now().timestamp()
         epoch = now - steady
-        yield from _by_account(entries, epoch)
         yield _states(entries)
         lives = [_life_left(each, steady) for each in entries if _wants_token(each)]
         if lives:
@@ -168,28 +169,37 @@ _MOMENTS: tuple[tuple[str, str, Callable[[Held], float]], ...] = (
 )
 
 
-def _by_account(entries: list[Entry], epoch: float) -> Iterator[GaugeMetricFamily]:
-    """:param epoch: what the steady clock's zero is in Unix time."""
+def _by_account(entries: list[Entry], epoch: float) -> Iterator[str]:
+    """As text: the library takes ten times as long, and ten thousand accounts are fifty thousand lines.
+
+    :param epoch: what the steady clock's zero is in Unix time.
+    """
+    named = [(entry, f'{{account="{_escaped(entry.name)}"}}') for entry in entries]
+    living = [(entry.held, labels) for entry, labels in named if entry.held and _wants_token(entry)]
     for name, meaning, moment in _MOMENTS:
-        family = GaugeMetricFamily(name, meaning, labels=["account"])
-        for entry in entries:
-            if entry.held and _wants_token(entry):
-                family.add_metric([entry.name], round(epoch + moment(entry.held), 3))
-        yield family
-    succeeded = GaugeMetricFamily(
-        "appjwt_last_success_timestamp_seconds",
-        "When an attempt last went well: renewed, or found renewed by another.",
-        labels=["account"],
-    )
-    failures = GaugeMetricFamily("appjwt_consecutive_failures", "Failed attempts in a row.", labels=["account"])
-    state = GaugeMetricFamily("appjwt_account_state", "1 for each account that is not ok.", labels=["account", "state"])
-    for entry in entries:
+        yield _head(name, meaning)
+        yield from (f"{name}{labels} {epoch + moment(held):.3f}\n" for held, labels in living)
+    name = "appjwt_last_success_timestamp_seconds"
+    yield _head(name, "When an attempt last went well: renewed, or found renewed by another.")
+    for entry, labels in named:
         if entry.last_success is not None:
-            succeeded.add_metric([entry.name], round(epoch + entry.last_success, 3))
-        failures.add_metric([entry.name], entry.failures)
+            yield f"{name}{labels} {epoch + entry.last_success:.3f}\n"
+    name = "appjwt_consecutive_failures"
+    yield _head(name, "Failed attempts in a row.")
+    yield from (f"{name}{labels} {entry.failures}\n" for entry, labels in named)
+    name = "appjwt_account_state"
+    yield _head(name, "1 for each account that is not ok.")
+    for entry, labels in named:
         if entry.state is not State.OK:
-            state.add_metric([entry.name, entry.state], 1)
-    yield from (succeeded, failures, state)
+            yield f'{name}{labels[:-1]},state="{entry.state}"}} 1\n'
+
+
+def _head(name: str, meaning: str) -> str:
+    return f"# HELP {name} {meaning}\n# TYPE {name} gauge\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _states(entries: list[Entry]) -> GaugeMetricFamily:

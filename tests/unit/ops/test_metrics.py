@@ -59,6 +59,13 @@ def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
     assert read["appjwt_build_info{1.2.3}"] == 1
 
 
+def test_whatever_an_account_is_called_the_text_stays_one() -> None:
+    odd = 'le"1\\n\n'
+    read = Scraped(Entry(odd, State.INVALID, failures=1), Entry("le2")).read()
+    assert read[f"appjwt_consecutive_failures{{{odd}}}"] == read[f"appjwt_account_state{{{odd},invalid}}"] == 1
+    assert read["appjwt_consecutive_failures{le2}"] == 0
+
+
 def test_accounts_are_counted_by_state_and_those_that_are_not_ok_are_named() -> None:
     read = Scraped(
         Entry("well", held=held(9.0)),
