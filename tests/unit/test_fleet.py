@@ -610,3 +610,15 @@ def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(
     assert following
     assert following.due == 2500.0
     assert following.life_left == 1000.0
+
+
+def test_its_accounts_can_be_shown(fleet: Fleet) -> None:
+    know(fleet, "a", "b")
+    fleet.done(failed("b"), 5.0)
+    a, b = fleet.entries()
+    assert (a.name, a.last_error, a.failing_since, a.last_success) == ("a", None, None, 0.0)
+    assert (b.last_error, b.failing_since, b.last_success) == ("sentinel: answers 503", 5.0, 0.0)
+    fleet.done(failed("b"), 9.0)
+    assert (b.failures, b.failing_since) == (2, 5.0)
+    fleet.done(ok("b"), 10.0)
+    assert (b.last_error, b.failing_since, b.last_success) == (None, None, 10.0)
