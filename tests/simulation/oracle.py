@@ -107,7 +107,7 @@ class Truth:
     mints: int = 0
     allowed: float = 0.0
     """Mints beyond those of a life without trouble."""
-    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     """Its tokens."""
     since: float = 0.0
     """From when on the account was there."""
@@ -137,8 +137,8 @@ class Oracle:
         self._unwritten: dict[tuple[str, str], tuple[Process, str]] = {}
         self._in_flight: Counter[tuple[int, str]] = Counter()
         self._slots: dict[tuple[int, str], str] = {}
-        self._at: dict[tuple[int, str], str] = {}
-        """The host that a process's latest request for an account went to."""
+        self._at: dict[str, str] = {}
+        """The host that the latest request for an account went to."""
         self._starts: defaultdict[tuple[int, str], deque[float]] = defaultdict(lambda: deque(maxlen=4096))
         self._asked: defaultdict[tuple[str, str], deque[float]] = defaultdict(
             lambda: deque([float("-inf")] * _MOST_IN_BURST, maxlen=_MOST_IN_BURST)
@@ -159,8 +159,8 @@ class Oracle:
         assert process
         now = self._hub.clock()
         # who has moved since holds a slot of the host it left, for one last time
-        slot = self._slots[id(process), account.name] = self._at.get((id(process), account.name), host)
-        self._at[id(process), account.name] = host
+        slot = self._slots[id(process), account.name] = self._at.get(account.name, host)
+        self._at[account.name] = host
         key = (id(process), slot)
         self._in_flight[key] += 1
         if self._in_flight[key] > self._world.plan.max_in_flight:
