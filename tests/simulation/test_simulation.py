@@ -12,7 +12,7 @@ from tests.simulation.crowd import SMALL, Crowd, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
 from tests.simulation.worlds import Plan, Report, SimWorld
 
-_ACCOUNT_DAYS = 2000
+_ACCOUNT_DAYS = 3000
 _TIMES_MET = 1000
 
 
