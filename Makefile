@@ -16,7 +16,7 @@ demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEM
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
 	@$(BIN)/coverage run -m pytest tests/unit
 	@$(BIN)/coverage report --fail-under=100
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --ignore tests/unit
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/unit
 
 fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
 	@$(BIN)/python -m tests.fuzz

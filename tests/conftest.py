@@ -2,7 +2,7 @@
 
 What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
 no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
-failure too. Where several processes share the tests, those of one file stay together, and all of tests/chaos.
+failure too. Where several processes share the tests, those of one file stay together.
 """
 
 import os
@@ -15,13 +15,6 @@ import pytest
 from tests.leaks import MADE, leaks
 
 _ABSENT = "absent tool"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        part = _part(item.nodeid)
-        item.add_marker(pytest.mark.xdist_group(part if part == "chaos" else item.nodeid.partition("::")[0]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -54,7 +54,7 @@ def _row_of(item: pytest.Item) -> Row | None:
     return row if isinstance(row, Row) else None
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """The rows that were chosen, under way. Those of one kind of stand share it, one after another.
 

@@ -174,7 +174,7 @@ class Kv:
 
     def _seen(self, there: _Path) -> int:
         """The newest version, as far as whoever answers has it."""
-        if self.lag is HEALTHY:
+        if self.lag is HEALTHY or not there.current:
             return there.current
         newest = there.versions[there.current]
         behind = self.lag.one_behind and self._now() - newest.created < LONGEST_LAG

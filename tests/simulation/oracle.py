@@ -107,7 +107,7 @@ class Truth:
     mints: int = 0
     allowed: float = 0.0
     """Mints beyond those of a life without trouble."""
-    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     """Its tokens."""
     since: float = 0.0
     """From when on the account was there."""
@@ -136,9 +136,6 @@ class Oracle:
         self._ledger: dict[str, Issued] = {}
         self._unwritten: dict[tuple[str, str], tuple[Process, str]] = {}
         self._in_flight: Counter[tuple[int, str]] = Counter()
-        self._slots: dict[tuple[int, str], str] = {}
-        self._at: dict[tuple[int, str], str] = {}
-        """The host that a process's latest request for an account went to."""
         self._starts: defaultdict[tuple[int, str], deque[float]] = defaultdict(lambda: deque(maxlen=4096))
         self._asked: defaultdict[tuple[str, str], deque[float]] = defaultdict(
             lambda: deque([float("-inf")] * _MOST_IN_BURST, maxlen=_MOST_IN_BURST)
@@ -158,12 +155,11 @@ class Oracle:
         """A token request sets out."""
         assert process
         now = self._hub.clock()
-        # who has moved since holds a slot of the host it left, for one last time
-        slot = self._slots[id(process), account.name] = self._at.get((id(process), account.name), host)
-        self._at[id(process), account.name] = host
-        key = (id(process), slot)
+        key = (id(process), host)
         self._in_flight[key] += 1
-        if self._in_flight[key] > self._world.plan.max_in_flight:
+        # who has moved holds a slot of the host it left, for one last time
+        lanes = 2 if self._world.accounts_move else 1
+        if self._in_flight[key] > self._world.plan.max_in_flight * lanes:
             self.broken("more in flight at a host than the cap", host, self._in_flight[key])
         starts = self._starts[key]
         starts.append(now)
@@ -177,8 +173,8 @@ class Oracle:
             self.broken("a hot loop: too many requests for one account", account.name, process.name)
         asked.append(now)
 
-    def answered(self, process: Process | None, name: str) -> None:
-        self._in_flight[id(process), self._slots.pop((id(process), name))] -= 1
+    def answered(self, process: Process | None, host: str) -> None:
+        self._in_flight[id(process), host] -= 1
 
     def issued(self, process: Process | None, raw: str, account: Account, sentinel_now: datetime) -> None:
         """Sentinel handed out a token."""

@@ -195,7 +195,7 @@ class _Sentinel:
         try:
             answer = world.liveperson.mint(account, host, timeout)
         finally:
-            world.oracle.answered(process, account.name)
+            world.oracle.answered(process, host)
         world.oracle.received(process, account, answer.raw.get_secret_value())
         return answer
 
@@ -225,6 +225,7 @@ class SimWorld(World):
         self.calls = ""
         """The account that the call to Sentinel is for: LivePerson itself knows account_ids only."""
         self.vaults_clock_steps = Kind.VAULT_SKEWED in plan.kinds
+        self.accounts_move = Kind.MOVED in plan.kinds
         self.skewed: Episode | None = None
         self.incomplete: Episode | None = None
         self.names = [f"replica-{number}" for number in range(plan.replicas)]
