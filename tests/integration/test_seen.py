@@ -107,6 +107,11 @@ def seen(world: tuple[Scene, Daemon, str]) -> Seen:
     )
 
 
+def timeless(text: str) -> str:
+    """Another attempt may have been made meanwhile: its words are the same but for the time."""
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "then", text)
+
+
 @pytest.mark.parametrize("account", [*FAULTS, *SPECIAL])
 def test_log_metric_page_status_and_vault_name_each_fault_alike_after_one_attempt(account: str, seen: Seen) -> None:
     stage, words = FAULTS[account][1:] if account in FAULTS else SPECIAL[account]
@@ -118,8 +123,9 @@ def test_log_metric_page_status_and_vault_name_each_fault_alike_after_one_attemp
     assert seen.metrics["appjwt_account_state", account, state] == 1
     assert seen.metrics["appjwt_consecutive_failures", account] >= 1
     for row in (seen.document[account], seen.status[account]):
-        assert (row["state"], row["last_error"], row["life_left"]) == (state, told, 0)
-    assert (seen.metadata[account]["state"], seen.metadata[account]["last_error"]) == (state, told)
+        assert (row["state"], timeless(row["last_error"]), row["life_left"]) == (state, timeless(told), 0)
+    noted_down = seen.metadata[account]
+    assert (noted_down["state"], timeless(noted_down["last_error"])) == (state, timeless(told))
     (shown,) = re.findall(rf'<td data-of="account">{account}</td>(.*?)</tr>', seen.page, re.DOTALL)
     assert f">{state}</span>" in shown
     assert words in shown.replace("&lt;", "<").replace("&gt;", ">").replace("&#34;", '"')
