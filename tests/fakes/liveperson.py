@@ -178,6 +178,7 @@ class FakeLivePerson:
         customer = self._customers.get(account_id)
         if customer is None:
             raise _refusal(Stage.DOMAIN, 404)
+        self.at_answer("domain", account_id)
         return self.hosts[customer.region]
 
     def allowed(self, host: str) -> str:

@@ -25,6 +25,7 @@ class Process:
     """A replica's run, or a manual refresh: it has a name, and ends for good."""
 
     name: str
+    began: float
     alive: bool = True
     paused_until: float = 0.0
     postponed: int = 0

@@ -271,10 +271,8 @@ class Oracle:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
             self.replacements.append((now, truth.name, (truth.ends - now) / before.life))
         for replica in (*self._world.names, "by hand"):
-            held = self._unwritten.get((replica, truth.name))
-            had = held and self._ledger.get(held[1])
-            if had and had.exp <= issued.exp:
-                del self._unwritten[replica, truth.name]
+            # even one that ends later need not be kept: whoever has it may adopt this one
+            self._unwritten.pop((replica, truth.name), None)
 
     def marked(self, process: Process | None, name: str) -> None:
         """The metadata of a token's path was written."""
@@ -339,15 +337,18 @@ class Oracle:
         self._look_again(truth, now + 600.0)
 
     def may_be_unknown(self, name: str) -> bool:
-        """Whether it was away until lately, so that no sync may have seen yet that it is back."""
-        sync = 2 * self._world.plan.sync_every + 15.0 + _SLACK
-        return any(
-            each.recovery is Recovery.SYNC and each.ends > self._hub.clock() - sync
-            for each in self.truths[name].windows
+        """Whether it was away, or all who knew it, until lately, so that no sync may have seen yet that it is there."""
+        together, explained = self._latest_trouble(self.truths[name])
+        return explained > self._hub.clock() and any(
+            each.recovery in (Recovery.SYNC, Recovery.START) for each in together
         )
 
     def explained_until(self, truth: Truth) -> float:
         """The end of the trouble that explains a lack at this moment, with the time that recovery may take."""
+        return self._latest_trouble(truth)[1]
+
+    def _latest_trouble(self, truth: Truth) -> tuple[list[Window], float]:
+        """What goes together, one having begun before all marks of the others were gone; and when they will be."""
         now = self._hub.clock()
         explained = reach = float("-inf")
         if len(truth.windows) > 40:
@@ -361,7 +362,7 @@ class Oracle:
             together.append(window)
             reach = max(reach, window.ends)
             explained = reach + max(self._recovery(each, truth, reach, alone=len(together) == 1) for each in together)
-        return explained
+        return together, explained
 
     def _recovery(self, window: Window, truth: Truth, ended: float, *, alone: bool) -> float:  # noqa: PLR0911 - a table
         """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
@@ -374,9 +375,9 @@ class Oracle:
             case Recovery.UNCHANGED:
                 return slack + (left / 2 if left else 510.0)  # of a token that has ended it is a refusal
             case Recovery.SWEEP:
-                return slack + plan.sweep_every + plan.accounts / 5 + (left / 4 if left else 150.0)
+                return slack + self._sweep_after(ended) + (left / 4 if left else 150.0)
             case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again
-                return slack + plan.sweep_every + plan.accounts / 5 + 2 * plan.sync_every + 15.0
+                return slack + self._sweep_after(ended) + 2 * plan.sync_every + 15.0
             case Recovery.SYNC:
                 return slack + 2 * plan.sync_every + 15.0
             case Recovery.EDITED:
@@ -390,6 +391,12 @@ class Oracle:
             # who began amid it may not have seen that a token lives
             pause = max(pause, 150.0 if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT) else 510.0)
         return slack + pause
+
+    def _sweep_after(self, moment: float) -> float:
+        """Seconds until somebody has looked at every token with its account; who starts anew looks at no account."""
+        plan = self._world.plan
+        began = min((each.began for each in self._world.running.values()), default=self._hub.clock())
+        return max(0.0, began - moment) + plan.sweep_every + plan.accounts / 5
 
     # What is remembered
 

@@ -340,7 +340,7 @@ class SimWorld(World):
         return _Sentinel(self)
 
     def up(self, name: str) -> None:
-        process = self.running[name] = Process(name)
+        process = self.running[name] = Process(name, self.clock())
         self.hub.process, self.latest_start = process, self.clock()
         self.trace("starts")
         timer = GreenTimer(self.hub, process)
@@ -392,7 +392,7 @@ class SimWorld(World):
         self, names: list[str], *, named: bool, met: Callable[[], object], if_less_than: float = float("inf")
     ) -> None:
         """--refresh by another process."""
-        process = Process("by hand")
+        process = Process("by hand", self.clock())
         for name in names:
             self.oracle.truths[name].allowed += 1
         reported: list[Outcome] = []
