@@ -246,7 +246,7 @@ class Oracle:
         self._stands(truth, mine)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
-    def _published(  # noqa: C901 - one promise after the other
+    def _published(
         self, process: Process, truth: Truth, cas: int | None, data: Mapping[str, object], issued: Issued | None
     ) -> None:
         now, before = self._hub.clock(), truth.published
