@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -203,26 +204,69 @@ class _BoundedAdapter(HTTPAdapter):
         timeout = float(kwargs["timeout"])
         began = time.monotonic()
         _exchange.ends = began + timeout
-        kwargs |= {"stream": True, "proxies": _proxies(peer.scheme or "https", name)}
         try:
-            response = super().send(request, **kwargs)
+            raw = self._ask(request, _proxies(peer.scheme or "https", name), timeout)
             try:
-                if response.status_code < requests.codes.ok:
+                if raw.status < requests.codes.ok:
                     # such as 103: the answer is still to come, and would be taken for that to the next request
                     raise urllib3.exceptions.ProtocolError
-                body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
+                body = raw.read(MAX_ANSWER + 1, decode_content=True)
             finally:
-                response.raw.close()  # a connection whose answer was read to its end went back to the pool before
+                raw.close()  # a connection whose answer was read to its end went back to the pool before
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             raise ExchangeError(f"{name}: {_cause(error, timeout)}") from error
         _exchange.took = time.monotonic() - began
         if len(body) > MAX_ANSWER:
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
+        response = requests.Response()
+        response.status_code, response.raw = raw.status, io.BytesIO(body)
+        response.headers.update(raw.headers)
         if response.is_redirect:
             target = _host(response.headers["location"]) or "another path"
             raise ExchangeError(f"{name}: a redirect ({response.status_code}) to {target} was not followed")
-        response.raw = io.BytesIO(body)
         return response
+
+    def _ask(
+        self, request: requests.PreparedRequest, proxies: dict[str, str], timeout: float
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer's head. `HTTPAdapter.send` would besides look for cookies, and make two objects of an answer."""
+        pool = self.get_connection_with_tls_context(request, verify=True, proxies=proxies)
+        return pool.urlopen(
+            str(request.method),
+            self.request_url(request, proxies),
+            body=request.body,
+            headers=request.headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=timeout,
+            preload_content=False,
+            decode_content=False,
+        )
+
+
+class _Session(requests.Session):
+    """Without what requests looks for and merges at each request: environment, cookies, hooks, redirects."""
+
+    def request(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float,
+        params: Any = None,
+        data: Any = None,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **_: Any,
+    ) -> requests.Response:
+        request = requests.PreparedRequest()
+        request.method = method.upper()
+        request.headers = requests.structures.CaseInsensitiveDict(self.headers)
+        request.headers.update(headers or {})
+        request.prepare_url(url, params)
+        request.prepare_body(data, None, json)
+        return self.get_adapter(url).send(request, timeout=timeout)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -279,8 +323,7 @@ def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8
     :param ca_cert: PEM file of the only CAs that count; None = the system's.
     :param connections: how many to one host stay open when they are idle.
     """
-    made = requests.Session()
-    made.trust_env = False  # no .netrc, no look-up of the environment at each request; see _proxies
+    made = _Session()
     adapter = _BoundedAdapter(ca_cert, connections)
     made.mount("https://", adapter)
     made.mount("http://", adapter)
