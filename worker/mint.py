@@ -100,7 +100,7 @@ class Mint:
             answer, used = self._ask(account, host, timeout)
             at = self._clock()
             expected = Expected.of(account)
-            sent = (account.client_secret, used.client_secret)
+            sent = {account.client_secret, used.client_secret}
             token = appjwt.check(answer.raw.get_secret_value(), expected, answer.now, untold=sent)
             if self._keys:
                 self._keys.verify(token, host, timeout)

@@ -337,11 +337,10 @@ def test_version_2_0_of_the_token_request_is_the_documented_one(
         (
             f"POST /sentinel/api/v2/account/{ACCOUNT}/app/token HTTP/1.1\r\n"
             f"Host: localhost:{sentinel.port}\r\n"
-            "User-Agent: test/1\r\n"
-            "Accept-Encoding: identity\r\n"
-            "Accept: application/json\r\n"
-            "Connection: keep-alive\r\n"
             f"Content-Length: {len(body)}\r\n"
+            "User-Agent: test/1\r\n"
+            "Accept: application/json\r\n"
+            "Accept-Encoding: identity\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
             f"\r\n{body}"
         ).encode()

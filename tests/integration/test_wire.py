@@ -63,11 +63,10 @@ def test_the_token_request_is_the_documented_one(secret: str, encoded: str, line
         (
             f"POST /sentinel/api/account/{ACCOUNT}/app/token?v=1.0&grant_type=client_credentials HTTP/1.1\r\n"
             f"Host: localhost:{sentinel.port}\r\n"
-            f"User-Agent: {AGENT}\r\n"
-            "Accept-Encoding: identity\r\n"
-            "Accept: application/json\r\n"
-            "Connection: keep-alive\r\n"
             f"Content-Length: {len(body)}\r\n"
+            f"User-Agent: {AGENT}\r\n"
+            "Accept: application/json\r\n"
+            "Accept-Encoding: identity\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
             f"\r\n{body}"
         ).encode()
@@ -107,9 +106,8 @@ def test_the_look_up_of_the_host_is_the_documented_one(line: Line) -> None:
             f"GET /api/account/{ACCOUNT}/service/sentinel/baseURI.json?version=1.0 HTTP/1.1\r\n"
             f"Host: localhost:{domain_api.port}\r\n"
             f"User-Agent: {AGENT}\r\n"
-            "Accept-Encoding: identity\r\n"
             "Accept: application/json\r\n"
-            "Connection: keep-alive\r\n"
+            "Accept-Encoding: identity\r\n"
             "\r\n"
         ).encode()
     ]
