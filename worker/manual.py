@@ -13,7 +13,8 @@ from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
 from worker.refresh import Accounts, ByHand, Refresher
 
-_LONGEST_WAIT = 1.0
+_LONGEST_WAIT = 0.1
+"""Seconds between two looks at how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class ManualRefresh:
         self._accounts = accounts
         self._clock = clock
         self._report = report
+        self._wanted = 0
         self._outcomes: dict[str, Outcome] = {}
         self._changed = threading.Condition()
         self._pump_at = float("inf")
@@ -67,17 +69,20 @@ class ManualRefresh:
         :param named: the operator named them, so that none may be missing; a LIST holds deleted ones too.
         """
         wanted = self._dispatcher.fleet.add(dict.fromkeys(names))
+        self._wanted = len(wanted)
         try:
             self._dispatcher.queue(*wanted)
-            self._wait_for(len(wanted), progress)
+            self._wait(progress)
         finally:
             self._dispatcher.stop()  # Ctrl-C: what runs ends, nothing new begins
         return [self._line(self._outcomes[name], named) for name in wanted]
 
-    def _wait_for(self, wanted: int, progress: Callable[[int], object]) -> None:
-        while len(self._outcomes) < wanted:
+    def _wait(self, progress: Callable[[int], object]) -> None:
+        while len(self._outcomes) < self._wanted:
             with self._changed:
-                if len(self._outcomes) < wanted:  # looked at again under the lock, or the last one's notice is missed
+                if (
+                    len(self._outcomes) < self._wanted
+                ):  # looked at again under the lock, or the last one's notice is missed
                     self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
                 pump = self._pump_at <= self._clock()
                 if pump:
@@ -92,7 +97,8 @@ class ManualRefresh:
         finally:  # whatever became of the report, somebody waits for this
             with self._changed:
                 self._outcomes[outcome.account] = outcome
-                self._changed.notify()
+                if len(self._outcomes) == self._wanted:  # how far it is will be seen in time
+                    self._changed.notify()
 
     def _pump_later(self, when: float) -> None:
         with self._changed:

@@ -6,16 +6,15 @@ import ssl
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 
 from worker import net
-from worker.check import Preflight
 from worker.core.plan import Timing
 from worker.dispatch import Pool
 from worker.fleet import Fleet
 from worker.liveperson.domains import Domains
-from worker.liveperson.keys import PinnedKeys, PublishedKeys
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.mint import Keys, Mint
@@ -28,6 +27,9 @@ from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, To
 from worker.vault.rights import VaultRights
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
+
+if TYPE_CHECKING:
+    from worker.check import Preflight
 
 _THREADS = 256
 """At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
@@ -125,7 +127,9 @@ def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
     )
 
 
-def preflight(settings: Settings, parts: Parts) -> Preflight:
+def preflight(settings: Settings, parts: Parts) -> "Preflight":
+    from worker.check import Preflight
+
     return Preflight(
         vault=parts.session,
         engines={"accounts.mount": parts.accounts.engine, "tokens.mount": parts.tokens.engine},
@@ -149,9 +153,11 @@ def _http(setting: str, ca_cert: Path | None) -> requests.Session:
 
 
 def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
+    if sentinel.verify == "off":
+        return None
+    from worker.liveperson.keys import PinnedKeys, PublishedKeys  # the cryptography library takes its time to load
+
     match sentinel.verify:
-        case "off":
-            return None
         case "jwks":
             return PublishedKeys(http, clock=steady)
         case file:

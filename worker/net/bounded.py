@@ -15,6 +15,9 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+_NEXT_TO_NOTHING = 0.05
+"""Seconds."""
+
 
 class _Deadline(threading.local):
     ends: float = 0.0
@@ -37,19 +40,32 @@ def _time_left() -> float:
 
 
 class _DeadlineMixin:
-    """Gives every socket operation what is left of the exchange."""
+    """Gives every socket operation what is left of the exchange.
+
+    To set a timeout is a system call, for which the thread gives up the GIL: it is spared where it changes next to
+    nothing.
+    """
 
     def recv_into(self, *args: Any) -> int:
-        self.settimeout(_time_left())  # type: ignore[attr-defined]
+        self.bound()
         return super().recv_into(*args)  # type: ignore[misc, no-any-return]
 
     def send(self, *args: Any) -> int:
-        self.settimeout(_time_left())  # type: ignore[attr-defined]
+        self.bound()
         return super().send(*args)  # type: ignore[misc, no-any-return]
 
     def sendall(self, *args: Any) -> None:
-        self.settimeout(_time_left())  # type: ignore[attr-defined]
+        self.bound()
         super().sendall(*args)  # type: ignore[misc]
+
+    def settimeout(self, value: float | None) -> None:
+        if value != self.gettimeout():  # type: ignore[attr-defined]
+            super().settimeout(value)  # type: ignore[misc]
+
+    def bound(self) -> None:
+        left = _time_left()
+        if abs((self.gettimeout() or 0.0) - left) > _NEXT_TO_NOTHING:  # type: ignore[attr-defined]
+            self.settimeout(left)
 
 
 class _Socket(_DeadlineMixin, socket.socket):
@@ -58,7 +74,7 @@ class _Socket(_DeadlineMixin, socket.socket):
 
 class _TLSSocket(_DeadlineMixin, ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature it overrides
-        self.settimeout(_time_left())
+        self.bound()
         super().do_handshake(block)
 
 

@@ -87,7 +87,14 @@ class _Session(requests.Session):
         bounded.begin(timeout)
         try:
             raw = self._manager(url).urlopen(
-                method, url, body=body, headers=headers, retries=False, redirect=False, preload_content=False
+                method,
+                url,
+                body=body,
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
             )
             try:
                 if raw.status < requests.codes.ok:
