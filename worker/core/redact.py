@@ -58,15 +58,20 @@ def redacted(text: str, *secrets: str) -> str:
 def redacted_lines(text: str, *secrets: str) -> str:
     """The same with its lines and spaces as they stand; a character that would steer a terminal becomes a space."""
     if secrets or _LOOKS_SECRET.search(text) or _ESCAPE.search(text):  # most fields of a log line hold none of it
-        hidden = _hidden(text, _pieces(secrets, _SHORTEST_PIECE))
+        hidden = _hidden(text, _pieces(secrets))
         runs = groupby(zip(hidden, text, strict=True), key=itemgetter(0))
         text = "".join(GONE if gone else "".join(map(itemgetter(1), run)) for gone, run in runs)
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
 def repeats(text: str, secret: str) -> bool:
     """Whether the text tells so much of the secret, in whatever form, that it cannot be chance."""
-    return len(secret) >= _NO_CHANCE and any(_hidden(text, _pieces([secret], _NO_CHANCE), looks=False))
+    if len(secret) < _NO_CHANCE:
+        return False
+    forms = list(_forms(secret))
+    return any(_tells(layer, form) for layer, _ in _layers(text) for form in forms)
 
 
 def cleaned(value: Any) -> Any:
@@ -84,21 +89,26 @@ def cleaned(value: Any) -> Any:
             return redacted(repr(value))
 
 
-def _hidden(text: str, pieces: _Pieces, *, looks: bool = True) -> bytearray:
+def _tells(text: str, form: str) -> bool:
+    width = min(_NO_CHANCE, len(form))
+    return width > 0 and any(form[at : at + width] in text for at in range(len(form) - width + 1))
+
+
+def _hidden(text: str, pieces: _Pieces) -> bytearray:
     """For each character whether it must not be seen."""
     hidden = bytearray(len(text))
     for layer, spans in _layers(text):
-        for begin, end in _found(layer, pieces, looks=looks):
+        for begin, end in _found(layer, pieces):
             if begin < end:
                 first, last = spans[begin][0], spans[end - 1][1]
                 hidden[first:last] = b"\1" * (last - first)
     return hidden
 
 
-def _found(text: str, pieces: _Pieces, *, looks: bool) -> Iterator[tuple[int, int]]:
+def _found(text: str, pieces: _Pieces) -> Iterator[tuple[int, int]]:
     for size, known in pieces.items():
         yield from ((at, at + size) for at in range(len(text) - size + 1) if text[at : at + size] in known)
-    for match in _LOOKS_SECRET.finditer(text) if looks else ():
+    for match in _LOOKS_SECRET.finditer(text):
         yield match.span(match.lastgroup or 0)
 
 
@@ -134,11 +144,11 @@ def _read(escape: re.Match[str]) -> str:
             return html.unescape(escape[0])
 
 
-def _pieces(secrets: Iterable[str], size: int) -> _Pieces:
+def _pieces(secrets: Iterable[str]) -> _Pieces:
     found: dict[int, set[str]] = {}
     for secret in secrets:
         for form in _forms(secret):
-            width = min(size, len(form))
+            width = min(_SHORTEST_PIECE, len(form))
             found.setdefault(width, set()).update(form[at : at + width] for at in range(len(form) - width + 1))
     found.pop(0, None)
     return found
