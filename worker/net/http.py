@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import io
 import json
 import os
 import socket
@@ -25,6 +24,8 @@ MAX_ANSWER = 4 * 1024 * 1024
 
 DATE_RESOLUTION = timedelta(seconds=1)
 
+_NEVER = urllib3.Retry(False, redirect=False)  # False: the cause itself is raised, not wrapped up
+
 _Body = bytes | str | None
 
 
@@ -37,6 +38,18 @@ class _Latest(threading.local):
 
 
 _latest = _Latest()
+
+
+class _Answer(requests.Response):
+    """Read to its end, and with the headers as urllib3 has them, in which upper and lower case are the same."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse, content: bytes) -> None:
+        # not requests' own, which makes a jar for the cookies of each answer
+        self.status_code = raw.status
+        self.headers = raw.headers  # type: ignore[assignment]
+        self.reason = self.url = ""
+        self.encoding = "utf-8"
+        self._content = content
 
 
 class _Session(requests.Session):
@@ -82,17 +95,17 @@ class _Session(requests.Session):
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: _Body, timeout: float
     ) -> requests.Response:
-        name = urlsplit(url).netloc
+        scheme, name, *_ = urlsplit(url)
         began = time.monotonic()
         bounded.begin(timeout)
         try:
-            raw = self._manager(url).urlopen(
+            raw = self._manager(scheme, name).urlopen(
                 method,
                 url,
                 body=body,
                 headers=headers,
                 timeout=timeout,
-                retries=False,
+                retries=_NEVER,
                 redirect=False,
                 preload_content=False,
             )
@@ -108,22 +121,20 @@ class _Session(requests.Session):
         _latest.took = time.monotonic() - began
         if len(content) > MAX_ANSWER:
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
-        response = requests.Response()
-        response.status_code, response.raw = raw.status, io.BytesIO(content)
-        response.headers.update(raw.headers)
-        if response.is_redirect:
-            target = _host(response.headers["location"]) or "another path"
+        answer = _Answer(raw, content)
+        if answer.is_redirect:
+            target = _host(raw.headers["location"]) or "another path"
             raise ExchangeError(f"{name}: a redirect ({raw.status}) to {target} was not followed")
-        return response
+        return answer
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
-        """Of the connections for this URL, under the CAs as they are now."""
+    def _manager(self, scheme: str, netloc: str) -> urllib3.PoolManager:
+        """Of the connections for this host, under the CAs as they are now."""
         changed_at = self._ca_changed_at()
         if changed_at not in (None, self._ca_read_at):
             with contextlib.suppress(OSError):  # half written: the CAs known serve on until it can be read
                 self._context, self._ca_read_at = bounded.tls_context(self._ca_cert), changed_at
                 self._managers = {}  # connections made under the old CAs are not used again
-        proxy = _proxy(*urlsplit(url)[:2])
+        proxy = _proxy(scheme, netloc)
         manager = self._managers.get(proxy)
         if manager is None:
             manager = self._managers.setdefault(proxy, self._made(proxy))
