@@ -202,9 +202,10 @@ class Refresher:
         return stored
 
     def _judged(self, attempt: _Attempt, stored: Stored, expected: Expected) -> Standing:
+        seen, raw = attempt.standing.token, stored.raw.get_secret_value() if stored.raw else None
         return plan.judge(
             attempt.account,
-            stored.raw.get_secret_value() if stored.raw else None,
+            seen if seen and seen.raw.get_secret_value() == raw else raw,
             expected,
             server_now=stored.now,
             at=self._clock(),
@@ -238,7 +239,8 @@ class Refresher:
     def _standing_beside(self, minted: Minted, attempt: _Attempt, stored: Stored, now: float) -> Standing:
         """What stands by Vault's clock or by Sentinel's: when one of them is wrong, no living token may be lost."""
         sentinel_now = minted.token.exp - timedelta(seconds=minted.held.life.left(now))
-        anew = _Attempt(attempt.account, now)  # one that remembers nothing, so that times are compared
+        # one that remembers nothing of its life, so that times are compared
+        anew = _Attempt(attempt.account, now, standing=Standing(None, attempt.standing.token))
         standing = self._judged(anew, stored, minted.expected)
         if standing.token is None:
             standing = self._judged(anew, replace(stored, now=sentinel_now), minted.expected)

@@ -112,13 +112,14 @@ class TokenRefusedError(RefreshError):
         super().__init__(Stage.CLAIMS, Kind.LASTING, f"{check}: expected {expected}, got {got}", check=check)
 
 
-def check(raw: str, expected: Expected, now: datetime | None, untold: Iterable[SecretStr] = ()) -> AppJWT:
+def check(raw: str | AppJWT, expected: Expected, now: datetime | None, untold: Iterable[SecretStr] = ()) -> AppJWT:
     """Take the token apart and check it; TokenRefusedError says which check refused, what it expected and what came.
 
+    :param raw: its text; or, where it was taken apart before, what came of that.
     :param now: the clock of the server that the text came from; None (it sent no Date) = the token's own iat.
     :param untold: client_secrets, which it must not tell: claims are logged, and stand beside the token in Vault.
     """
-    token = _decode(raw)
+    token = raw if isinstance(raw, AppJWT) else _decode(raw)
     claims = " ".join(token.claims().values())
     if any(repeats(claims, secret.get_secret_value()) for secret in untold):
         raise TokenRefusedError(Check.FORMAT, "nothing of the client_secret", "it in a header or claim")

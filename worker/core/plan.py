@@ -113,7 +113,7 @@ class Standing:
 
 def judge(
     name: str,
-    raw: str | None,
+    raw: str | AppJWT | None,
     expected: Expected,
     *,
     server_now: datetime,
@@ -123,14 +123,15 @@ def judge(
 ) -> Standing:
     """Judge a stored token by its own decoded JWT, never by what stands beside it.
 
-    :param raw: the token's text; None = there is none.
+    :param raw: the token's text, or what it was taken apart to before; None = there is none.
     :param server_now: Vault's clock at the steady moment `at`.
     :param held: what is remembered; the life of that same token is not counted anew by another clock.
     """
-    lost = held if held and held.life.left(at) > 0 and (raw is None or fingerprint(raw) != held.fingerprint) else None
+    mark = raw.fingerprint if isinstance(raw, AppJWT) else raw and fingerprint(raw)
+    same = held if held and held.fingerprint == mark else None
+    lost = held if held and held.life.left(at) > 0 and not same else None
     if raw is None:
         return Standing(Reason.DRIFT if lost else Reason.MISSING)
-    same = held if held and held.fingerprint == fingerprint(raw) else None
     try:
         token = check(raw, expected, None if same else server_now)
     except TokenRefusedError as refused:

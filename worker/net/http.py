@@ -189,11 +189,15 @@ def server_time(response: requests.Response) -> datetime | None:
     It was set on the way; to take the latest time possible means to think a token older than it is, never younger.
     """
     try:
-        date = parsedate_to_datetime(response.headers["Date"])
         # not the response's `elapsed`: requests counts that on the wall clock, which may jump meanwhile
-        return date.astimezone(UTC) + DATE_RESOLUTION + timedelta(seconds=_latest.took)
+        return _date(response.headers["Date"]) + DATE_RESOLUTION + timedelta(seconds=_latest.took)
     except (KeyError, ValueError, OverflowError):
         return None
+
+
+@functools.lru_cache(maxsize=64)  # answers of the same second have the same
+def _date(text: str) -> datetime:
+    return parsedate_to_datetime(text).astimezone(UTC)
 
 
 def _body(data: Mapping[str, str] | None, value: Any) -> tuple[_Body, dict[str, str]]:
