@@ -120,8 +120,7 @@ def check(raw: str | AppJWT, expected: Expected, now: datetime | None, untold: I
     :param untold: client_secrets, which it must not tell: claims are logged, and stand beside the token in Vault.
     """
     token = raw if isinstance(raw, AppJWT) else _decode(raw)
-    claims = " ".join(token.claims().values())
-    if any(repeats(claims, secret.get_secret_value()) for secret in untold):
+    if any(repeats(" ".join(token.claims().values()), secret.get_secret_value()) for secret in untold):
         raise TokenRefusedError(Check.FORMAT, "nothing of the client_secret", "it in a header or claim")
     now = now or token.iat
     ahead = token.iat - now
