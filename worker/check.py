@@ -43,11 +43,14 @@ class Granted(Protocol):
     def excess(self) -> Sequence[str]: ...
 
 
-class Vault(Protocol):
+class Login(Protocol):
     @property
     def method(self) -> str: ...
-    def health(self) -> str: ...
     def keep_alive(self) -> float: ...
+
+
+class Vault(Protocol):
+    def health(self) -> str: ...
     def now(self) -> datetime: ...
 
 
@@ -56,6 +59,7 @@ class Preflight:
         self,
         *,
         vault: Vault,
+        login: Login,
         engines: Mapping[str, Callable[[], str]],
         granted: Callable[[], Iterable[Granted]],
         accounts: Accounts,
@@ -72,6 +76,7 @@ class Preflight:
         :param reach: connects to a Sentinel host without asking for a token; its clock. RefreshError if it cannot.
         """
         self._vault = vault
+        self._login = login
         self._engines = engines
         self._granted = granted
         self._accounts = accounts
@@ -84,7 +89,7 @@ class Preflight:
     def run(self) -> Iterator[Line]:
         """The lines, each as soon as it is known. What makes the rest pointless ends them."""
         engines = (partial(self._engine, setting) for setting in self._engines)
-        steps: list[Callable[[], Line]] = [self._health, self._login, *engines]
+        steps: list[Callable[[], Line]] = [self._health, self._logged_in, *engines]
         for step in steps:
             line = step()
             yield line
@@ -114,13 +119,13 @@ class Preflight:
             remedy = error.remedy or "see vault.address, vault.ca_cert and Vault itself"
             return Line("vault", ok=False, detail=str(error), remedy=remedy)
 
-    def _login(self) -> Line:
+    def _logged_in(self) -> Line:
         try:
-            self._vault.keep_alive()
+            self._login.keep_alive()
         except RefreshError as error:
             remedy = error.remedy or "see vault.auth_method and its settings"
             return Line("login", ok=False, detail=str(error), remedy=remedy)
-        return Line("login", ok=True, detail=f"by {self._vault.method}")
+        return Line("login", ok=True, detail=f"by {self._login.method}")
 
     def _engine(self, setting: str) -> Line:
         try:

@@ -126,7 +126,7 @@ def _run(flags: argparse.Namespace) -> int:
     except RefreshError as error:
         return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
     finally:
-        parts.session.close()
+        parts.session.login.close()
 
 
 def _daemon(loaded: "Settings", parts: "Parts") -> int:
@@ -136,7 +136,7 @@ def _daemon(loaded: "Settings", parts: "Parts") -> int:
         made, clockwork, http = serving.build(loaded, parts)
     except settings.SettingsError as error:
         return _complain(str(error), WRONG_INPUT)
-    if not daemon.run(made, clockwork, parts.pool, http, parts.session.close):
+    if not daemon.run(made, clockwork, parts.pool, http, parts.session.login.close):
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK
 
@@ -148,7 +148,7 @@ def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -
     from worker.ops import terminal
     from worker.refresh import ByHand
 
-    parts.session.keep_alive()
+    parts.session.login.keep_alive()
     names = flags.refresh or sorted(parts.accounts.names())
     less_than = float("inf") if flags.if_less_than is None else flags.if_less_than
     by_hand = ByHand(less_than, dry_run=flags.dry_run)
@@ -171,7 +171,7 @@ def _status(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") ->
     from worker import status
     from worker.ops import terminal
 
-    parts.session.keep_alive()
+    parts.session.login.keep_alive()
     lines = status.lines(parts.accounts.names(), parts.tokens, parts.pool)
     rows = [asdict(line) for line in lines]
     ended = sum(not line.is_well for line in lines)

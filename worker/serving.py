@@ -29,7 +29,7 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpServ
         timer=clockwork,
         pool=parts.pool,
         clock=steady,
-        keep_login_alive=parts.session.keep_alive,
+        keep_login_alive=parts.session.login.keep_alive,
         report=report,
         sync_every=settings.accounts.sync_every.total_seconds(),
         sweep_every=settings.tokens.sweep_every.total_seconds(),
@@ -39,7 +39,7 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpServ
         entries=daemon.entries,
         clock=steady,
         now=parts.session.now,
-        login_ends=lambda: parts.session.login_ends,
+        login_ends=lambda: parts.session.login.ends,
         synced_at=lambda: daemon.synced_at,
     )
     parts.session.on_request = counted.vault_asked

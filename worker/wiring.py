@@ -132,6 +132,7 @@ def preflight(settings: Settings, parts: Parts) -> "Preflight":
 
     return Preflight(
         vault=parts.session,
+        login=parts.session.login,
         engines={"accounts.mount": parts.accounts.engine, "tokens.mount": parts.tokens.engine},
         granted=parts.rights.granted,
         accounts=parts.accounts,

@@ -183,11 +183,19 @@ class Login:
         return str(row["error"])
 
     def session(
-        self, clock: Callable[[], float] = steady, on_answer: Callable[..., None] = lambda *_, **__: None
+        self, clock: Callable[[], float] = steady, on_answer: Callable[[str, int], object] = lambda *_: None
     ) -> VaultSession:
+        """:param on_answer: called with the method and the status of each."""
         openbao = self.scene.openbao
         http = net.session(user_agent="test", ca_cert=str(openbao.ca_file))
-        http.hooks["response"].append(on_answer)
+        ask = http.request
+
+        def asked(method: str, url: str, **options: Any) -> requests.Response:
+            answer = ask(method, url, **options)
+            on_answer(method.upper(), answer.status_code)
+            return answer
+
+        http.request = asked  # type: ignore[method-assign, assignment]
         login = AppRoleLogin("approle", self.role_id, self.secret_id_file)
         return VaultSession(openbao.address, login, http=http, namespace=None, timeout=5 * SECOND, clock=clock)
 
@@ -308,8 +316,8 @@ def test_without_it_nobody_learns_why_an_account_has_no_token_yet(login: Login, 
 def test_without_it_a_replica_fails_that_settles_a_new_path_just_after_another(login: Login, made: Scene) -> None:
     kv, name = made.openbao.client.secrets.kv.v2, "raced"
 
-    def another(answer: requests.Response, **_: object) -> None:
-        if (answer.request.method, answer.status_code) == ("PATCH", 404):
+    def another(method: str, status: int) -> None:
+        if (method, status) == ("PATCH", 404):
             kv.update_metadata(f"{_TOKENS}/{name}", max_versions=5)
 
     def write(session: VaultSession) -> int:
@@ -344,11 +352,11 @@ def test_without_it_logins_pile_up_instead_of_one_being_renewed(login: Login, ma
     for each, living in ((login, 2), (Login(made, "whole-for-renewal", WORKER), 1)):
         clock = Clock()
         session = each.session(clock)
-        session.keep_alive()
+        session.login.keep_alive()
         clock.advance(11 * MINUTE)
-        session.keep_alive()
+        session.login.keep_alive()
         assert each.living() == living
-        session.close()
+        session.login.close()
 
 
 @lacking("auth/token/revoke-self", "update")

@@ -26,8 +26,9 @@ from worker.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
-from worker.vault.session import Operation, VaultSession
+from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
 ROLE = "appjwt-worker"
@@ -141,7 +142,7 @@ def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable
                     "tokens/a", {"access_token": token.raw.get_secret_value()}
                 ),
             )
-        session.close()
+        session.login.close()
     assert str(caught.value) == "write_token tokens/a: status 500, cannot store [redacted]"
 
 
@@ -154,7 +155,7 @@ def test_a_login_whose_token_could_not_go_into_a_header_is_refused_and_not_quote
     with _Odd(Odd(json.dumps(answer).encode())) as server:
         session = vault.session(address=server.url)
         assert str(failure(session)) == "approle login: the answer is not Vault's"
-        session.close()
+        session.login.close()
 
 
 def test_an_approle_login_is_made_once_and_revoked_on_close(vault: Vault, logs: Logs) -> None:
@@ -162,9 +163,9 @@ def test_an_approle_login_is_made_once_and_revoked_on_close(vault: Vault, logs: 
     for _ in range(3):
         assert ask(session) == ["le81823118"]
     assert len(vault.logins()) == 1
-    session.close()
+    session.login.close()
     assert vault.logins() == []
-    session.close()  # no harm in doing it twice
+    session.login.close()  # no harm in doing it twice
     assert logs == [{"event": "vault.login", "log_level": "info", "method": "approle", "expires_in": 1200}]
 
 
@@ -301,7 +302,7 @@ def test_a_given_token_is_renewed_and_not_revoked(vault: Vault, logs: Logs) -> N
     assert ask(session)
     vault.jumped = 610
     assert ask(session)
-    session.close()
+    session.login.close()
     assert vault.openbao.client.auth.token.lookup(token)["data"]["policies"] == [ROLE]
     assert events(logs) == ["vault.login", "vault.renewed"]
 
@@ -320,7 +321,7 @@ def test_a_token_file_is_read_again_when_its_token_ended(vault: Vault, tmp_path:
     assert "token login: status 403" in str(failure(session))
     file.write_text(vault.openbao.token([ROLE]) + "\n")
     assert ask(session)
-    session.close()
+    session.login.close()
     assert vault.openbao.client.auth.token.lookup(file.read_text().strip())
 
 
@@ -441,7 +442,7 @@ def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: 
     vault.openbao.freeze()
     try:
         vault.jumped = 610
-        assert session.keep_alive() > steady() + vault.jumped
+        assert session.login.keep_alive() > steady() + vault.jumped
     finally:
         vault.openbao.thaw()
     for _ in range(3):
@@ -466,7 +467,7 @@ def test_a_stopped_vault_refuses_and_closing_the_session_is_quick_and_quiet(tmp_
         openbao.start()
         assert ask(session) == []
         openbao.kill()
-        session.close()
+        session.login.close()
 
 
 def test_a_redirect_is_not_followed_and_a_write_not_taken_for_done(vault: Vault) -> None:
@@ -544,7 +545,7 @@ def test_an_odd_answer_of_vault_is_taken_or_refused_and_never_a_bug(kind: str, v
         for call in (accounts.names, lambda: accounts.read("a"), lambda: tokens.read("a")):
             with contextlib.suppress(RefreshError):  # nothing else may come
                 call()
-        session.close()
+        session.login.close()
 
 
 class _Listing(Answering):
@@ -568,7 +569,7 @@ def test_more_accounts_than_100000_are_told_and_no_more_of_them_taken_in(
     with _Listing(there) as server:
         session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
         names = VaultAccounts(session, mount="secret", prefix="accounts").names()
-        session.close()
+        session.login.close()
     assert len(names) == taken
     said = [line for line in logs if line["log_level"] == "error"]
     assert [line["event"] for line in said] == ["accounts.synced"] * told

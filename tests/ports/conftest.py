@@ -210,7 +210,7 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         timeout=_TIMEOUT,
         clock=steady,
     )
-    session.keep_alive()
+    session.login.keep_alive()
     here = f"t{next(_numbers)}"  # each test has a folder of its own, still under the policy
     accounts, tokens = f"liveperson/accounts/{here}", f"liveperson/tokens/{here}"
 

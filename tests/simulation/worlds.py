@@ -356,7 +356,7 @@ class SimWorld(World):
             pool=GreenPool(self.hub, process),
             jitter=self._jitter.random,
         )
-        replica.report = self._noted
+        replica.report = self.noted
         timer.ring = replica.daemon.ring
         process.stop = replica.daemon.stop
         self.heal(name, "down", 45.0)
@@ -427,7 +427,7 @@ class SimWorld(World):
 
         self.hub.spawn(process, work)
 
-    def _noted(self, outcome: Outcome, following: Next) -> None:
+    def noted(self, outcome: Outcome, following: Next) -> None:
         self.trace(
             outcome.result,
             outcome.account,

@@ -134,6 +134,7 @@ def check(vault: Vault | None = None, shelf: Shelf | None = None, liveperson: Li
     vault, liveperson = vault or Vault(), liveperson or LivePerson()
     preflight = Preflight(
         vault=vault,
+        login=vault,
         engines={"accounts.mount": lambda: given(vault.engine)},
         granted=lambda: given(vault.rights),
         accounts=vault,

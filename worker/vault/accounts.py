@@ -13,7 +13,8 @@ from worker.core.account import Account
 from worker.core.errors import AccountDisabledError, AccountGoneError, InvalidAccountError
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.mount import KvMount
-from worker.vault.session import Operation, VaultSession
+from worker.vault.operation import Operation
+from worker.vault.session import VaultSession
 
 _DEEPEST = 8
 _MOST = 100_000

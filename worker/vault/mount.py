@@ -6,7 +6,8 @@ import hvac
 import requests
 
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
-from worker.vault.session import Operation, VaultSession
+from worker.vault.operation import Operation
+from worker.vault.session import VaultSession
 
 _QUESTION = "/v1/sys/internal/ui/mounts/"
 

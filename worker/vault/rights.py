@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.vault.mount import KvMount
-from worker.vault.session import Operation, VaultSession
+from worker.vault.operation import Operation
+from worker.vault.session import VaultSession
 
 _ROOT = "root"
 
@@ -62,9 +63,9 @@ class VaultRights:
             Right(f"{tokens_mount}/metadata/{tokens_prefix}/*", ("create", "read", "update", "patch")),
             Right("auth/token/lookup-self", ("read",)),
         ]
-        if self._session.renews:
+        if self._session.login.renews:
             rights.append(Right("auth/token/renew-self", ("update",)))
-        if self._session.revokes:
+        if self._session.login.revokes:
             rights.append(Right("auth/token/revoke-self", ("update",)))
         return rights
 

@@ -13,7 +13,8 @@ from worker.core.errors import CasMismatchError, ForeignSecretError
 from worker.core.unchecked import Stored
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.mount import KvMount
-from worker.vault.session import Operation, VaultSession
+from worker.vault.operation import Operation
+from worker.vault.session import VaultSession
 
 MANAGED_BY = "appjwt-worker"
 _MAX_VERSIONS = 5

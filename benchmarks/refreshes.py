@@ -1,0 +1,112 @@
+"""The command as a process that ends: its CPU and its time, beside the floors."""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.world import World
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process to its end."""
+
+    done: int
+    cpu: float
+    wall: float
+
+
+def run(command: list[str], environment: Mapping[str, str], names: list[str] | None = None) -> Run:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    ended = subprocess.run(
+        command,
+        input=json.dumps(names),
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = json.loads(ended.stdout)["refreshed"] if "{" in ended.stdout else int(ended.stdout)
+    return Run(done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
+
+
+def all_of(world: World, *flags: str) -> Run:
+    return run(world.command("--refresh-all", *flags, "--output", "json"), _settings(world))
+
+
+def compared(world: World, names: list[str], rounds: int) -> dict[str, list[Run]]:
+    """Everyone refreshes the same accounts, in turns."""
+    floors = {
+        "BENCH_VAULT": world.openbao.address,
+        "BENCH_TOKEN": world.openbao.token(["appjwt-worker"], ttl="24h"),
+        "BENCH_VAULT_CA": str(world.openbao.ca_file),
+        "BENCH_SENTINEL": world.liveperson.hosts["va"],
+        "BENCH_SENTINEL_CA": str(world.liveperson.ca_file),
+        "PATH": os.environ["PATH"],
+    }
+    ours = world.command("--refresh-all", "--output", "json")
+    who: dict[str, tuple[list[str], Mapping[str, str]]] = {
+        "appjwt-worker": (ours, _settings(world)),
+        "floor A: hvac + requests": ([sys.executable, "-m", "benchmarks.floor_a"], floors),
+        "floor B: urllib3": ([sys.executable, "-m", "benchmarks.floor_b"], floors),
+        "limit C: http.client": ([sys.executable, "-m", "benchmarks.limit_c"], floors),
+    }
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, (command, environment) in who.items():
+            time.sleep(1)  # a token of the same second would end no later
+            runs[name].append(run(command, environment, names))
+            assert runs[name][-1].done == len(names), (name, runs[name][-1])
+            sys.stderr.write(f"{name}: {runs[name][-1]}\n")
+    return runs
+
+
+def cpu_of_one(world: World, accounts: int, worth: int) -> float:
+    """Milliseconds of CPU for one refresh among so many, without the start of the process; `worth` of them or more."""
+    start = statistics.median(_one(world) for _ in range(5))
+    costs = []
+    for _ in range(max(1, worth // accounts)):
+        time.sleep(1)
+        done = all_of(world)
+        costs.append((done.cpu - start) / done.done)
+    return round(statistics.median(costs) * 1000, 3)
+
+
+def commands(world: World) -> dict[str, float]:
+    """Medians of a few runs, in seconds."""
+    found = {}
+    for name, flags in {"--version": ["--version"], "--status": ["--status", "--output", "json"]}.items():
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            subprocess.run(world.command(*flags), env=world.environment(), capture_output=True, check=True)
+            times.append(time.monotonic() - began)
+        found[name] = round(statistics.median(times), 3)
+    return found
+
+
+def _one(world: World) -> float:
+    time.sleep(1)
+    return run(world.command("--refresh", "le00000000", "--output", "json"), _settings(world)).cpu
+
+
+def _settings(world: World) -> dict[str, str]:
+    """Everything on, and no rate cap."""
+    return {
+        **world.environment(),
+        "APPJWT_LOG_LEVEL": "info",
+        "APPJWT_LOG_FORMAT": "json",
+        "APPJWT_SENTINEL_MAX_PER_SECOND": "1000",
+        "APPJWT_SENTINEL_MAX_IN_FLIGHT": "8",
+    }

@@ -1,0 +1,49 @@
+"""The worker's own logic on a virtual clock, as the simulation has it: what time and lag do as accounts grow."""
+
+import json
+import sys
+import time
+from typing import Final
+
+from tests.simulation.worlds import Plan, SimWorld
+from worker.core.outcome import Next, Outcome
+
+_HOSTS: Final = 10
+_HOURS: Final = 0.75
+
+
+def main(accounts: int) -> None:
+    """From a cold start on; caps of 8 and 20 a second for each of ten hosts."""
+    world = SimWorld(Plan(accounts=accounts, hosts=_HOSTS, hours=_HOURS, sync_every=300.0, sweep_every=7200.0))
+    lags: list[float] = []
+    noted = world.noted
+
+    def note(outcome: Outcome, following: Next) -> None:
+        noted(outcome, following)
+        if following.lag is not None:
+            lags.append(following.lag)
+
+    world.noted = note  # type: ignore[method-assign]
+    world.begin()
+    cold = accounts / (_HOSTS * world.plan.max_per_second) + 60
+    world.live(cold)
+    done, began = len(world.oracle.mints), time.process_time()
+    lags.clear()
+    world.live(_HOURS * 3600)
+    renewed = len(world.oracle.mints) - done
+    cpu = time.process_time() - began
+    lags.sort()
+    told = {
+        "accounts": accounts,
+        "minutes": round(_HOURS * 60 - cold / 60),
+        "refreshes": renewed,
+        "cpu_ms": round(cpu / renewed * 1000, 3),
+        "lag_p50_s": round(lags[len(lags) // 2], 3),
+        "lag_p99_s": round(lags[len(lags) * 99 // 100], 3),
+        "broken": len(world.oracle.violations),
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
