@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test simulate chaos soak fuzz mutants licences lint lock clean
+.PHONY: $(shell sed -nE 's/^([a-z]+):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ mutants: $(READY) ## change worker/core in each place in turn: do the tests noti
 
 screenshots: $(READY) ## pictures of the status page and of --status, by Chromium; into docs/images
 	@$(BIN)/python -m sandbox.screenshots
+
+dist: $(READY) ## wheel and sdist, into dist/: the same bytes from the same commit
+	@$(BIN)/python -m hatchling build --clean
 
 lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
