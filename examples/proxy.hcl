@@ -1,5 +1,11 @@
 # Vault Proxy or bao proxy: apps on this machine read http://127.0.0.1:8100/v1/secret/data/liveperson/tokens/… without a
 # login of their own. Static secrets are not cached here, so each read is fresh.
+#   vault proxy -config=proxy.hcl
+vault {
+  address = "https://vault.example.com:8200"
+  ca_cert = "vault-ca.pem" # where the system does not trust Vault's certificate
+}
+
 auto_auth {
   method "approle" {
     config = {

@@ -104,9 +104,39 @@ def test_hvac_tries_again_with_another_token_and_not_with_the_same(reader: Reade
         assert process.stdout.readline().strip() == "True"
 
 
+_WHEN_VAULT_IS_AWAY = """
+import sys; sys.path.insert(0, sys.argv[1])
+import os, hvac, read_token
+client = hvac.Client(verify=os.environ["VAULT_CACERT"])
+jwt = read_token.AppJWT(os.environ["ACCOUNT"], client)
+before = jwt.headers()
+read_token.time.monotonic = lambda: 1e12
+client.adapter.base_uri = "https://127.0.0.1:9"
+assert jwt.headers() == before, "it serves until its end"
+read_token.time.time = lambda: float(jwt._secret["exp"])
+read_token.time.monotonic = lambda: 2e12
+jwt.headers()
+"""
+
+
+def test_hvac_goes_on_with_a_living_token_where_vault_is_away(reader: Reader) -> None:
+    program = [sys.executable, "-c", _WHEN_VAULT_IS_AWAY, str(EXAMPLES)]
+    done = subprocess.run(program, env=reader.environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "ConnectionError" in done.stderr.splitlines()[-1], "and says so when it has ended"
+
+
 @pytest.mark.tool("curl")
-def test_curl_reads_the_token(reader: Reader) -> None:
-    assert reader.run("sh", str(EXAMPLES / "read-token.sh"), ACCOUNT) == reader.token
+def test_curl_reads_the_token_and_says_when_there_is_none(reader: Reader) -> None:
+    script = str(EXAMPLES / "read-token.sh")
+    assert reader.run("sh", script, ACCOUNT) == reader.token
+    for token in (reader.environment["VAULT_TOKEN"], "none"):
+        told = {**reader.environment, "VAULT_TOKEN": token}
+        name = "nobody" if token != "none" else ACCOUNT
+        done = subprocess.run(["sh", script, name], env=told, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert done.stderr
 
 
 @pytest.mark.tool("node", "npm")
@@ -150,7 +180,9 @@ def test_an_agent_renders_the_token_and_its_successor(reader: Reader) -> None:
 
 def test_a_proxy_serves_the_token_to_whoever_has_no_login(reader: Reader) -> None:
     address = "127.0.0.1:8114"
-    (reader.folder / "proxy.hcl").write_text((EXAMPLES / "proxy.hcl").read_text().replace("127.0.0.1:8100", address))
+    config = (EXAMPLES / "proxy.hcl").read_text().replace("127.0.0.1:8100", address)
+    config = config.replace("https://vault.example.com:8200", reader.world.openbao.address)
+    (reader.folder / "proxy.hcl").write_text(config.replace("vault-ca.pem", str(reader.world.openbao.ca_file)))
     environment = {key: value for key, value in reader.environment.items() if key != "VAULT_TOKEN"}
 
     def read() -> Any:
