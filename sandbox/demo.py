@@ -44,37 +44,43 @@ class Seen:
     reads: int = 0
     expired: int = 0
     least_left: float = 1.0
-    versions: dict[str, set[str]] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
 
-    def take(self, account: str, token: dict[str, str]) -> float:
+    def take(self, account: str, token: dict[str, str], version: int) -> float:
         """Note one read; the share of life that was left."""
         left = (int(token["exp"]) - time.time()) / (int(token["exp"]) - int(token["iat"]))
         self.reads += 1
         self.expired += left <= 0
         self.least_left = min(self.least_left, left)
-        self.versions.setdefault(account, set()).add(token["fingerprint"])
+        self.versions[account] = version
         return left
 
     def replaced(self) -> int:
-        return sum(len(each) - 1 for each in self.versions.values())
+        return sum(version - 1 for version in self.versions.values())
 
 
 class Reader:
     """An app: it may read the tokens and nothing else, and holds no client secret."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, folder: Path) -> None:
         world.openbao.policy("reader", _READER_POLICY)
         http = requests.Session()
         http.trust_env = False
         http.verify = str(world.openbao.ca_file)
-        self._vault: Any = hvac.Client(url=world.openbao.address, token=world.openbao.token(["reader"]), session=http)
+        token = world.openbao.token(["reader"])
+        self._vault: Any = hvac.Client(url=world.openbao.address, token=token, session=http)
+        self.login = folder / "reader.env"
+        """For whoever wants to look, too."""
+        self.login.touch(0o600)
+        login = {"VAULT_ADDR": world.openbao.address, "VAULT_CACERT": world.openbao.ca_file, "VAULT_TOKEN": token}
+        self.login.write_text("".join(f"export {name}={value}\n" for name, value in login.items()))
 
-    def read(self, account: str) -> dict[str, str]:
+    def read(self, account: str) -> tuple[dict[str, str], int]:
+        """The token with what is told beside it, and its version."""
         answer = self._vault.secrets.kv.v2.read_secret_version(
             f"liveperson/tokens/{account}", raise_on_deleted_version=True
         )
-        token: dict[str, str] = answer["data"]["data"]
-        return token
+        return answer["data"]["data"], answer["data"]["metadata"]["version"]
 
     def may_write(self) -> bool:
         try:
@@ -86,49 +92,59 @@ class Reader:
 
 def main() -> int:
     seconds = float(os.environ.get("DEMO_SECONDS", "60"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers and the folder go then, too
     _say("A real OpenBao server and a local stand-in for LivePerson start on this machine.")
     with tempfile.TemporaryDirectory() as folder, World(Path(folder), token_life=_LIFE) as world:
         for account, region in _ACCOUNTS.items():
             world.add_account(account, region)
-        _say(f"Three accounts in two regions; their AppJWTs live {_LIFE.seconds} s instead of an hour.")
+        _say(f"Three accounts in two of LivePerson's regions; their AppJWTs live {_LIFE.seconds} s instead of an hour.")
         _say("The worker logs in by AppRole, under config/policies/worker.hcl:")
         _show(world, [])
-        reader = Reader(world)
+        reader = Reader(world, Path(folder))
         with _worker(world) as (worker, ready):
             if not ready.wait(20):
                 _say("The worker did not get ready.")
                 return 1
             refused = "refuses its write" if not reader.may_write() else "LET IT WRITE"
             _say(f"A reader looks each second. It holds a token that may only read: OpenBao {refused}.")
+            _say("Look yourself meanwhile, in another terminal (DEMO_SECONDS=0 goes on until Ctrl-C):")
+            print(f"    . {reader.login}; sh examples/read-token.sh {next(iter(_ACCOUNTS))}")
             seen = Seen()
             try:
-                _watch(world, reader, seen, seconds)
+                _watch(world, reader, seen, seconds, worker)
             except KeyboardInterrupt:
                 print()
             finally:
                 worker.send_signal(signal.SIGTERM)
                 status = worker.wait(20)
+        for account in _ACCOUNTS:
+            seen.take(account, *reader.read(account))
     _say(f"The worker ended with status {status}.\n")
     if not seen.expired:
         print("  No reader ever saw a token that had ended.")
-    print(f"  tokens replaced      {seen.replaced()}, by {world.liveperson.mints()} token requests that were answered")
+    first = len(seen.versions)
+    print(
+        f"  tokens written       {first + seen.replaced()}: {first} first ones and {seen.replaced()} that replaced one"
+    )
+    print(f"  token requests       {world.liveperson.mints()} that were answered with a token")
     print(f"  reads                {seen.reads}")
     print(f"  least life left seen {seen.least_left:.0%}")
     print(f"  expired reads        {seen.expired}")
     return int(seen.expired > 0 or status != 0 or seen.replaced() < len(_ACCOUNTS))
 
 
-def _watch(world: World, reader: Reader, seen: Seen, seconds: float) -> None:
-    """Read and print once a second; have the scenes in between."""
+def _watch(world: World, reader: Reader, seen: Seen, seconds: float, worker: "subprocess.Popen[str]") -> None:
+    """Read and print once a second while the worker runs; have the scenes in between."""
     began = time.monotonic()
     scenes = _scenes(world, reader, (seconds or 60) / 2)
     next(scenes)
     print("\nPer account: the token's fingerprint, and what is left of its life.")
-    print(f"\n{'':8}" + "".join(account.ljust(_WIDTH) for account in _ACCOUNTS))
-    while not seconds or time.monotonic() - began < seconds:
+    print(f"\n{'':8}" + "".join(f"{account}, region {region}".ljust(_WIDTH) for account, region in _ACCOUNTS.items()))
+    while worker.poll() is None and (not seconds or time.monotonic() - began < seconds):
         at = time.monotonic() - began
-        tokens = {account: reader.read(account) for account in _ACCOUNTS}
-        cells = [_cell(token, seen.take(account, token)) for account, token in tokens.items()]
+        found = {account: reader.read(account) for account in _ACCOUNTS}
+        cells = [_cell(token, seen.take(account, token, version)) for account, (token, version) in found.items()]
+        tokens = {account: token for account, (token, _) in found.items()}
         print(f"{at:4.0f} s  " + "".join(cell.ljust(_WIDTH) for cell in cells).rstrip(), flush=True)
         with suppress(StopIteration):
             scenes.send((at, tokens))
@@ -149,7 +165,7 @@ def _scenes(world: World, reader: Reader, midway: float) -> Generator[None, tupl
     # begin the outage just before a token is due, or nobody would ask while it lasts
     while at < midway or min(_until_due(token) for token in tokens.values()) > _JUST_BEFORE:
         at, tokens = yield
-    _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: it answers 503.")
+    _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: whoever is due meanwhile is answered 503, and tries again.")
     with world.liveperson.faults.on(Fault(status=503)):
         ends = at + _OUTAGE
         while at < ends:
@@ -171,7 +187,7 @@ def _fetch_consumer_jws(world: World, reader: Reader) -> None:
     account, region = next(iter(_ACCOUNTS.items()))
     answer = requests.post(
         f"https://{world.liveperson.hosts[region]}/api/account/{account}/consumer?v=1.0",
-        headers={"Authorization": reader.read(account)["access_token"]},
+        headers={"Authorization": reader.read(account)[0]["access_token"]},
         json={"ext_consumer_id": "demo"},
         verify=str(world.liveperson.ca_file),
         timeout=5,

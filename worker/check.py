@@ -17,6 +17,8 @@ from worker.mint import Domains
 from worker.refresh import Accounts, StoredTokens
 
 _LARGEST_SKEW = timedelta(minutes=1)
+_NEXT_TO_NOTHING = 2.0
+"""Seconds. A server tells whole ones, and what it told has travelled."""
 _FORBIDDEN = 403
 
 
@@ -195,6 +197,8 @@ class Preflight:
     def _clock(self, against: str, now: datetime) -> Line:
         ahead = (datetime.now(UTC) - now).total_seconds()
         detail = f"this machine's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} it"
+        if abs(ahead) < _NEXT_TO_NOTHING:
+            detail = "this machine's is the same, to a second or two"
         ok = abs(ahead) <= _LARGEST_SKEW.total_seconds()
         remedy = None if ok else "set this machine's clock, for example by NTP"
         return Line(f"clock {against}", ok=ok, detail=detail, remedy=remedy)

@@ -202,7 +202,7 @@ def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Pr
 
 def test_a_check_that_fails_gives_the_very_command_that_mends_it(prefixes: Prefixes) -> None:
     made, odd = prefixes.scene, {"sentinel_domain": "example.com"}
-    changes = prefixes.add("mended", le409={"client_id": ""}, le410={}, le411=odd)
+    changes = prefixes.add("mended", le409={"client_id": ""}, le410={}, le411=odd, le414={"client_secret": "echoed\n"})
     made.openbao.client.secrets.kv.v2.create_or_update_secret("mended/tokens/le410", {"a": "b"})
 
     def failures() -> dict[str, dict[str, Any]]:
@@ -217,12 +217,15 @@ def test_a_check_that_fails_gives_the_very_command_that_mends_it(prefixes: Prefi
         "account le410": "secret/mended/tokens/le410 holds a secret that is not ours; to hand it over: "
         + found["account le410"]["remedy"],
         "account le411": "sentinel_domain of the account is example.com, which sentinel.allowed_hosts does not allow",
+        "account le414": "client_secret: holds a space, a line break or a character outside ASCII",
     }
+    remedy = "vault kv patch -mount=secret mended/accounts/le414 client_secret=@FILE"
+    assert found["account le414"]["remedy"] == remedy, "a secret is not for the shell's history"
     assert found["account le409"]["remedy"] == "vault kv patch -mount=secret mended/accounts/le409 client_id=VALUE"
     assert "sentinel.allowed_hosts" in found["account le411"]["remedy"]
     operate(made, found["account le409"]["remedy"].replace("VALUE", "75588e18-0213-4e33-8174-883acac7e3c4"))
     operate(made, found["account le410"]["remedy"])
-    assert failures().keys() == {"account le411"}
+    assert failures().keys() == {"account le411", "account le414"}
 
 
 def test_check_as_a_table_says_what_failed_why_and_what_mends_it(bad: Changes, made: Scene) -> None:

@@ -28,7 +28,7 @@ _LOOKS_SECRET = re.compile(
     rf"""
       eyJ[A-Za-z0-9_-]{{5,}}(?:\.[A-Za-z0-9_-]*){{0,2}}        # a JWT, or its head: {{" in base64url
     | \b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{{20,}}               # a token of Vault or OpenBao
-    | \b{_NAMES}=(?P<plain>(?!VALUE$)[^\s&"',;]+)             # VALUE is what --check has for a remedy
+    | \b{_NAMES}=(?P<plain>(?!@FILE$)[^\s&"',;]+)             # @FILE is what --check has for a remedy
     | \b{_NAMES}"\s*:\s*"(?P<double>[^"]*)
     | \b{_NAMES}'\s*:\s*'(?P<single>[^']*)
     | \b(?i:x-vault-token)\s*:\s*(?P<header>[^\s"']+)

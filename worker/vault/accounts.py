@@ -76,7 +76,8 @@ class VaultAccounts:
     def mending(self, name: str, field: str) -> str:
         """The command that mends a field of an account's secret."""
         v2 = self._engine.version(Operation.READ_ACCOUNT) > 1
-        what = f"patch {{}} {field}=VALUE" if v2 else "put {} client_id=VALUE client_secret=VALUE"
+        value = "@FILE" if field == "client_secret" else "VALUE"  # a secret is not for the shell's history
+        what = f"patch {{}} {field}={value}" if v2 else "put {} client_id=VALUE client_secret=@FILE"
         return "vault kv " + what.format(f"-mount={self._mount} {self._prefix}/{name}")
 
     def _secret(self, name: str, version: int | None = None) -> tuple[Mapping[str, object], Mapping[str, Any]]:

@@ -205,7 +205,7 @@ def test_what_is_called_a_secret_goes_although_nobody_named_it(text: str, left: 
         "9f86d081884c7d65",
         "internalErrorCode 9007 at 2026-01-01T00:00:00Z",
         "client_secret: missing or empty",
-        "vault kv patch -mount=secret liveperson/accounts/le1 client_secret=VALUE",
+        "vault kv patch -mount=secret liveperson/accounts/le1 client_secret=@FILE",
         "50% of the tokens &c. are \\unknown, 100%25",
     ],
 )
