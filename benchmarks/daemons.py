@@ -122,7 +122,7 @@ def cold(world: World, accounts: int) -> dict[str, Any]:
 
 def replicas(world: World, number: int) -> dict[str, Any]:
     with ExitStack() as running:
-        daemons = [running.enter_context(Process(world, {}, f"replica-{each}")) for each in range(number)]
+        daemons = [running.enter_context(Process(world, _SPREAD, f"replica-{each}")) for each in range(number)]
         for daemon in daemons:
             daemon.wait_until_ready()
         time.sleep(5)

@@ -92,7 +92,7 @@ class Dispatcher:
             self._stopped = True
 
     def _run(self, entry: Entry) -> None:
-        refresh = partial(self._refresher.refresh, entry.name, held=entry.held, by_hand=self._by_hand)
+        refresh = partial(self._refresher.refresh, entry.name, held=entry.should_stand, by_hand=self._by_hand)
         self.settle(self._guarded(entry.name, refresh))
 
     def _guarded(self, name: str, work: Callable[[], Outcome]) -> Outcome:

@@ -114,7 +114,7 @@ class Fleet:
 
     def settled(self) -> list[str]:
         """Accounts of which there is nothing to be said."""
-        return [entry.name for entry in self._entries.values() if entry.state is State.OK and entry.held]
+        return [entry.name for entry in self._entries.values() if entry.state is State.OK and entry.should_stand]
 
     def borrow(self, name: str) -> Entry | None:
         """Mark a settled account as running, to be looked at; None = it is busy."""
@@ -162,8 +162,10 @@ class Fleet:
         host_was_unknown = lane is self._lanes[None]
         entry.host = outcome.host or entry.host
         drifted = outcome.reason is Reason.DRIFT and outcome.result not in (Result.REFRESHED, Result.UNCHANGED)
-        if outcome.held and not drifted:  # else what was there before is still what should be there
-            entry.held = outcome.held
+        if drifted:
+            entry.held, entry.lost = outcome.held, entry.lost or entry.held
+        elif outcome.held:
+            entry.held, entry.lost = outcome.held, None
         left = entry.held.life.left(now) if entry.held else 0.0
         if outcome.is_to_do:
             entry.due = now

@@ -54,8 +54,9 @@ class Sweep:
             entry = dispatcher.fleet.borrow(name)
         if entry is None:
             return
-        outcome = dispatcher.look(name, entry.held)
-        same = outcome.held and entry.held and outcome.held.fingerprint == entry.held.fingerprint
+        stood = entry.should_stand
+        outcome = dispatcher.look(name, stood)
+        same = outcome.held and stood and outcome.held.fingerprint == stood.fingerprint
         known = outcome.result is Result.ADOPTED and same and not outcome.restored
         unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
         if known or unseen:

@@ -139,6 +139,25 @@ def test_who_is_well_is_told_so(seen: Seen) -> None:
     assert left - seen.metrics["appjwt_token_issued_timestamp_seconds", "well"] == pytest.approx(3600, abs=2)
 
 
+def test_a_token_that_was_deleted_and_cannot_be_replaced_is_seen_as_none(tmp_path: Path) -> None:
+    with scene(tmp_path) as made:
+        made.settings |= {"APPJWT_HTTP_LISTEN": "127.0.0.1:0", "APPJWT_TOKENS_SWEEP_EVERY": "1s"}
+        for account in ("lost", "well"):
+            made.add_account(account)
+        daemon = made.daemon()
+        url = f"http://{daemon.wait_for('worker.started')['http']}"
+        daemon.wait_for("token.refreshed", count=2)
+        made.liveperson.faults.set(Fault(status=503), account="lost")
+        made.openbao.client.secrets.kv.v2.delete_latest_version_of_secret("liveperson/tokens/lost")
+        assert daemon.wait_for("refresh.failed", account="lost")["life_left"] == 0
+        first = requests.get(f"{url}/status.json", timeout=5).json()["accounts"][0]
+        assert (first["account"], first["life_left"], first["fingerprint"]) == ("lost", 0, None)
+        assert "\nappjwt_min_life_left_ratio 0.0\n" in requests.get(f"{url}/metrics", timeout=5).text
+        made.liveperson.faults.clear(account="lost")
+        assert daemon.wait_for("token.refreshed", account="lost", count=2, within=30)["reason"] == "drift"
+        daemon.stop()
+
+
 def test_requests_are_counted_at_each_host_and_operation(seen: Seen, world: tuple[Scene, Daemon, str]) -> None:
     host = world[0].liveperson.hosts["va"]
     for status in ("200", "401", "403", "429", "500", "none"):

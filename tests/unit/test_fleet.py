@@ -1,5 +1,6 @@
 """Whose turn it is: the fleet alone, with moments as plain numbers."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -610,6 +611,26 @@ def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(
     assert following
     assert following.due == 2500.0
     assert following.life_left == 1000.0
+
+
+def test_what_is_gone_has_no_life_left_though_it_is_still_known_what_should_be_there(fleet: Fleet) -> None:
+    """A reader finds nothing: page, metrics and pauses must not go by what he should find."""
+    know(fleet, "a", ends=3600.0)
+    (a,) = fleet.entries()
+    stood = a.held
+    fleet.done(Outcome("a", Result.SKIPPED, 0.1, reason=Reason.DRIFT), 100.0)
+    following = fleet.done(replace(failed("a"), reason=Reason.DRIFT), 101.0)
+    assert following
+    assert following.life_left == 0.0
+    assert (a.held, a.should_stand) == (None, stood)
+    older = held(900.0)
+    following = fleet.done(replace(failed("a"), reason=Reason.DRIFT, held=older), 102.0)
+    assert following
+    assert following.life_left == 798.0
+    assert (a.held, a.should_stand) == (older, stood)
+    fleet.done(ok("a", ends=4000.0), 110.0)
+    assert a.held
+    assert (a.lost, a.held.life.ends) == (None, 4000.0)
 
 
 def test_its_accounts_can_be_shown(fleet: Fleet) -> None:

@@ -14,6 +14,9 @@ class Entry:
     name: str
     state: State = State.OK
     held: Held | None = None
+    """What a reader finds, as far as known."""
+    lost: Held | None = None
+    """What he should find: it was deleted, or something worse was put in its place."""
     host: str | None = None
     failures: int = 0
     kind: Kind | None = None
@@ -25,3 +28,8 @@ class Entry:
     due: float | None = None
     running: bool = False
     queued: bool = False
+
+    @property
+    def should_stand(self) -> Held | None:
+        """What the stored token is compared with."""
+        return self.lost or self.held
