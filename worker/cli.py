@@ -29,8 +29,9 @@ from LivePerson Sentinel well before its hour is over and writes it back to Vaul
 """
 
 _MORE = """\
-exit status: 0 all well, 1 an account failed, 2 wrong flags or settings,
-3 Vault cannot be used. SIGTERM or Ctrl-C ends the daemon, with 0.
+exit status: 0 all well, 1 an account failed (--status: one has no live token),
+2 wrong flags or settings, 3 Vault cannot be used. SIGTERM or Ctrl-C ends the
+daemon, with 0.
 
 Settings come from the environment (APPJWT_VAULT_ADDRESS and so on) and from a TOML
 file; the environment wins. config/worker.toml lists all of them.

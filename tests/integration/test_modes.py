@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hvac.exceptions import InvalidPath
 
 import sandbox
 from tests.integration.calls import by_token, operate, side_by_side
@@ -340,6 +341,9 @@ def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
     missing = "there is no secret at secret/liveperson/accounts/"
     assert near.document["accounts"][0]["error"] in {f"{missing}le40; did you mean le40{n}?" for n in (0, 1)}
     assert far.document["accounts"][0]["error"] == f"{missing}brand/eu"
+    for name in ("le40", "brand/eu"):
+        with pytest.raises(InvalidPath):  # a typing error leaves nothing behind
+            made.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{name}")
 
 
 @pytest.mark.parametrize("name", ["../accounts/le400", "a//b", "a b", "/", ""])

@@ -19,6 +19,8 @@ def news(outcome: Outcome, told: Mapping[str, str], now: datetime) -> dict[str, 
     :param now: Vault's clock.
     """
     error, state = outcome.error, outcome.state
+    if state is State.REMOVED and not told:
+        return None  # nothing of ours was ever there: a typing error leaves nothing behind
     if state is State.FOREIGN or (outcome.result is Result.SKIPPED and error is None):
         return None  # the path is somebody else's; or the account was only looked at
     if error and error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.TRANSIENT:

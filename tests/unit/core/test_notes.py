@@ -91,6 +91,12 @@ def test_who_is_to_have_no_token_is_told_once(error: RefreshError, state: State)
     assert news(outcome, {"state": state}, ISSUED) is None
 
 
+def test_of_an_account_that_never_was_nothing_is_told() -> None:
+    gone = after(Result.SKIPPED, AccountGoneError("404"))
+    assert news(gone, {}, ISSUED) is None
+    assert news(gone, {"managed_by": "appjwt-worker"}, ISSUED) is not None
+
+
 @pytest.mark.parametrize(
     "outcome",
     [
