@@ -1,7 +1,9 @@
 """The daemon: accounts come and go, what is due is refreshed, a clean stop. It ends only when told to."""
 
+import contextlib
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -25,6 +27,8 @@ _SYNC, _LOGIN, _PUMP, _SWEEP = "/sync", "/login", "/pump", "/sweep"
 _FAST_PAUSES = 3
 """A sync that failed is repeated at these first of the pauses, for it is what notices that Vault is back."""
 
+_LOOKERS = 32
+"""Threads, at most, that look at the stored tokens of new accounts; at a start that is all of them."""
 _TICK = 1.0
 _PATIENCE = 14.0
 """Seconds that what runs has to end after SIGTERM; with the revocation of the login it stays under the promised 20."""
@@ -109,13 +113,13 @@ class Daemon:
         self._dispatcher.stop()
 
     def _in_pool(self, work: Callable[..., None], *names: str) -> None:
-        def guarded() -> None:
-            try:
-                work(*names)
-            except Exception:
-                log.exception("worker.bug")  # the next sync makes good what was left undone
+        self._pool.submit(self._guarded, work, *names)
 
-        self._pool.submit(guarded)
+    def _guarded(self, work: Callable[..., None], *names: str) -> None:
+        try:
+            work(*names)
+        except Exception:
+            log.exception("worker.bug")  # the next sync makes good what was left undone
 
     def _sync(self) -> None:
         """Compare the accounts there are with those we know, so that no lost event stops one."""
@@ -149,7 +153,9 @@ class Daemon:
         for name in new:
             if not first:
                 log.info("account.added", account=name)
-            self._in_pool(self._look, name)
+        unseen = deque(new)
+        for _ in range(min(len(new), _LOOKERS)):
+            self._pool.submit(self._look_at, unseen)
         for name in missing:
             self._in_pool(self._remove_if_gone, name)
         dispatcher.queue(*overdue)
@@ -158,6 +164,12 @@ class Daemon:
         hint = None if listed else "there is no account below accounts.prefix"
         say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing), hint=hint)
         self._log_in()
+
+    def _look_at(self, names: deque[str]) -> None:
+        """One after the other, until others have taken the rest: a job for each would be thousands at once."""
+        while names and not self._stopping:
+            with contextlib.suppress(IndexError):
+                self._guarded(self._look, names.popleft())
 
     def _look(self, name: str) -> None:
         self._dispatcher.settle(self._dispatcher.look(name, None))
