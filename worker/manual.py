@@ -13,6 +13,7 @@ from worker.dispatch import Dispatcher
 from worker.fleet import Fleet
 from worker.refresh import Accounts, ByHand, Refresher
 
+_PREVIOUS_USED = "Sentinel refused the newest client_secret, and took the one before it"
 _LONGEST_WAIT = 0.1
 """Seconds between two looks at how far it is."""
 
@@ -107,7 +108,7 @@ class ManualRefresh:
 
     def _line(self, outcome: Outcome, named: bool) -> Line:  # noqa: FBT001 - see run
         result, token = outcome.result, outcome.token
-        error = str(outcome.error) if outcome.error else None
+        error = str(outcome.error) if outcome.error else _PREVIOUS_USED if outcome.previous_used else None
         if named and isinstance(outcome.error, AccountGoneError):
             result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
         return Line(

@@ -224,6 +224,11 @@ def test_where_sentinel_refuses_the_newest_secret_the_one_before_is_tried_and_a_
     lines = [json.loads(line) for line in refreshed.done.err.splitlines()]
     (warning,) = [line for line in lines if line["event"] == "credentials.previous_used"]
     assert (warning["account"], warning["level"]) == ("rotating", "warning")
+    row = refreshed.row("rotating")
+    assert (row["outcome"], row["error"]) == (
+        "refreshed",
+        "Sentinel refused the newest client_secret, and took the one before it",
+    )
     assert [seen.status for seen in refreshed.liveperson.seen if seen.account_id == "rotating"][1:] == [401, 200]
 
 
