@@ -44,7 +44,7 @@ class _Table(BaseModel):
 class VaultSettings(_Table):
     address: Url = Field(description="https; plain http to loopback only, or with allow_http = true")
     allow_http: bool = False
-    namespace: str | None = None
+    namespace: VaultPath | None = None
     ca_cert: Path | None = Field(None, description="PEM file of the only CAs that count; absent = the system's")
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
     auth_method: Literal["kubernetes", "jwt", "approle", "token"] | None = Field(

@@ -123,6 +123,10 @@ def _header_echo(asked: bytes) -> bytes:
     return http(b"{}", f"X\x00: {_form(asked)['client_secret']}")
 
 
+def _redirect_echo(asked: bytes) -> bytes:
+    return http(b"", f"Location: https://{_form(asked)['client_secret']}.example/", status="302 Found")
+
+
 def _telling_token(**told: str) -> Talk:
     """A token that is right, but tells the secret in a claim or beside it."""
 
@@ -146,6 +150,7 @@ def _zipped(times: int) -> bytes:
 _TIME = "no complete answer within 2 s"
 _BROKEN = "the answer is broken|connection lost"
 _LARGE = "larger than 4 MiB"
+_PACKED = "the answer is compressed, though that was not asked for"
 _NO_TOKEN = "without an access_token"
 
 SLOW: Mapping[str, Hostile] = {
@@ -172,13 +177,11 @@ LARGE: Mapping[str, Hostile] = {
     "trailers without an end": Hostile(_for_ever(_CHUNKED + b"0\r\n", b"X: y\r\n" * 99, 0), f"{_BROKEN}|{_TIME}"),
     "a body of 5 MiB": Hostile(_saying(http(b" " * (5 * _MIB))), _LARGE),
     "a body without a length": Hostile(_for_ever(_OK + b"\r\n", b" " * 65536, 0), f"{_LARGE}|{_TIME}"),
-    "a gzip bomb": Hostile(_saying(http(_zipped(1), "Content-Encoding: gzip")), _LARGE),
-    "a gzip bomb in gzip": Hostile(
-        _saying(http(_zipped(3), "Content-Encoding: gzip, gzip, gzip")), f"{_LARGE}|{_BROKEN}"
-    ),
-    "a deflate bomb": Hostile(_saying(http(zlib.compress(bytes(64 * _MIB)), "Content-Encoding: deflate")), _LARGE),
-    "a hundred codings": Hostile(_saying(http(b"x", "Content-Encoding: " + ", ".join(["gzip"] * 100))), _BROKEN),
-    "no gzip though it says so": Hostile(_saying(http(b"{}", "Content-Encoding: gzip")), _BROKEN),
+    "a gzip bomb": Hostile(_saying(http(_zipped(1), "Content-Encoding: gzip")), _PACKED),
+    "a gzip bomb in gzip": Hostile(_saying(http(_zipped(3), "Content-Encoding: gzip, gzip, gzip")), _PACKED),
+    "a deflate bomb": Hostile(_saying(http(zlib.compress(bytes(64 * _MIB)), "Content-Encoding: deflate")), _PACKED),
+    "a hundred codings": Hostile(_saying(http(b"x", "Content-Encoding: " + ", ".join(["gzip"] * 100))), _PACKED),
+    "no gzip though it says so": Hostile(_saying(http(b"{}", "Content-Encoding: gzip")), _PACKED),
     "4 MiB of brackets": Hostile(_saying(http(b"[" * (4 * _MIB - 1))), _NO_TOKEN),
     "4 MiB of braces": Hostile(_saying(http(b'{"a":' * 800_000)), _NO_TOKEN),
     "4 MiB of digits": Hostile(_saying(http(b'{"access_token": ' + b"9" * 4_000_000 + b"}")), _NO_TOKEN),
@@ -233,6 +236,9 @@ ECHOES: Mapping[str, Hostile] = {
     **{f"tells the secret {form}": Hostile(_echo(form, "401 No"), r"answers 401: .*\[redacted\]") for form in FORMS},
     "tells the secret cut in two": Hostile(_saying(_cut_echo), r"starts \[redacted\] ends \[redacted\]"),
     "tells the secret in a broken header": Hostile(_saying(_header_echo), f"{_NO_TOKEN}|{_BROKEN}"),
+    "tells the secret as a redirect's host": Hostile(
+        _saying(_redirect_echo), r"a redirect \(302\) to another (host|path) was not followed$"
+    ),
     "tells the secret as scope": Hostile(_telling_token(scope="{}"), "nothing of the client_secret"),
     "tells the secret as audience": Hostile(_telling_token(aud="{}"), "nothing of the client_secret"),
     "tells the secret as issuer": Hostile(_telling_token(iss="{}"), "nothing of the client_secret"),

@@ -124,13 +124,15 @@ class _ConnectMixin:
         addresses = _resolve(host, port)
         for tries_left in range(len(addresses), 0, -1):
             family, kind, protocol, _, address = addresses[-tries_left]
-            sock = _Socket(family, kind, protocol)
+            sock = None
             try:
+                sock = _Socket(family, kind, protocol)  # of some family this machine may know nothing
                 sock.settimeout(_time_left() / tries_left)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.connect(address)
             except OSError:
-                sock.close()
+                if sock:
+                    sock.close()
                 if tries_left == 1:
                     raise
             else:
@@ -143,7 +145,10 @@ class _PlainConnection(_ConnectMixin, HTTPConnection):
 
 
 class _TLSConnection(_ConnectMixin, HTTPSConnection):
-    pass
+    @property
+    def is_connected(self) -> bool:
+        """Not where something came that nobody asked for: in the TLS layer urllib3 does not see it."""
+        return super().is_connected and not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending())
 
 
 class _PlainPool(HTTPConnectionPool):

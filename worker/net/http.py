@@ -95,11 +95,12 @@ class _Session(requests.Session):
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: _Body, timeout: float
     ) -> requests.Response:
-        scheme, name, *_ = urlsplit(url)
+        scheme, netloc, *_ = urlsplit(url)
+        name = netloc.rpartition("@")[2]
         began = time.monotonic()
         bounded.begin(timeout)
         try:
-            raw = self._manager(scheme, name).urlopen(
+            raw = self._manager(scheme, netloc).urlopen(
                 method,
                 url,
                 body=body,
@@ -113,6 +114,9 @@ class _Session(requests.Session):
                 if raw.status < requests.codes.ok:
                     # such as 103: the answer is still to come, and would be taken for that to the next request
                     raise urllib3.exceptions.ProtocolError
+                if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    # to unpack what nobody asked for may take any time and any memory, between two looks at the clock
+                    raise urllib3.exceptions.DecodeError
                 content = raw.read(MAX_ANSWER + 1, decode_content=True)
             finally:
                 raw.close()  # a connection whose answer was read to its end went back to the pool before
@@ -123,7 +127,8 @@ class _Session(requests.Session):
             raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
         answer = _Answer(raw, content)
         if answer.is_redirect:
-            target = _host(raw.headers["location"]) or "another path"
+            # where to is not quoted: what it was sent may be in it, in any form
+            target = "another path" if _host(raw.headers["location"]) in (None, _host(url)) else "another host"
             raise ExchangeError(f"{name}: a redirect ({raw.status}) to {target} was not followed")
         return answer
 
@@ -214,6 +219,8 @@ def _proxy(scheme: str, netloc: str) -> str | None:
     """HTTPS_PROXY and NO_PROXY, asked once per host."""
     url = f"{scheme}://{netloc}/"
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url, None))
+    if proxy and not _host(proxy if "://" in proxy else f"http://{proxy}"):
+        raise ExchangeError(f"{netloc}: the proxy that the environment names has no host")
     return str(requests.utils.prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call]
 
 
@@ -239,6 +246,7 @@ def _cause(error: BaseException, timeout: float) -> str:
         TimeoutError: f"no complete answer within {timeout:g} s",
         ConnectionRefusedError: "connection refused",
         ConnectionError: "connection lost",
+        urllib3.exceptions.DecodeError: "the answer is compressed, though that was not asked for",
         urllib3.exceptions.ProxyError: "the proxy refused or failed",
         RuntimeError: "no thread can be started",
     }
