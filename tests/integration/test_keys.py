@@ -187,7 +187,7 @@ def test_a_key_that_is_withdrawn_vouches_for_an_hour_at_most(signed: Signed) -> 
         (Fault(answer=b'{"keys": {}}'), "publishes no RSA key (status 200)"),
         (Fault(refuse=True), "connection lost"),
         (Fault(hang=True), "no complete answer within 0.2 s"),
-        (Fault(redirect_to="https://localhost:1/"), "a redirect (307) to another host was not followed"),
+        (Fault(redirect_to="https://localhost:1/"), "a redirect (307) to another path was not followed"),
     ],
 )
 def test_without_keys_the_fault_passes_by_itself_and_is_no_refusal(fault: Fault, text: str, signed: Signed) -> None:
