@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _THREADS = 256
 """At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
 
+_LARGEST_OF_LIVEPERSON = 256 * 1024
+"""Bytes of an answer: a token has 8 KiB at most, a JWKS or the Domain API's list some tens."""
 _KEPT_OPEN = 32
 """Connections to one host, at most, that stay open when they are idle: after a rush the rest is closed."""
 
@@ -67,7 +69,7 @@ def build(settings: Settings) -> Parts:
     )
     accounts = VaultAccounts(session, mount=settings.accounts.mount, prefix=settings.accounts.prefix)
     tokens = VaultTokens(session, mount=settings.tokens.mount, prefix=settings.tokens.prefix)
-    http = _http("sentinel.ca_cert", sentinel.ca_cert)
+    http = _http("sentinel.ca_cert", sentinel.ca_cert, largest=_LARGEST_OF_LIVEPERSON)
     domains = Domains(
         http,
         url=sentinel.domain_api,
@@ -144,10 +146,10 @@ def preflight(settings: Settings, parts: Parts) -> "Preflight":
     )
 
 
-def _http(setting: str, ca_cert: Path | None) -> requests.Session:
-    agent = f"appjwt-worker/{version('appjwt-worker')}"
+def _http(setting: str, ca_cert: Path | None, *, largest: int = net.MAX_ANSWER) -> requests.Session:
+    agent, file = f"appjwt-worker/{version('appjwt-worker')}", str(ca_cert) if ca_cert else None
     try:
-        return net.session(user_agent=agent, ca_cert=str(ca_cert) if ca_cert else None, connections=_KEPT_OPEN)
+        return net.session(user_agent=agent, ca_cert=file, connections=_KEPT_OPEN, largest=largest)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "unknown").lower()
         raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None

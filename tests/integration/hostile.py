@@ -149,7 +149,7 @@ def _zipped(times: int) -> bytes:
 
 _TIME = "no complete answer within 2 s"
 _BROKEN = "the answer is broken|connection lost"
-_LARGE = "larger than 4 MiB"
+_LARGE = "larger than 256 KiB"
 _PACKED = "the answer is compressed, though that was not asked for"
 _NO_TOKEN = "without an access_token"
 
@@ -182,14 +182,14 @@ LARGE: Mapping[str, Hostile] = {
     "a deflate bomb": Hostile(_saying(http(zlib.compress(bytes(64 * _MIB)), "Content-Encoding: deflate")), _PACKED),
     "a hundred codings": Hostile(_saying(http(b"x", "Content-Encoding: " + ", ".join(["gzip"] * 100))), _PACKED),
     "no gzip though it says so": Hostile(_saying(http(b"{}", "Content-Encoding: gzip")), _PACKED),
-    "4 MiB of brackets": Hostile(_saying(http(b"[" * (4 * _MIB - 1))), _NO_TOKEN),
-    "4 MiB of braces": Hostile(_saying(http(b'{"a":' * 800_000)), _NO_TOKEN),
-    "4 MiB of digits": Hostile(_saying(http(b'{"access_token": ' + b"9" * 4_000_000 + b"}")), _NO_TOKEN),
-    "4 MiB in punycode": Hostile(
-        _saying(http(b"-" + b"ab" * 2_000_000, "Content-Type: application/json; charset=punycode")), _NO_TOKEN
+    "256 KiB of brackets": Hostile(_saying(http(b"[" * (256 * 1024 - 1))), _NO_TOKEN),
+    "256 KiB of braces": Hostile(_saying(http(b'{"a":' * 50_000)), _NO_TOKEN),
+    "256 KiB of digits": Hostile(_saying(http(b'{"access_token": ' + b"9" * 250_000 + b"}")), _NO_TOKEN),
+    "256 KiB in punycode": Hostile(
+        _saying(http(b"-" + b"ab" * 125_000, "Content-Type: application/json; charset=punycode")), _NO_TOKEN
     ),
-    "4 MiB of a token": Hostile(_saying(http(b'{"access_token": "' + b"a" * 4_000_000 + b'"}')), "at most 8192"),
-    "4 MiB of an error": Hostile(_saying(http(b"\\u0041&#65;%41" * 290_000, status="500 Oops")), "answers 500"),
+    "256 KiB of a token": Hostile(_saying(http(b'{"access_token": "' + b"a" * 250_000 + b'"}')), "at most 8192"),
+    "256 KiB of an error": Hostile(_saying(http(b"\\u0041&#65;%41" * 18_000, status="500 Oops")), "answers 500"),
 }
 BROKEN: Mapping[str, Hostile] = {
     "HTTP/0.9": Hostile(_saying(b"hello"), _BROKEN),

@@ -349,7 +349,7 @@ def test_version_2_0_of_the_token_request_is_the_documented_one(
 
 
 def test_of_a_host_with_thousands_of_keys_only_some_are_tried(signed: Signed) -> None:
-    """Each costs time on each token, and a host may publish 4 MiB of them."""
+    """Each costs time on each token, and a host may publish very many."""
     signed.verify(signed.token())
     key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(signed.liveperson.published_keys[0]))
     other = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 2048).public_key()))

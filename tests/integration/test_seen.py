@@ -25,7 +25,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "broken": (Fault(status=500, body=b'{"internalErrorCode": "9007"}'), "sentinel", "answers 500: "),
     "redirected": (Fault(redirect_to="https://localhost/"), "sentinel", "a redirect (307)"),
     "repeated": (Fault(echo_request=True), "sentinel", "answers 400: "),
-    "flooded": (Fault(body_size=5 * 1024 * 1024), "sentinel", "the answer is larger than 4 MiB"),
+    "flooded": (Fault(body_size=5 * 1024 * 1024), "sentinel", "the answer is larger than 256 KiB"),
     "bombed": (Fault(gzip_bomb=5 * 1024 * 1024), "sentinel", "the answer is compressed, though that was not asked for"),
     "dripped": (Fault(drip=0.3), "sentinel", "no complete answer within 1 s"),
     "cut": (Fault(cut=True), "sentinel", "the answer is broken"),

@@ -20,7 +20,7 @@ import urllib3
 from worker.net import bounded
 
 MAX_ANSWER = 4 * 1024 * 1024
-"""Bytes of body after decompression. The largest answer there is, a LIST of 100,000 names, stays below 4 MiB."""
+"""Bytes of body. The largest answer there is, Vault's LIST of 100,000 names, stays below 4 MiB."""
 
 DATE_RESOLUTION = timedelta(seconds=1)
 
@@ -59,9 +59,10 @@ class _Session(requests.Session):
     and the environment, and merges what it finds.
     """
 
-    def __init__(self, ca_cert: str | None, connections: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, ca_cert: str | None, connections: int, largest: int, headers: Mapping[str, str]) -> None:
         super().__init__()
         self._headers = headers
+        self._largest = largest
         self._ca_cert = ca_cert
         self._ca_read_at = self._ca_changed_at()
         self._context = bounded.tls_context(ca_cert)
@@ -117,14 +118,14 @@ class _Session(requests.Session):
                 if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
                     # to unpack what nobody asked for may take any time and any memory, between two looks at the clock
                     raise urllib3.exceptions.DecodeError
-                content = raw.read(MAX_ANSWER + 1, decode_content=True)
+                content = raw.read(self._largest + 1, decode_content=True)
             finally:
                 raw.close()  # a connection whose answer was read to its end went back to the pool before
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             raise ExchangeError(f"{name}: {_cause(error, timeout)}") from error
         _latest.took = time.monotonic() - began
-        if len(content) > MAX_ANSWER:
-            raise ExchangeError(f"{name}: the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB")
+        if len(content) > self._largest:
+            raise ExchangeError(f"{name}: the answer is larger than {self._largest // 1024} KiB")
         answer = _Answer(raw, content)
         if answer.is_redirect:
             # where to is not quoted: what it was sent may be in it, in any form
@@ -167,14 +168,17 @@ class _Session(requests.Session):
             return None
 
 
-def session(*, user_agent: str, ca_cert: str | None = None, connections: int = 8) -> requests.Session:
+def session(
+    *, user_agent: str, ca_cert: str | None = None, connections: int = 8, largest: int = MAX_ANSWER
+) -> requests.Session:
     """A session whose exchanges are bounded; every request must carry `timeout` in seconds.
 
     :param ca_cert: PEM file of the only CAs that count; None = the system's.
     :param connections: how many to one host stay open when they are idle.
+    :param largest: bytes of body that are read. JSON may become thirty times as much in memory, for each exchange.
     """
     headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
-    return _Session(ca_cert, connections, headers)
+    return _Session(ca_cert, connections, largest, headers)
 
 
 def json_of(response: requests.Response) -> Any:
