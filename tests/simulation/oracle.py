@@ -372,8 +372,11 @@ class Oracle:
         match window.recovery:
             case Recovery.NONE:
                 return 0.0
-            case Recovery.UNCHANGED:
-                return slack + (left / 2 if left else 510.0)  # of a token that has ended it is a refusal
+            case Recovery.UNCHANGED:  # of a token that has ended it is a refusal
+                skew = (
+                    abs(truth.published.skew) if truth.published else 0.0
+                )  # by Vault's clock as much more may be left
+                return slack + ((left + skew) / 2 if left else 510.0)
             case Recovery.SWEEP:
                 return slack + self._sweep_after(ended) + (left / 4 if left else 150.0)
             case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again
