@@ -81,9 +81,8 @@ class ManualRefresh:
     def _wait(self, progress: Callable[[int], object]) -> None:
         while len(self._outcomes) < self._wanted:
             with self._changed:
-                if (
-                    len(self._outcomes) < self._wanted
-                ):  # looked at again under the lock, or the last one's notice is missed
+                # looked at again under the lock, or the last one's notice is missed
+                if len(self._outcomes) < self._wanted:
                     self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
                 pump = self._pump_at <= self._clock()
                 if pump:

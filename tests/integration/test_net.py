@@ -471,6 +471,12 @@ def test_the_deadline_holds_when_a_proxy_is_silent(session: Open, monkeypatch: p
             assert time.monotonic() - began < DEADLINE + TOLERANCE
 
 
+def test_a_proxy_without_a_host_is_an_error_in_words(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://someone:something@")
+    text = failure(session(), "https://hostless.invalid")
+    assert text == "hostless.invalid: the proxy that the environment names has no host"
+
+
 def test_a_proxy_that_fails_is_blamed_and_its_password_is_not_told(
     session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

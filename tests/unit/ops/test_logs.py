@@ -62,7 +62,7 @@ def test_what_is_below_the_level_is_not_said_by_anybody(level: str, said: int, l
     assert [line["level"] for line in log.lines] == names[-said:]
     log.set_up(level)
     for name in names:
-        getattr(logging.getLogger("some.library"), name)("theirs")
+        getattr(logging.getLogger("some.package"), name)("theirs")
     assert [line["level"] for line in log.lines] == names[-said:]
 
 
@@ -254,7 +254,7 @@ def test_a_line_that_cannot_be_made_is_told_without_what_was_in_it(
     """The logging module would show the message, its arguments and the stack on stderr."""
     for say in (
         lambda: logger.info("any", field=Unprintable(), other=SAMPLE),
-        lambda: logging.getLogger("a.library").warning("%d of %s", "three", SAMPLE),
+        lambda: logging.getLogger("a.package").warning("%d of %s", "three", SAMPLE),
     ):
         log.set_up(style=style)
         say()
@@ -275,7 +275,7 @@ def test_a_stream_that_is_gone_takes_nobody_along(log: Log, capfd: pytest.Captur
 
 def test_what_finds_no_handler_is_still_redacted(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
     logging.getLogger().handlers.clear()
-    logging.getLogger("a.library").warning("with %s", SAMPLE)
+    logging.getLogger("a.package").warning("with %s", SAMPLE)
     assert only_line_of(log, capfd)["event"] == f"with {GONE}"
 
 
