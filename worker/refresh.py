@@ -29,6 +29,8 @@ from worker.core.unchecked import Stored
 from worker.mint import Mint, Minted
 
 _WRITE_TRIES = 3
+_STANDBY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Before reads at a standby of Vault, which may not know yet what was written: 0.1 s as a rule, more under load."""
 
 
 class Accounts(Protocol):
@@ -95,13 +97,21 @@ class _Attempt:
 
 class Refresher:
     def __init__(
-        self, *, accounts: Accounts, tokens: Tokens, mint: Mint, timing: Timing, clock: Callable[[], float]
+        self,
+        *,
+        accounts: Accounts,
+        tokens: Tokens,
+        mint: Mint,
+        timing: Timing,
+        clock: Callable[[], float],
+        sleep: Callable[[float], object],
     ) -> None:
         self._accounts = accounts
         self._tokens = tokens
         self._mint = mint
         self._timing = timing
         self._clock = clock
+        self._sleep = sleep
         self._unwritten: dict[str, Minted] = {}
         """Minted, but not known to be in Vault: the next try writes them, unless they are there, or due themselves."""
         self._tried: dict[str, bytes] = {}
@@ -228,12 +238,22 @@ class Refresher:
             try:
                 version = self._tokens.write(attempt.account, minted.token, minted.beside(), stored)
             except CasMismatchError:
-                stored = self._tokens.read(attempt.account)
+                stored = self._read_newer(attempt.account, stored)
                 continue
             attempt.stored = replace(stored, version=version)
             attempt.standing = Standing(None, minted.token, minted.held)
             return self._settled(attempt, Result.REFRESHED)
         text = f"others wrote to the token of {attempt.account} {_WRITE_TRIES} times"
+        raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
+
+    def _read_newer(self, name: str, than: Stored) -> Stored:
+        """What others wrote: Vault said that it is there, but a standby may answer the read without it."""
+        for pause in _STANDBY_PAUSES:
+            self._sleep(pause)
+            stored = self._tokens.read(name)
+            if stored.version > than.version:
+                return stored
+        text = f"the token of {name} has a newer version than Vault lets us read: does a standby of it lag behind?"
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
 
     def _standing_beside(self, minted: Minted, attempt: _Attempt, stored: Stored, now: float) -> Standing:

@@ -3,6 +3,7 @@
 import random
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +89,7 @@ def build(settings: Settings) -> Parts:
         timeout=sentinel.timeout,
         clock=steady,
     )
-    refresher = Refresher(accounts=accounts, tokens=tokens, mint=mint, timing=timing, clock=steady)
+    refresher = Refresher(accounts=accounts, tokens=tokens, mint=mint, timing=timing, clock=steady, sleep=time.sleep)
     fleet = Fleet(
         max_in_flight=sentinel.max_in_flight,
         max_per_second=sentinel.max_per_second,

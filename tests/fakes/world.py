@@ -169,8 +169,16 @@ class World:
             clock=self.clock,
         )
         return Refresher(
-            accounts=self.vault.accounts, tokens=self.vault.tokens, mint=mint, timing=timing, clock=self.clock
+            accounts=self.vault.accounts,
+            tokens=self.vault.tokens,
+            mint=mint,
+            timing=timing,
+            clock=self.clock,
+            sleep=self.sleep,
         )
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
 
     def start(
         self,

@@ -295,6 +295,9 @@ class SimWorld(World):
             digest=self._digest.hexdigest(),
         )
 
+    def sleep(self, seconds: float) -> None:
+        self.hub.sleep(seconds)
+
     def trace(self, *words: object) -> None:
         if self._tell:
             process = self.hub.process

@@ -10,7 +10,7 @@ import pytest
 from sandbox.faults import Fault
 from tests.builders import ACCOUNT, account_secret, token_of
 from tests.fakes.clock import HOUR, MINUTE, SECOND, Clock, nothing
-from tests.fakes.vault import FakeAccounts, FakeTokens
+from tests.fakes.vault import HEALTHY, FakeAccounts, FakeTokens, VaultFault
 from tests.fakes.world import World
 from worker.core.appjwt import utc
 from worker.core.errors import (
@@ -548,6 +548,34 @@ def test_who_loses_every_race_fails_and_tries_again_later(world: World, refreshe
     world.vault.at_request = garbage
     assert error_of(refresher.refresh(ACCOUNT)) == (Stage.VAULT, Kind.TRANSIENT, None, None)
     world.vault.at_request = nothing
+    assert refresher.refresh(ACCOUNT).result is Result.REFRESHED
+    assert world.liveperson.mints() == 1
+
+
+def lagging(world: World, by: timedelta) -> None:
+    world.vault.fault = lambda operation, _: VaultFault(stale=by if operation == "read_token" else None)
+
+
+def test_who_loses_the_race_at_a_standby_that_lags_waits_until_it_knows(world: World, refresher: Refresher) -> None:
+    def sister() -> None:
+        world.clock.advance(SECOND)
+        world.refresher("b").refresh(ACCOUNT)
+        lagging(world, timedelta(seconds=1.2))
+
+    let_first(world, sister)
+    outcome = refresher.refresh(ACCOUNT)
+    assert (outcome.result, outcome.error) == (Result.ADOPTED, None)
+    assert outcome.duration == pytest.approx(1 + 0.05 + 0.1 + 0.2 + 0.4 + 0.8)
+    assert world.version() == 1
+
+
+def test_a_standby_that_never_knows_is_a_failure_that_says_so(world: World, refresher: Refresher) -> None:
+    lagging(world, HOUR)
+    let_first(world, lambda: world.store("garbage"))
+    outcome = refresher.refresh(ACCOUNT)
+    assert error_of(outcome) == (Stage.VAULT, Kind.TRANSIENT, None, None)
+    assert "newer version than Vault lets us read" in str(outcome.error)
+    world.vault.fault = lambda *_: HEALTHY
     assert refresher.refresh(ACCOUNT).result is Result.REFRESHED
     assert world.liveperson.mints() == 1
 
