@@ -425,7 +425,7 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next_request(tls: Tls, sess
         assert b"cookie" not in server.requests[1].lower()
 
 
-# Proxies. They are looked up once per host: these tests use the name, the others the address.
+# Proxies. These tests use the name, the others the address.
 
 
 def test_a_proxy_is_used_and_sees_neither_path_nor_body(
@@ -441,6 +441,16 @@ def test_a_proxy_is_used_and_sees_neither_path_nor_body(
         assert len(server.requests) == 2
         assert PATH.encode() in server.requests[0]
         opened.close()
+
+
+def test_plain_http_goes_through_a_proxy_without_a_tunnel(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Answering(http()) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://someone:something@127.0.0.1:{proxy.port}")
+        assert post(session(), "http://plain.invalid:8200").ok
+        head = proxy.requests[0].decode()
+    assert head.startswith(f"POST http://plain.invalid:8200/{PATH}?")
+    assert "Host: plain.invalid:8200\r\n" in head
+    assert "proxy-authorization: basic " in head.lower()
 
 
 def test_no_proxy_is_honoured(tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,17 +23,15 @@ _NO_CHANCE = 12
 _LAYERS = 4
 """Deep enough for JSON in JSON in a URL."""
 
-_NAMES = r"(?i:client_secret|secret_id|access_token|client_token|\w*vault_token)"
-_LOOKS_SECRET = re.compile(
-    rf"""
-      eyJ[A-Za-z0-9_-]{{5,}}(?:\.[A-Za-z0-9_-]*){{0,2}}        # a JWT, or its head: {{" in base64url
-    | \b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{{20,}}               # a token of Vault or OpenBao
-    | \b{_NAMES}=(?P<plain>(?!@FILE$)[^\s&"',;]+)             # @FILE is what --check has for a remedy
-    | \b{_NAMES}"\s*:\s*"(?P<double>[^"]*)
-    | \b{_NAMES}'\s*:\s*'(?P<single>[^']*)
-    | \b(?i:x-vault-token)\s*:\s*(?P<header>[^\s"']+)
-    """,
-    re.VERBOSE,
+_LOOKS_SECRET = tuple(
+    re.compile(pattern, re.VERBOSE)
+    for pattern in (  # apart, and each with few beginnings: together they take six times as long
+        r"""eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}  # a JWT, or its head: {" in base64url""",
+        r"""\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}  # a token of Vault or OpenBao""",
+        r"""[sStT](?i:ecret|ecret_id|oken)  # and whatever before it in the name; @FILE is what --check has for a remedy
+            (?: =(?P<plain>(?!@FILE$)[^\s&"',;]+) | "\s*:\s*"(?P<double>[^"]*) | '\s*:\s*'(?P<single>[^']*) )""",
+        r"""-[vV](?i:ault-token)\s*:\s*(?P<header>[^\s"']+)""",
+    )
 )
 
 _ESCAPE = re.compile(
@@ -57,7 +55,7 @@ def redacted(text: str, *secrets: str) -> str:
 
 def redacted_lines(text: str, *secrets: str) -> str:
     """The same with its lines and spaces as they stand; a character that would steer a terminal becomes a space."""
-    if secrets or _LOOKS_SECRET.search(text) or _ESCAPE.search(text):  # most fields of a log line hold none of it
+    if secrets or _ESCAPE.search(text) or any(each.search(text) for each in _LOOKS_SECRET):  # most texts hold none
         hidden = _hidden(text, _pieces(secrets))
         runs = groupby(zip(hidden, text, strict=True), key=itemgetter(0))
         text = "".join(GONE if gone else "".join(map(itemgetter(1), run)) for gone, run in runs)
@@ -113,8 +111,8 @@ def _hidden(text: str, pieces: _Pieces) -> bytearray:
 def _found(text: str, pieces: _Pieces) -> Iterator[tuple[int, int]]:
     for size, known in pieces.items():
         yield from ((at, at + size) for at in range(len(text) - size + 1) if text[at : at + size] in known)
-    for match in _LOOKS_SECRET.finditer(text):
-        yield match.span(match.lastgroup or 0)
+    for pattern in _LOOKS_SECRET:
+        yield from (match.span(match.lastgroup or 0) for match in pattern.finditer(text))
 
 
 def _layers(text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:

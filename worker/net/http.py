@@ -67,8 +67,8 @@ class _Session(requests.Session):
         self._ca_read_at = self._ca_changed_at()
         self._context = bounded.tls_context(ca_cert)
         self._connections = connections
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
-        """By the proxy that they go through."""
+        self._pools: dict[tuple[str, str], urllib3.HTTPConnectionPool] = {}
+        """By scheme and host: urllib3's own manager would parse each URL, and make a key of nine parts, to find one."""
 
     def request(  # type: ignore[override]
         self,
@@ -90,25 +90,30 @@ class _Session(requests.Session):
 
     def close(self) -> None:
         super().close()
-        for manager in self._managers.values():
-            manager.clear()
+        for pool in self._pools.values():
+            pool.close()
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: _Body, timeout: float
     ) -> requests.Response:
-        scheme, netloc, *_ = urlsplit(url)
+        scheme, netloc, path, query, _ = urlsplit(url)
         name = netloc.rpartition("@")[2]
         began = time.monotonic()
         bounded.begin(timeout)
         try:
-            raw = self._manager(scheme, netloc).urlopen(
+            pool = self._pool(scheme, netloc)
+            target = (path or "/") + (f"?{query}" if query else "")
+            if pool.proxy and scheme == "http":  # https goes through a tunnel
+                target = url
+            raw = pool.urlopen(
                 method,
-                url,
+                target,
                 body=body,
                 headers=headers,
                 timeout=timeout,
                 retries=_NEVER,
                 redirect=False,
+                assert_same_host=False,
                 preload_content=False,
             )
             try:
@@ -133,25 +138,21 @@ class _Session(requests.Session):
             raise ExchangeError(f"{name}: a redirect ({raw.status}) to {target} was not followed")
         return answer
 
-    def _manager(self, scheme: str, netloc: str) -> urllib3.PoolManager:
-        """Of the connections for this host, under the CAs as they are now."""
+    def _pool(self, scheme: str, netloc: str) -> urllib3.HTTPConnectionPool:
+        """Connections to this host, under the CAs as they are now."""
         changed_at = self._ca_changed_at()
         if changed_at not in (None, self._ca_read_at):
             with contextlib.suppress(OSError):  # half written: the CAs known serve on until it can be read
                 self._context, self._ca_read_at = bounded.tls_context(self._ca_cert), changed_at
-                self._managers = {}  # connections made under the old CAs are not used again
-        proxy = _proxy(scheme, netloc)
-        manager = self._managers.get(proxy)
-        if manager is None:
-            manager = self._managers.setdefault(proxy, self._made(proxy))
-        return manager
+                self._pools = {}  # connections made under the old CAs are not used again
+        pool = self._pools.get((scheme, netloc))
+        if pool is None:
+            pool = self._pools.setdefault((scheme, netloc), self._made(scheme, netloc))
+        return pool
 
-    def _made(self, proxy: str | None) -> urllib3.PoolManager:
-        how: dict[str, Any] = {
-            "num_pools": self._connections,
-            "maxsize": self._connections,
-            "ssl_context": self._context,
-        }
+    def _made(self, scheme: str, netloc: str) -> urllib3.HTTPConnectionPool:
+        how: dict[str, Any] = {"maxsize": self._connections, "ssl_context": self._context}
+        proxy = _proxy(scheme, netloc)
         if proxy:
             user, password = requests.utils.get_auth_from_url(proxy)
             known = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
@@ -159,7 +160,7 @@ class _Session(requests.Session):
         else:
             manager = urllib3.PoolManager(**how)
         bounded.bind(manager)
-        return manager
+        return manager.connection_from_url(f"{scheme}://{netloc}")
 
     def _ca_changed_at(self) -> int | None:
         try:
@@ -218,9 +219,8 @@ def _body(data: Mapping[str, str] | None, value: Any) -> tuple[_Body, dict[str, 
     return None, {}
 
 
-@functools.lru_cache(maxsize=1024)
 def _proxy(scheme: str, netloc: str) -> str | None:
-    """HTTPS_PROXY and NO_PROXY, asked once per host."""
+    """What HTTPS_PROXY and NO_PROXY say of this host."""
     url = f"{scheme}://{netloc}/"
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url, None))
     if proxy and not _host(proxy if "://" in proxy else f"http://{proxy}"):

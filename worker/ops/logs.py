@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from worker.core.redact import cleaned, redacted_lines
+from worker.core.redact import cleaned, redacted, redacted_lines
 
 _CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
 """Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
@@ -102,4 +102,8 @@ def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The last line of defence: nobody should have put a secret here."""
+    if all(isinstance(value, str | int | float) for value in event.values()):
+        text = " ".join(value for value in event.values() if isinstance(value, str))
+        if redacted(text) == text:  # as nearly always: looked at together they cost a fifth
+            return event
     return {key: redacted_lines(value) if key == "exception" else cleaned(value) for key, value in event.items()}
