@@ -62,7 +62,7 @@ class Sweep:
         if known or unseen:
             with dispatcher.lock:
                 dispatcher.fleet.give_back(entry, outcome.held if known else None)
-            # it may have come due meanwhile
-            self._timer.at(name, entry.due if entry.due is not None else self._clock())
+            if entry.due is None or entry.due <= self._clock():
+                self._timer.at(name, self._clock())  # it came due meanwhile, and its timer rang in vain
         else:
             dispatcher.settle(outcome)
