@@ -25,7 +25,7 @@ _ROOT: Final = Path(__file__).parents[1]
 _COMPARED: Final = int(os.environ.get("BENCH_ACCOUNTS") or 1000)
 _ROUNDS: Final = int(os.environ.get("BENCH_ROUNDS") or 3)
 _SIZES: Final = (10, 100, _COMPARED, int(os.environ.get("BENCH_LARGEST") or 10_000))
-_VIRTUAL: Final = (_COMPARED, _SIZES[-1])
+_VIRTUAL: Final = (_COMPARED, _SIZES[-1], 10 * _SIZES[-1])
 _SHORT_LIFE: Final = timedelta(minutes=5)
 
 
@@ -56,6 +56,7 @@ def main() -> int:
                     }
                     for name, of in refreshes.compared(made, names, _ROUNDS).items()
                 }
+                result["profile"] = _tell("profile", refreshes.profile(made, names))
             if size != 100:  # noqa: PLR2004 - it is there for the growth alone
                 minted = time.monotonic()
                 refreshes.all_of(made)

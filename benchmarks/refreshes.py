@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sandbox.world import World
 
@@ -70,6 +71,17 @@ def compared(world: World, names: list[str], rounds: int) -> dict[str, list[Run]
             assert runs[name][-1].done == len(names), (name, runs[name][-1])
             sys.stderr.write(f"{name}: {runs[name][-1]}\n")
     return runs
+
+
+def profile(world: World, names: list[str]) -> dict[str, Any]:
+    """Where the CPU goes."""
+    time.sleep(1)
+    command = [sys.executable, "-m", "benchmarks.profile"]
+    ended = subprocess.run(
+        command, input=json.dumps(names), env=_settings(world), stdout=subprocess.PIPE, text=True, check=True
+    )
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
 
 
 def cpu_of_one(world: World, accounts: int, worth: int) -> float:
