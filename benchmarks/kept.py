@@ -5,9 +5,9 @@ import json
 import sys
 import tracemalloc
 
-from worker.clockwork import Clockwork
 from worker.core.entry import Entry
 from worker.core.plan import Held, Life
+from worker.schedule.clockwork import Clockwork
 
 
 def main(accounts: int) -> None:

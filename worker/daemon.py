@@ -12,15 +12,15 @@ from typing import Protocol
 
 import structlog
 
-from worker.clockwork import Clockwork
 from worker.core import plan
 from worker.core.entry import Entry
 from worker.core.errors import Kind, RefreshError
 from worker.core.outcome import Next, Outcome
-from worker.dispatch import Dispatcher
-from worker.fleet import Fleet
 from worker.refresh import Accounts, Refresher
-from worker.sweep import Sweep, Timer
+from worker.schedule.clockwork import Clockwork
+from worker.schedule.dispatch import Dispatcher
+from worker.schedule.fleet import Fleet
+from worker.schedule.sweep import Sweep, Timer
 
 # the timer's names for what is not an account; no account's name begins with a slash
 _SYNC, _LOGIN, _PUMP, _SWEEP = "/sync", "/login", "/pump", "/sweep"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from worker.core.appjwt import utc
 from worker.core.errors import AccountGoneError, RefreshError
 from worker.core.outcome import Next, Outcome, Result
-from worker.dispatch import Dispatcher
-from worker.fleet import Fleet
 from worker.refresh import Accounts, ByHand, Refresher
+from worker.schedule.dispatch import Dispatcher
+from worker.schedule.fleet import Fleet
 
 _PREVIOUS_USED = "Sentinel refused the newest client_secret, and took the one before it"
 _LONGEST_WAIT = 0.1

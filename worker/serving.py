@@ -2,15 +2,15 @@
 
 from importlib.metadata import version
 
-from worker.clockwork import Clockwork
 from worker.core.outcome import Next, Outcome
 from worker.daemon import Daemon
 from worker.ops import metrics, page
 from worker.ops.http import HttpServer, View
 from worker.ops.metrics import Metrics
 from worker.ops.page import Page
+from worker.schedule.clockwork import Clockwork
+from worker.schedule.steady import steady
 from worker.settings import HttpSettings, Settings, SettingsError, variable
-from worker.steady import steady
 from worker.wiring import Parts
 
 

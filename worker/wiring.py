@@ -13,16 +13,16 @@ import requests
 
 from worker import net
 from worker.core.plan import Timing
-from worker.dispatch import Pool
-from worker.fleet import Fleet
 from worker.liveperson.domains import Domains
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
 from worker.mint import Keys, Mint
 from worker.ops.events import Events
 from worker.refresh import ByHand, Refresher
+from worker.schedule.dispatch import Pool
+from worker.schedule.fleet import Fleet
+from worker.schedule.steady import steady
 from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
-from worker.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.rights import VaultRights

@@ -17,10 +17,10 @@ from worker.core.appjwt import AppJWT, Expected
 from worker.core.outcome import Next, Outcome
 from worker.core.plan import Timing
 from worker.daemon import Daemon
-from worker.fleet import Fleet
 from worker.mint import Domains, Mint, Sentinel
 from worker.refresh import Refresher
-from worker.sweep import Timer
+from worker.schedule.fleet import Fleet
+from worker.schedule.sweep import Timer
 
 
 class FakeTimer:

@@ -22,7 +22,7 @@ from tests.integration.calls import side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.core.errors import CasMismatchError, RefreshError
-from worker.steady import steady
+from worker.schedule.steady import steady
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession

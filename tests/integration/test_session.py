@@ -22,7 +22,7 @@ from tests.builders import app_jwt
 from tests.integration.servers import Answering, http, request
 from worker import net
 from worker.core.errors import Kind, RefreshError
-from worker.steady import steady
+from worker.schedule.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin

@@ -26,7 +26,7 @@ from tests.ports.handles import LivePersonPort, VaultPort
 from worker import net
 from worker.liveperson.domains import Domains
 from worker.liveperson.sentinel import SentinelClient
-from worker.steady import steady
+from worker.schedule.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import TokenLogin
 from worker.vault.session import VaultSession

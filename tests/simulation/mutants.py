@@ -22,11 +22,11 @@ from worker.core.outcome import State
 from worker.core.plan import Held, Life, Standing
 from worker.core.unchecked import Stored
 from worker.daemon import Daemon
-from worker.dispatch import Dispatcher
-from worker.fleet import Fleet
 from worker.mint import Mint
 from worker.refresh import Refresher
-from worker.waiting import Waiting
+from worker.schedule.dispatch import Dispatcher
+from worker.schedule.fleet import Fleet
+from worker.schedule.waiting import Waiting
 
 _SMALL: Final = Plan(accounts=6, hours=5.0, life=1800.0, gap=240.0, sweep_every=600.0)
 

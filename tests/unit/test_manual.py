@@ -11,9 +11,9 @@ from tests.fakes.vault import FakeAccounts, FakeTokens
 from tests.fakes.world import World
 from worker.core.appjwt import utc
 from worker.core.outcome import Outcome, Result
-from worker.fleet import Fleet
 from worker.manual import Line, ManualRefresh
 from worker.refresh import ByHand
+from worker.schedule.fleet import Fleet
 
 NAMES = ["le2", "le1/b", "le3", "le1/a"]
 

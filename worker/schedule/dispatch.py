@@ -10,8 +10,8 @@ from worker.core.entry import Entry
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result
 from worker.core.plan import Held
-from worker.fleet import Fleet
 from worker.refresh import ByHand, Refresher
+from worker.schedule.fleet import Fleet
 
 
 class Pool(ThreadPoolExecutor):

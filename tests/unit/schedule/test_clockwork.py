@@ -7,8 +7,8 @@ from datetime import datetime, tzinfo
 
 import pytest
 
-from worker.clockwork import Clockwork
-from worker.steady import steady
+from worker.schedule.clockwork import Clockwork
+from worker.schedule.steady import steady
 
 DAY = 86_400.0
 SOON = 0.1

@@ -10,9 +10,9 @@ from tests.fakes.clock import SECOND
 from tests.fakes.world import OneThread, World
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.dispatch import Dispatcher, Pool
-from worker.fleet import Fleet
 from worker.refresh import ByHand
+from worker.schedule.dispatch import Dispatcher, Pool
+from worker.schedule.fleet import Fleet
 
 
 class Told:

@@ -16,7 +16,7 @@ from worker.core.errors import (
 )
 from worker.core.outcome import Outcome, Result, State
 from worker.core.plan import Held, Life, Reason
-from worker.fleet import Fleet
+from worker.schedule.fleet import Fleet
 
 VA, LO = "va.example", "lo.example"
 OUTAGE = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "answers 503", status=503)

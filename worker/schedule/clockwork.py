@@ -16,7 +16,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from worker.steady import steady
+from worker.schedule.steady import steady
 
 _LARGEST_DRIFT = 1.0
 """Seconds between two looks; a step of the wall clock is larger, NTP's slewing is far smaller."""

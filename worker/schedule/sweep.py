@@ -5,7 +5,7 @@ from typing import Protocol
 
 from worker.core.errors import Kind
 from worker.core.outcome import Result
-from worker.dispatch import Dispatcher
+from worker.schedule.dispatch import Dispatcher
 
 _PAUSE = 0.1
 """Seconds between two reads."""

@@ -13,7 +13,7 @@ from worker.core.entry import Entry
 from worker.core.errors import Kind
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
-from worker.waiting import Vault, Waiting
+from worker.schedule.waiting import Vault, Waiting
 
 _SHARE_OF_UNKNOWN = 4
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()

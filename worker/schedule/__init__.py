@@ -1,0 +1,1 @@
+"""When each account runs, and who first."""
