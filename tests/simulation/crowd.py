@@ -5,7 +5,7 @@ import itertools
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
@@ -41,14 +41,20 @@ class Crowd:
         self._pool = pool
         self._scenes = {name: pool.submit(_rows, *scene) for name, scene in scenes.items()}
 
-    def live(self, first: int, account_days: float) -> tuple[Report, int]:
-        """As many worlds as it takes, from this seed on: all their reports together, and how many they were."""
+    def live(
+        self, first: int, account_days: float, tell: Callable[[Report], object] = lambda _: None
+    ) -> tuple[Report, int]:
+        """As many worlds as it takes, from this seed on: all their reports together, and how many they were.
+
+        :param tell: called with what came of the worlds so far, after each.
+        """
         seeds = itertools.count(first)
         going = deque(self._pool.submit(run_seed, next(seeds)) for _ in range(_AHEAD))
         total, worlds = Report(first), 0
         while total.account_days < account_days:
             total += going.popleft().result()
             worlds += 1
+            tell(total)
             going.append(self._pool.submit(run_seed, next(seeds)))
         for each in going:
             each.cancel()

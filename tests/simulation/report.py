@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.simulation.crowd import LARGE, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
+from tests.simulation.worlds import Report
 
 _FILE: Final = Path("docs", "simulation.md")
 _TEXT: Final = """# The simulation: {years:.0f} account-years of trouble
@@ -47,7 +48,7 @@ def main(years: float) -> int:
     first = random.SystemRandom().randrange(10**6) * 100_000
     sys.stdout.write(f"from seed {first} on\n")
     with crowd(LARGE) as lived:
-        report, worlds = lived.live(first, years * 365)
+        report, worlds = lived.live(first, years * 365, _tell)
         rows = [row for scene in LARGE for row in lived.rows(scene)]
     for each in report.violations:
         sys.stdout.write(f"{each}\n")
@@ -78,6 +79,11 @@ def main(years: float) -> int:
         all(row.holds for row in rows) and all(met.values()) and len(report.crashes) == len(CRASH_POINTS) - 1
     )  # see test_simulation
     return 0 if well and not report.violations else 1
+
+
+def _tell(so_far: Report) -> None:
+    """It takes an hour."""
+    sys.stderr.write(f"\r{so_far.account_days / 365:.1f} account-years, {len(so_far.violations)} promises broken ")
 
 
 def _commit() -> str:
