@@ -5,7 +5,7 @@ tests/ports holds all it promises against the real parts and the LivePerson of t
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random, SystemRandom
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from sandbox.faults import DROP, Fault, Faults, Service
+from sandbox.faults import Fault, Faults, Service
 from sandbox.liveperson import Credentials
 from tests import builders
 from tests.fakes.clock import HOUR, Clock, nothing
@@ -207,19 +207,15 @@ class FakeLivePerson:
         iat = int(now.timestamp())
         exp = iat + int(self.token_life.total_seconds())
         claims = {**builders.CLAIMS, "aud": account.account_id, "azp": account.client_id, "exp": exp, "iat": iat}
-        return builders.compact_jws(_json({**builders.HEADER, **fault.header}), _json({**claims, **fault.claims}))
-
-
-def _json(values: Mapping[str, object]) -> str:
-    return json.dumps({key: value for key, value in values.items() if value is not DROP})
+        header = {**builders.HEADER, **fault.header}
+        return builders.compact_jws(json.dumps(header), json.dumps({**claims, **fault.claims}))
 
 
 def _refusal(stage: Stage, status: int, fault: Fault | None = None) -> RefreshError:
-    lasting = status < 500 and status not in (408, 429)
     retry_after = fault.headers.get("Retry-After") if fault else None
     return RefreshError(
         stage,
-        Kind.LASTING if lasting else Kind.TRANSIENT,
+        Kind.of(stage, status),
         f"answers {status}",
         status=status,
         retry_after=timedelta(seconds=int(retry_after)) if retry_after else None,

@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
-from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, VaultFault
+from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, Kv, VaultFault
 from tests.simulation.oracle import Recovery, Window
 
 if TYPE_CHECKING:
@@ -354,7 +354,8 @@ def _leave_out(trouble: Trouble, episode: Episode) -> bool:
 
 
 def _move(trouble: Trouble, episode: Episode) -> bool:
-    world, account_id = trouble.world, world_id(trouble, episode)
+    world = trouble.world
+    account_id = world.oracle.truths[str(episode.name)].account_id
     here = world.host_of(str(episode.name))
     elsewhere = [region for region, host in world.liveperson.hosts.items() if host != here]
     if not elsewhere:
@@ -367,24 +368,15 @@ def _move(trouble: Trouble, episode: Episode) -> bool:
     return True
 
 
-def world_id(trouble: Trouble, episode: Episode) -> str:
-    return trouble.world.oracle.truths[str(episode.name)].account_id
-
-
-def _wrong_secret(trouble: Trouble, episode: Episode) -> bool:
+def _rotate(trouble: Trouble, episode: Episode, *, at_once: bool) -> bool:
     world, name = trouble.world, str(episode.name)
     episode.touches = frozenset({name})
-    credentials = world.liveperson.rotate(world_id(trouble, episode), world.oracle.truths[name].client_id)
-    trouble.set_trap(episode, "sentinel")
-    episode.end = partial(world.write_account, name, credentials)
-    return True
-
-
-def _rotate(trouble: Trouble, episode: Episode) -> bool:
-    world, name = trouble.world, str(episode.name)
-    episode.touches = frozenset({name})
-    credentials = world.liveperson.rotate(world_id(trouble, episode), world.oracle.truths[name].client_id)
-    world.write_account(name, credentials)
+    truth = world.oracle.truths[name]
+    tell = partial(world.write_account, name, world.liveperson.rotate(truth.account_id, truth.client_id))
+    if at_once:
+        tell()
+    else:
+        episode.end = tell
     trouble.set_trap(episode, "sentinel")
     return True
 
@@ -443,8 +435,7 @@ def _older(trouble: Trouble, path: str, **beside: object) -> bool:
 
 def _shorten(trouble: Trouble, path: str) -> bool:
     kv = trouble.world.vault.kv
-    metadata = kv.metadata(path)
-    if not metadata or "managed_by" not in metadata.custom_metadata:
+    if not _is_marked(kv, path):
         return False  # once its version is gone too, nothing tells that the path is ours: it is a stranger's then
     trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened = True
     kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
@@ -470,21 +461,22 @@ def _foreign_token(trouble: Trouble, path: str) -> bool:
     return bool(data)
 
 
-def _delete(trouble: Trouble, path: str) -> bool:
+def _while_marked(take_away: Callable[[Kv, str], None]) -> Callable[[Trouble, str], bool]:
     """Not where our mark is missing: then what is left would not be ours by any sign."""
-    metadata = trouble.world.vault.kv.metadata(path)
-    if not metadata or metadata.custom_metadata.get("managed_by") != MANAGED_BY:
-        return False
-    trouble.world.vault.kv.delete(path)
-    return True
+
+    def tamper(trouble: Trouble, path: str) -> bool:
+        kv = trouble.world.vault.kv
+        marked = _is_marked(kv, path)
+        if marked:
+            take_away(kv, path)
+        return marked
+
+    return tamper
 
 
-def _destroy(trouble: Trouble, path: str) -> bool:
-    metadata = trouble.world.vault.kv.metadata(path)
-    if not metadata or metadata.custom_metadata.get("managed_by") != MANAGED_BY:
-        return False
-    trouble.world.vault.kv.destroy(path)
-    return True
+def _is_marked(kv: Kv, path: str) -> bool:
+    metadata = kv.metadata(path)
+    return metadata is not None and metadata.custom_metadata.get("managed_by") == MANAGED_BY
 
 
 def _stranger(trouble: Trouble, episode: Episode) -> None:
@@ -499,9 +491,7 @@ def _stranger(trouble: Trouble, episode: Episode) -> None:
     trouble.set_trap(episode, "read_token")
 
     def end() -> None:
-        metadata = kv.metadata(path)
-        marked = metadata and "managed_by" in metadata.custom_metadata
-        if marked and world.clock() - since > MINUTE and not world.was_down(since):
+        if _is_marked(kv, path) and world.clock() - since > MINUTE and not world.was_down(since):
             world.oracle.broken("our mark stays on somebody else's secret", name)
         if trouble.random.random() < 0.5:
             world.oracle.truths[name].foreign = False
@@ -617,7 +607,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.HOST_CUT: Spec(_H, _T, _sentinel(lambda _: Fault(cut=True)), 10 * MINUTE),
     Kind.HOST_NO_DATE: Spec(_H, _N, _sentinel(lambda _: Fault(no_date=True))),
     Kind.HOST_SKEWED: Spec(_H, _U, _skew_sentinel),
-    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, _wrong_secret),
+    Kind.SECRET_WRONG: Spec(_A, Recovery.EDITED, partial(_rotate, at_once=False)),
     Kind.ACCOUNT_500: Spec(_A, _T, _sentinel(lambda _: Fault(status=500))),
     Kind.WRONG_AUD: Spec(_A, _L, _claims(lambda _: {"aud": "le-other"})),
     Kind.WRONG_AZP: Spec(_A, _L, _claims(lambda _: {"azp": "other"})),
@@ -650,8 +640,8 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out),
     Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500))),
     Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault),
-    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_delete)),
-    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_destroy)),
+    Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_while_marked(lambda kv, path: kv.delete(path)))),
+    Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_while_marked(lambda kv, path: kv.destroy(path)))),
     Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path))),
     Kind.OLDER_TOKEN: Spec(_A, _S, _tamper(_older)),
     Kind.RUBBISH: Spec(
@@ -675,7 +665,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     ),
     Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant),
     Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid),
-    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, _rotate),
+    Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, partial(_rotate, at_once=True)),
     Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable)),
     Kind.DELETED: Spec(
         _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from random import Random
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -175,7 +175,7 @@ class GreenPool(Executor):
         self._hub.spawn(self._process, work)
 
 
-class _Condition:
+class Condition:
     """threading.Condition among greenlets: they change only where one sleeps, so there is nothing to lock."""
 
     def __init__(self, hub: Hub) -> None:
@@ -205,8 +205,3 @@ class _Condition:
             act, event.act = event.act, None
             assert act
             self._hub.at(self._hub.clock(), act, event.process)
-
-
-def green_threading(hub: Hub) -> Any:
-    """What ManualRefresh has of the module `threading`."""
-    return SimpleNamespace(Condition=lambda: _Condition(hub))

@@ -3,13 +3,14 @@
 They show that the oracle would see such a bug; what they patch is the worker's own, and put back afterwards.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
+from unittest import mock
 
-from tests.fakes.vault import FakeAccounts, FakeTokens, FakeVault
+from tests.fakes.vault import FakeTokens, FakeVault
 from tests.simulation.faults import Kind
 from tests.simulation.worlds import Plan
 from worker import mint
@@ -41,6 +42,8 @@ class Mutant:
 
 MUTANTS: Final[list[Mutant]] = []
 
+_instead = mock.patch.object
+
 
 def _mutant(*kinds: Kind, **world: Any) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
     def register(planted: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
@@ -49,16 +52,6 @@ def _mutant(*kinds: Kind, **world: Any) -> Callable[[Callable[[], Iterator[None]
         return planted
 
     return register
-
-
-@contextmanager
-def _instead(owner: Any, name: str, put: Any) -> Iterator[None]:
-    before = owner.__dict__[name]
-    setattr(owner, name, put)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 @_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
@@ -141,7 +134,8 @@ def trusts_the_exp_field() -> Iterator[None]:
 
     def trusting(self: Refresher, attempt: Any, stored: Stored, expected: Expected) -> Standing:
         tokens: Any = self._tokens
-        told = (tokens._vault.kv.read(FakeTokens.FOLDER + attempt.account) or _NOTHING).data or {}  # noqa: SLF001
+        newest = _vault(tokens).kv.read(FakeTokens.FOLDER + attempt.account)
+        told: Mapping[str, Any] = (newest and newest.data) or {}
         if stored.raw and int(told.get("exp", 0)) - stored.now.timestamp() > 365 * 86400:
             now = self._clock()
             token = appjwt.check(stored.raw.get_secret_value(), Expected(), None)
@@ -286,13 +280,5 @@ def a_bug_at_one_account_ends_its_job() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Nothing:
-    data: None = None
-
-
-_NOTHING: Final = _Nothing()
-
-
-def _vault(part: FakeTokens | FakeAccounts) -> FakeVault:
+def _vault(part: FakeTokens) -> FakeVault:
     return part._vault  # noqa: SLF001

@@ -15,13 +15,12 @@ from typing import Any, Final
 import structlog
 from greenlet import getcurrent
 
-import worker.manual
 from sandbox.liveperson import Credentials
 from tests.fakes.liveperson import FakeDomains, FakeLivePerson
 from tests.fakes.vault import FakeAccounts, FakeTokens, Kv
 from tests.fakes.world import Replica, World
 from tests.simulation.faults import SPECS, Episode, Kind, Trouble
-from tests.simulation.hub import GreenPool, GreenTimer, Hub, Process, green_threading
+from tests.simulation.hub import Condition, GreenPool, GreenTimer, Hub, Process
 from tests.simulation.oracle import Oracle, Recovery, Truth, Window
 from worker.core import appjwt
 from worker.core.account import Account
@@ -401,26 +400,22 @@ class SimWorld(World):
         reported: list[Outcome] = []
 
         def work() -> None:
-            manual: Any = worker.manual
-            threading, manual.threading = manual.threading, green_threading(self.hub)
-            try:
-                manual = ManualRefresh(
-                    accounts=self.vault.accounts,
-                    refresher=self.refresher("by hand"),
-                    fleet=self.fleet(
-                        "by hand",
-                        max_in_flight=self.plan.max_in_flight,
-                        max_per_second=self.plan.max_per_second,
-                        recheck_after=self.plan.sync_every,
-                        jitter=self._jitter.random,
-                    ),
-                    pool=GreenPool(self.hub, process),
-                    clock=self.clock,
-                    report=lambda outcome, _: reported.append(outcome),
-                    by_hand=ByHand(if_less_than=if_less_than),
-                )
-            finally:
-                manual.threading = threading
+            manual: Any = ManualRefresh(
+                accounts=self.vault.accounts,
+                refresher=self.refresher("by hand"),
+                fleet=self.fleet(
+                    "by hand",
+                    max_in_flight=self.plan.max_in_flight,
+                    max_per_second=self.plan.max_per_second,
+                    recheck_after=self.plan.sync_every,
+                    jitter=self._jitter.random,
+                ),
+                pool=GreenPool(self.hub, process),
+                clock=self.clock,
+                report=lambda outcome, _: reported.append(outcome),
+                by_hand=ByHand(if_less_than=if_less_than),
+            )
+            manual._changed = Condition(self.hub)  # noqa: SLF001 - it waits in virtual time
             lines = manual.run(names, named=named)
             for line in lines:
                 met()

@@ -1,7 +1,7 @@
 """--check: a line per check, and each that failed says what, why, and what mends it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -11,7 +11,6 @@ import pytest
 from tests.builders import make_account
 from worker.check import Line, Preflight
 from worker.core.account import Account
-from worker.core.appjwt import AppJWT
 from worker.core.errors import (
     AccountDisabledError,
     AccountGoneError,
@@ -88,9 +87,6 @@ class Vault:
         del name
         return given(self.account)
 
-    def previous(self, current: Account) -> Account | None:
-        raise NotImplementedError
-
 
 def with_remedy(error: RefreshError, remedy: str) -> RefreshError:
     error.remedy = remedy
@@ -106,9 +102,6 @@ class Shelf:
     def read(self, name: str) -> Stored:
         del name
         return given(self.stored)
-
-    def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
-        raise NotImplementedError
 
 
 @dataclass
@@ -280,7 +273,7 @@ def test_a_clock_that_is_more_than_a_minute_off_is_told_against_vault_and_each_h
     side = "behind" if skew > timedelta() else "ahead of"
     line = failed(check(Vault(skew=skew)))
     assert line.check == "clock vault"
-    assert re.fullmatch(rf"this machine's is (69|70) s {side} it", line.detail)
+    assert re.fullmatch(rf"this machine's is (69|7\d) s {side} it", line.detail)
     assert "NTP" in str(line.remedy)
     line = failed(check(liveperson=LivePerson(sentinel=datetime.now(UTC) + skew)))
     assert line.check == f"clock {HOST}"

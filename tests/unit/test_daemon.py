@@ -1,6 +1,7 @@
 """The daemon on the fake world: a timer, a thread and a clock that all move when they are told to."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -73,7 +74,7 @@ def test_tokens_that_hardly_live_make_no_hot_loop(world: World) -> None:
     world.liveperson.token_life = SECOND
     world.start()
     world.run(MINUTE)
-    assert world.liveperson.mints() <= 61
+    assert 30 <= world.liveperson.mints() <= 61
 
 
 # Accounts come and go
@@ -111,33 +112,34 @@ def test_absence_from_a_list_alone_removes_nothing(world: World) -> None:
     assert world.token().exp > world.clock.now()
 
 
-@pytest.mark.parametrize("denied", [True, False], ids=["403", "down"])
-def test_an_account_that_cannot_be_read_is_not_removed(world: World, denied: bool) -> None:  # noqa: FBT001 - a parameter
+@pytest.mark.parametrize("trouble", ["denied", "losing"])
+def test_an_account_that_cannot_be_read_is_not_removed(world: World, trouble: str) -> None:
     replica = world.start()
     world.run(10 * SECOND)
     secret = world.vault.kv.read(FakeAccounts.FOLDER + ACCOUNT)
     world.vault.kv.remove(FakeAccounts.FOLDER + ACCOUNT)
-    world.vault.denied = {"read_account"} if denied else set()
-    world.vault.losing = set() if denied else {"read_account"}
+    setattr(world.vault, trouble, {"read_account"})
     world.run(5 * MINUTE)
     assert ACCOUNT in replica.fleet
     assert secret
     assert secret.data
     world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, secret.data)
-    world.vault.denied = world.vault.losing = set()
+    setattr(world.vault, trouble, set())
     world.run(HOUR)
     assert ACCOUNT in replica.fleet
     assert world.token().exp > world.clock.now()
 
 
-def test_a_deleted_account_is_told_of_once_and_taken_up_again_when_it_is_back(world: World) -> None:
+def test_a_deleted_account_is_skipped_without_a_word_and_taken_up_again_when_it_is_back(world: World) -> None:
     # a deleted secret stays in the LIST: comings and goings must not be told of at every sync
     replica = world.start()
     credentials = world.vault.kv.read(FakeAccounts.FOLDER + ACCOUNT)
     assert credentials
     assert credentials.data
     world.vault.kv.delete(FakeAccounts.FOLDER + ACCOUNT)
-    world.run(30 * MINUTE)
+    with capture_logs() as lines:
+        world.run(30 * MINUTE)
+    assert not {line["event"] for line in lines} & {"account.added", "account.removed"}
     assert set(results(replica)) == {Result.SKIPPED}
     assert state(replica) is State.REMOVED
     world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, credentials.data)
@@ -398,7 +400,6 @@ def test_without_any_account_it_is_ready(world: World) -> None:
 def test_a_restart_adopts_what_is_fresh_and_mints_nothing(world: World) -> None:
     for number in range(20):
         world.add_account(f"le{number}")
-    world.crash(world.start())
     first = world.start()
     world.run(5 * MINUTE)
     minted = world.liveperson.mints()
@@ -413,7 +414,6 @@ def test_a_restart_adopts_what_is_fresh_and_mints_nothing(world: World) -> None:
 
 def test_the_first_account_that_is_due_after_a_restart_is_refreshed_at_once(world: World) -> None:
     # every account's host is known from its stored token, and none ever queued without one
-    world.crash(world.start())
     world.refresher().refresh(ACCOUNT)
     replica = world.start(sync_every=DAY)
     world.run(35 * MINUTE)
@@ -500,9 +500,6 @@ def test_a_stored_token_that_was_tampered_with_is_repaired_by_the_sweep(world: W
     first = world.start(sweep_every=5 * MINUTE)
     world.run(MINUTE)
     kv, path = world.vault.kv, FakeTokens.FOLDER + ACCOUNT
-    stored = kv.read(path)
-    assert stored
-    assert stored.data
     before, now = world.token(), world.clock.now()
     match harm:
         case "deleted":
@@ -520,8 +517,7 @@ def test_a_stored_token_that_was_tampered_with_is_repaired_by_the_sweep(world: W
         case "of another app":
             world.store(token_of(now, 90 * MINUTE))
     mints = world.liveperson.mints()
-    with capture_logs():
-        world.run(5 * MINUTE)
+    world.run(5 * MINUTE)
     assert (world.token().azp, world.liveperson.mints()) == (before.azp, mints + 1)
     assert world.token().exp > before.exp
     outcome = first.outcomes_of(ACCOUNT)[-1]
@@ -541,7 +537,6 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
 
 def test_another_app_s_token_that_a_restart_adopted_is_repaired_by_the_first_sweep(world: World) -> None:
     """It is told by azp alone, which only the account's secret knows; each is read once after a restart."""
-    world.crash(world.start())
     world.add_account(f"{ACCOUNT}/other")
     world.refresher("by hand").refresh(f"{ACCOUNT}/other")
     other = world.token(f"{ACCOUNT}/other")
@@ -615,9 +610,9 @@ def test_a_token_from_a_sentinel_whose_clock_was_ahead_is_replaced_and_makes_no_
     world.start()
     world.run(HOUR)
     mints = world.liveperson.mints()
-    assert world.token().exp - world.clock.now() <= HOUR
+    assert timedelta(0) < world.token().exp - world.clock.now() <= HOUR
     world.run(HOUR)
-    assert world.liveperson.mints() - mints <= 3
+    assert 1 <= world.liveperson.mints() - mints <= 3
 
 
 def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(world: World) -> None:

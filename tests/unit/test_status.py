@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from tests.builders import ABSENT, HOUR, ISSUED, app_jwt, make_token, token_of
 from worker import status
-from worker.core.appjwt import AppJWT, utc
+from worker.core.appjwt import utc
 from worker.core.errors import ForeignSecretError, InvalidAccountError, Kind, RefreshError, Stage
 from worker.core.outcome import State
 from worker.core.unchecked import Stored
@@ -32,9 +32,6 @@ class Shelf:
         if isinstance(found, RefreshError):
             raise found
         return found
-
-    def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
-        raise NotImplementedError
 
 
 def stored(raw: str | None, *, refresh_at: str | None = PLANNED, **notes: str) -> Stored:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, tzinfo
 
 import pytest
+from structlog.testing import capture_logs
 
 from worker.schedule.clockwork import Clockwork
 from worker.schedule.steady import steady
@@ -88,12 +89,12 @@ def test_a_name_rings_once_at_its_moment(clockwork: Clockwork, bell: Bell) -> No
     bell.wait_for(1)
     settle()
     assert bell.names == ["a"]
-    assert when <= bell.rung[0][1] < when + 1
+    assert when <= bell.rung[0][1] < when + LONG
 
 
 def test_names_ring_in_the_order_of_their_moments(clockwork: Clockwork, bell: Bell) -> None:
     now = steady()
-    for name, wait in (("c", 0.15), ("a", 0.05), ("b", 0.1)):
+    for name, wait in (("c", 0.5), ("a", 0.3), ("b", 0.4)):
         clockwork.at(name, now + wait)
     assert bell.wait_for(3) == ["a", "b", "c"]
 
@@ -202,7 +203,9 @@ def test_a_clock_put_forward_rings_nothing_before_its_moment_even_if_nobody_watc
 def test_a_small_drift_changes_nothing(clockwork: Clockwork, bell: Bell, wall: Wall) -> None:
     clockwork.at("a", steady() + SOON)
     wall.offset = 0.5
-    clockwork.watch()
+    with capture_logs() as lines:
+        clockwork.watch()
+    assert lines == []
     bell.wait_for(1)
     settle()
     assert bell.names == ["a"]

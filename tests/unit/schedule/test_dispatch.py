@@ -167,11 +167,11 @@ def test_work_waits_for_the_threads_there_are_where_no_more_can_be_had() -> None
 
     def hold() -> None:
         began.set()
-        go_on.wait()
+        go_on.wait(5)
 
     with Pool(2) as pool:
         pool.submit(hold)
-        began.wait()
+        assert began.wait(5)
         before = threading.stack_size(1 << 46)  # more than any machine has: as where its memory is used up
         try:
             pool.submit(done.set)

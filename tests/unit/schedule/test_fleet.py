@@ -434,14 +434,6 @@ def test_who_succeeded_in_its_own_time_is_not_woken(fleet: Fleet) -> None:
     assert started(fleet, 17.0) == []
 
 
-def test_who_was_removed_while_it_waited_is_not_woken(fleet: Fleet) -> None:
-    know(fleet, "a", "b")
-    fleet.done(ended("a", Stage.SENTINEL), 10.0)
-    fleet.remove("a")
-    fleet.done(ok("b"), 11.0)
-    assert started(fleet, 12.0) == []
-
-
 @pytest.mark.parametrize(
     "sign",
     [
