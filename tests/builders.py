@@ -16,6 +16,7 @@ from tests.leaks import MADE
 from worker.core import appjwt
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected
+from worker.core.plan import Held, Life
 
 SAMPLE: Final = (
     "eyJraWQiOiJhcHBqd3QtMTMtMDUtMTciLCJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJsZTgxODIzMTE4IiwiYXpwIjoiNzU1ODhl"
@@ -112,3 +113,8 @@ def _base64url(part: str | bytes) -> str:
 def _key() -> rsa.RSAPrivateKey:
     """Made once per run: it takes a tenth of a second."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def held(left: float, refresh_in: float = 600.0) -> Held:
+    """Of an hour's token with so many seconds left, at the steady moment 100."""
+    return Held("f" * 16, Life(100.0 + left - 3600, 100.0 + left), 100.0 + refresh_in)

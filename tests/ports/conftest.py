@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -44,18 +46,7 @@ def _fake_vault() -> VaultPort:
     clock = Clock()
     vault = FakeVault(clock)
 
-    @contextlib.contextmanager
-    def down() -> Iterator[None]:
-        vault.is_down = True
-        yield
-        vault.is_down = False
-
-    @contextlib.contextmanager
-    def having(switched: set[str]) -> Iterator[None]:
-        switched |= {"list", "read_account", "read_token", "write_token", "write_metadata"}
-        yield
-        switched.clear()
-
+    every = {"list", "read_account", "read_token", "write_token", "write_metadata"}
     return VaultPort(
         vault.accounts,
         vault.tokens,
@@ -64,9 +55,9 @@ def _fake_vault() -> VaultPort:
         FakeTokens.FOLDER,
         vault.now,
         clock.advance,
-        down,
-        lambda: having(vault.denied),
-        lambda: having(vault.losing),
+        partial(mock.patch.object, vault, "is_down", new=True),
+        partial(mock.patch.object, vault, "denied", new=every),
+        partial(mock.patch.object, vault, "losing", new=every),
     )
 
 
@@ -215,22 +206,12 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
     accounts, tokens = f"liveperson/accounts/{here}", f"liveperson/tokens/{here}"
 
     @contextlib.contextmanager
-    def down() -> Iterator[None]:
-        wire.is_cut = True
-        yield
-        wire.is_cut = False
-
-    @contextlib.contextmanager
     def denied() -> Iterator[None]:
         openbao.policy("worker", _LOGIN_ONLY)
-        yield
-        openbao.policy("worker", _POLICY.read_text())
-
-    @contextlib.contextmanager
-    def losing_answers() -> Iterator[None]:
-        wire.loses_answers = True
-        yield
-        wire.loses_answers = False
+        try:
+            yield
+        finally:
+            openbao.policy("worker", _POLICY.read_text())
 
     return VaultPort(
         VaultAccounts(session, mount="secret", prefix=accounts),
@@ -240,9 +221,9 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         f"{tokens}/",
         session.now,
         lambda duration: time.sleep(duration.total_seconds()),
-        down,
+        partial(mock.patch.object, wire, "is_cut", new=True),
         denied,
-        losing_answers,
+        partial(mock.patch.object, wire, "loses_answers", new=True),
     )
 
 

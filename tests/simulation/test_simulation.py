@@ -45,10 +45,7 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed() -> None:
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
         digests.add(done.stdout.decode().strip())
     assert len(digests) == 1
-
-
-def test_another_seed_is_another_run() -> None:
-    assert digest(7) != digest(8)
+    assert digest(8) not in digests
 
 
 def test_no_promise_is_broken_in_any_world(report: Report) -> None:

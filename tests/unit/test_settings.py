@@ -390,31 +390,29 @@ def test_prefixes_that_share_no_path_are_apart(accounts: str, tokens: str, env: 
     assert load(None).tokens.prefix == tokens.split()[1]
 
 
+_APPROLE = "vault.auth_method is approle: set vault.role_id and vault.secret_id_file"
+_NONE = (
+    "vault.role: missing for the login by kubernetes; "
+    "for another login set vault.auth_method (such as approle) or vault.token"
+)
+
+
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
         ('token = "x"\ntoken_file = "y"', "vault.token and vault.token_file: set one of them"),
         ('auth_method = "token"', "vault.auth_method is token: set vault.token or vault.token_file"),
-    ],
-)
-def test_a_login_that_is_not_complete_is_told(lines: str, fault: str, file: Callable[[str], Path]) -> None:
-    assert faults(file(f'[vault]\naddress = "{ADDRESS}"\n{lines}')) == [fault]
-
-
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        ("", "vault.role: missing for the login by kubernetes; for another login set vault.auth_method"),
-        ('role_id = "x"', "for another login set vault.auth_method (such as approle) or vault.token"),
+        ('auth_method = "approle"\nrole_id = "x"', _APPROLE),
+        ('auth_method = "approle"\ntoken = "x"', _APPROLE),
         ('auth_method = "jwt"', "vault.role: missing for the login by jwt"),
-        ('auth_method = "approle"\nrole_id = "x"', "set vault.role_id and vault.secret_id_file"),
-        ('auth_method = "approle"\ntoken = "x"', "set vault.role_id and vault.secret_id_file"),
-        ('auth_method = "token"', "set vault.token or vault.token_file"),
+        ('role_id = "x"', _NONE),
+        ("", _NONE),
     ],
 )
-def test_no_login_at_all_is_told_with_what_to_set(lines: str, told: str, file: Callable[[str], Path]) -> None:
-    (fault,) = faults(file(f'[vault]\naddress = "{ADDRESS}"\n{lines}'))
-    assert told in fault
+def test_a_login_that_is_not_complete_is_told_with_what_to_set(
+    lines: str, fault: str, file: Callable[[str], Path]
+) -> None:
+    assert faults(file(f'[vault]\naddress = "{ADDRESS}"\n{lines}')) == [fault]
 
 
 @given(st.floats(0.1, 0.9), st.floats(0, 0.2))

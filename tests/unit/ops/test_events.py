@@ -160,12 +160,6 @@ def test_a_bug_of_ours_is_told_with_its_traceback(log: Log) -> None:
     assert line["exception"] == "ZeroDivisionError: with [redacted]"
 
 
-def test_a_token_in_somebody_elses_error_text_is_not_told(log: Log) -> None:
-    error = RefreshError(Stage.VAULT, Kind.TRANSIENT, f"status 500, wrote {SAMPLE} to disk")
-    report(ended(Result.FAILED, error=error), after(State.FAILING, State.FAILING))
-    assert log.only_line()["error"] == "status 500, wrote [redacted] to disk"
-
-
 @pytest.mark.parametrize(
     ("error", "state", "line"),
     [
@@ -250,9 +244,3 @@ def test_what_somebody_should_look_at_has_a_warning_of_its_own(
     _, line = log.lines
     del line["timestamp"]
     assert line == {"level": "warning", "account": ACCOUNT, **told}
-
-
-def test_no_line_about_a_token_holds_it(log: Log) -> None:
-    report(ended(Result.REFRESHED, token=TOKEN, held=HELD, version=1), after())
-    for part in TOKEN.raw.get_secret_value().split("."):
-        assert part not in log.text

@@ -7,20 +7,16 @@ from datetime import datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.builders import app_jwt
+from tests.builders import app_jwt, held
 from tests.fakes.clock import HOUR, Clock
 from worker.core.entry import Entry
 from worker.core.errors import Kind
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.core.plan import Held, Life, Reason
+from worker.core.plan import Reason
 from worker.ops.metrics import Metrics
 
 NOW = 1_800_000_000.0
 """Vault's clock, at the steady moment 100."""
-
-
-def held(left: float, refresh_in: float = 600.0) -> Held:
-    return Held("f" * 16, Life(100.0 + left - 3600, 100.0 + left), 100.0 + refresh_in)
 
 
 class Scraped:

@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.builders import held
 from worker.core.entry import Entry
 from worker.core.outcome import State
-from worker.core.plan import Held, Life
 from worker.ops.page import STYLE_HASH, Page
 from worker.status import Line
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
-
-
-def held(left: float, refresh_in: float = 600.0) -> Held:
-    return Held("f" * 16, Life(100.0 + left - 3600, 100.0 + left), 100.0 + refresh_in)
 
 
 def page(*entries: Entry, trouble: str | None = None) -> Page:

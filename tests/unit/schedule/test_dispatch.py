@@ -5,12 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox.faults import Fault
 from tests.fakes.clock import SECOND
 from tests.fakes.world import OneThread, World
 from worker.core.errors import InternalError
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.refresh import ByHand
 from worker.schedule.dispatch import Dispatcher, Pool
 from worker.schedule.fleet import Fleet
 
@@ -53,7 +51,7 @@ Make = Callable[..., Dispatcher]
 
 @pytest.fixture
 def make(world: World, pool: OneThread, told: Told) -> Make:
-    def dispatcher(max_per_second: float = float("inf"), *, by_hand: ByHand | None = None) -> Dispatcher:
+    def dispatcher(max_per_second: float = float("inf")) -> Dispatcher:
         fleet = Fleet(
             max_in_flight=8, max_per_second=max_per_second, recheck_after=60.0, jitter=lambda: 0.0, phase=lambda _: 0.0
         )
@@ -63,7 +61,7 @@ def make(world: World, pool: OneThread, told: Told) -> Make:
             refresher=world.refresher(),
             pool=pool,
             clock=world.clock,
-            by_hand=by_hand,
+            by_hand=None,
             on_done=told.on_done,
             on_wait=told.waits.append,
         )
@@ -76,16 +74,6 @@ def test_all_that_are_queued_are_refreshed_and_told(make: Make, pool: OneThread,
     pool.run()
     assert told.results == dict.fromkeys("abc", Result.REFRESHED)
     assert told.waits == []
-
-
-def test_one_accounts_failure_changes_nothing_for_the_others(
-    make: Make, world: World, pool: OneThread, told: Told
-) -> None:
-    # FIELD 6
-    world.liveperson.faults.set(Fault(status=401), account="a")
-    make().queue("a", "b", "c")
-    pool.run()
-    assert told.results == {"a": Result.FAILED, "b": Result.REFRESHED, "c": Result.REFRESHED}
 
 
 def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
@@ -134,15 +122,6 @@ def test_what_is_adopted_lets_the_next_one_in_at_once(make: Make, world: World, 
     make(max_per_second=1).queue("a", "b", "c")
     pool.run()
     assert told.results == {"a": Result.ADOPTED, "b": Result.ADOPTED, "c": Result.REFRESHED}
-
-
-def test_by_hand_also_what_is_fresh_is_refreshed(make: Make, world: World, pool: OneThread, told: Told) -> None:
-    world.refresher("sister").refresh("a")
-    world.clock.advance(SECOND)
-    make(by_hand=ByHand()).queue("a")
-    pool.run()
-    assert told.results == {"a": Result.REFRESHED}
-    assert world.version("a") == 2
 
 
 def test_after_stop_nobody_starts_and_what_runs_is_still_told(make: Make, pool: OneThread, told: Told) -> None:
