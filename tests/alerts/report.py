@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.alerts.stand import FAULTS, LIFE, watched
-from tests.chaos.report import origin
+from tests.origin import origin
 
 _DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "alerts.md"
 _HEAD: Final = """# From fault to alert

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.engine import LEGEND, Result, Row, run, table
-from tests.chaos.report import origin
 from tests.chaos.soak import Soak, soak
 from tests.chaos.stand import LIFE, Kind, many
+from tests.origin import origin
 
 _SIDE_BY_SIDE = 4
 """Stands: most of a row's time is spent in waiting."""

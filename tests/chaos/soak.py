@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos import rows_liveperson, rows_vault
-from tests.chaos.report import origin
 from tests.chaos.stand import Stand, many
 from tests.chaos.watch import Book
+from tests.origin import origin
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "soak.md"
 _LIFE = 40

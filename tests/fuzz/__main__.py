@@ -6,17 +6,17 @@ It runs for FUZZ_MINUTES (10), and on until every check was reached by 1,000 inp
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import coverage
+
+from tests.origin import origin
 
 PARSERS = ("worker/core/appjwt.py", "worker/core/redact.py", "worker/core/account.py", "worker/liveperson/domains.py")
 ENOUGH = 1_000
@@ -57,7 +57,7 @@ def _report(counts: Counter[tuple[str, str]], minutes: float, measured: coverage
     with tempfile.TemporaryDirectory() as folder:
         hostile = among_hostile_servers(Path(folder) / "world")
     yield "# What hostile input came to\n"
-    yield f"Written by `make fuzz` at commit {_commit()}, {datetime.now(UTC):%Y-%m-%d}.\n"
+    yield f"Written by `make fuzz` ({origin()}).\n"
     yield "| | |\n|---|---|"
     yield f"| inputs | {sum(counts.values()):,} in {minutes:.0f} minutes |"
     yield f"| least inputs that reached one check | {min(counts.values()):,} |"
@@ -92,11 +92,6 @@ def _coverage(measured: coverage.Coverage) -> Iterator[str]:
 def _cell(text: str) -> str:
     """Ports differ from run to run, and are nobody's business."""
     return re.sub(r"localhost:\d+", "HOST", text)[:90].replace("|", "\\|").replace("<", "&lt;")
-
-
-def _commit() -> str:
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

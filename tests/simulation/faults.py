@@ -112,14 +112,14 @@ class Episode:
     """Operations on this account that meet it."""
 
 
-type_of_begin = Callable[["Trouble", Episode], bool]
+Begin = Callable[["Trouble", Episode], bool]
 
 
 @dataclass(frozen=True)
 class Spec:
     target: Target
     recovery: Recovery
-    begin: type_of_begin
+    begin: Begin
     """False = not possible now."""
     longest: float = 40 * MINUTE
     hangs: bool = False
@@ -276,7 +276,7 @@ class Trouble:
 # What the kinds do
 
 
-def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel") -> type_of_begin:
+def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel") -> Begin:
     def begin(trouble: Trouble, episode: Episode) -> bool:
         fault = make(trouble)
         trouble.liveperson.append((episode, service, lambda: fault))
@@ -285,7 +285,7 @@ def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel")
     return begin
 
 
-def _claims(claims: Callable[["Trouble"], Mapping[str, object]]) -> type_of_begin:
+def _claims(claims: Callable[["Trouble"], Mapping[str, object]]) -> Begin:
     """Claims that are made at each answer."""
 
     def begin(trouble: Trouble, episode: Episode) -> bool:
@@ -295,9 +295,8 @@ def _claims(claims: Callable[["Trouble"], Mapping[str, object]]) -> type_of_begi
     return begin
 
 
-def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] = _EVERY) -> type_of_begin:
+def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] = _EVERY) -> Begin:
     def begin(trouble: Trouble, episode: Episode) -> bool:
-        episode.ids = None
         trouble.vault.append((episode, operations, lambda: make(trouble)))
         return True
 
@@ -381,7 +380,7 @@ def _rotate(trouble: Trouble, episode: Episode, *, at_once: bool) -> bool:
     return True
 
 
-def _change_account(change: Callable[["SimWorld", str], object]) -> type_of_begin:
+def _change_account(change: Callable[["SimWorld", str], object]) -> Begin:
     def begin(trouble: Trouble, episode: Episode) -> bool:
         world, name = trouble.world, str(episode.name)
         episode.touches = frozenset({name})
@@ -407,7 +406,7 @@ def _spoil(world: "SimWorld", name: str) -> None:
     world.vault.kv.put(FakeAccounts.FOLDER + name, {"client_id": "", "note": "to be mended"})
 
 
-def _tamper(change: Callable[[Trouble, str], bool | None]) -> type_of_begin:
+def _tamper(change: Callable[[Trouble, str], bool | None]) -> Begin:
     """Change what is stored; it is over when the worker has put a token there."""
 
     def begin(trouble: Trouble, episode: Episode) -> bool:
@@ -424,8 +423,8 @@ def _tamper(change: Callable[[Trouble, str], bool | None]) -> type_of_begin:
 
 def _older(trouble: Trouble, path: str, **beside: object) -> bool:
     world = trouble.world
-    history = world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].history
-    newest = world.token_data(path)
+    name = path.removeprefix(FakeTokens.FOLDER)
+    history, newest = world.oracle.truths[name].history, world.data(name)
     if len(history) < 3 or not newest:
         return False
     data = {**newest, "access_token": trouble.random.choice(list(history)[:-1]), **beside}
@@ -455,7 +454,7 @@ def _foreign_token(trouble: Trouble, path: str) -> bool:
     others = [name for name, each in truths.items() if each.published and each.account_id != account_id]
     if not others:
         return False
-    data = trouble.world.token_data(FakeTokens.FOLDER + trouble.random.choice(others))
+    data = trouble.world.data(trouble.random.choice(others))
     if data:  # it may have gone by itself
         trouble.world.vault.kv.put(path, data)
     return bool(data)
@@ -573,7 +572,7 @@ def _restart(trouble: Trouble, episode: Episode) -> bool:
     return True
 
 
-def _manual(**options: Any) -> type_of_begin:
+def _manual(**options: Any) -> Begin:
     def begin(trouble: Trouble, episode: Episode) -> bool:
         names = [episode.name] if episode.name else sorted(episode.touches)
         episode.touches = frozenset()

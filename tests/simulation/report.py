@@ -2,13 +2,12 @@
 
 import os
 import random
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from tests.origin import origin
 from tests.simulation.crowd import LARGE, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
 from tests.simulation.worlds import Report
@@ -17,8 +16,8 @@ _FILE: Final = Path("docs", "simulation.md")
 _TEXT: Final = """# The simulation: {years:.0f} account-years of trouble
 
 The worker's real logic on a virtual clock, in many small worlds in which something is always wrong, and in scenes of
-the size that is promised. `make simulate` wrote this page on {date} at commit {commit}, in {minutes:.0f} minutes of
-{cores} processes. One world again, call by call: `python -m tests.simulation SEED`.
+the size that is promised. `make simulate` wrote this page ({origin}) in {minutes:.0f} minutes of {cores}
+processes. One world again, call by call: `python -m tests.simulation SEED`.
 
 Worlds: {worlds}, from seed {seed} on. Account-days: {days:.0f}. Tokens minted: {mints}, published: {writes}.
 Promises broken: {broken}.
@@ -55,8 +54,7 @@ def main(years: float) -> int:
     met = {kind: report.met[kind] for kind in Kind}
     text = _TEXT.format(
         years=report.account_days / 365,
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
-        commit=_commit(),
+        origin=origin(),
         minutes=(time.monotonic() - started) / 60,
         cores=os.cpu_count(),
         worlds=worlds,
@@ -82,15 +80,6 @@ def main(years: float) -> int:
 def _tell(so_far: Report) -> None:
     """It takes an hour."""
     sys.stderr.write(f"\r{so_far.account_days / 365:.1f} account-years, {len(so_far.violations)} promises broken ")
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
-        return done.stdout.decode().strip()
-
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
 if __name__ == "__main__":

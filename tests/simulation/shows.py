@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -41,9 +41,9 @@ OUTAGES: Final[dict[str, tuple[Kind, ...]]] = {
 }
 
 
-def outage(of: str, accounts: int = 1000) -> Iterator[Row]:
+def outage(of: str) -> Iterator[Row]:
     """25 minutes, begun when they hurt most: the token that is renewed last is about to be."""
-    plan = Plan(seed=1, accounts=accounts, hosts=3, hours=4.0, sweep_every=3600.0, sync_every=60.0)
+    plan = Plan(seed=1, accounts=1000, hosts=3, hours=4.0, sweep_every=3600.0, sync_every=60.0)
     begins = _worst_moment(plan)
     world = _world(plan)
     world.live(begins)
@@ -60,7 +60,7 @@ def outage(of: str, accounts: int = 1000) -> Iterator[Row]:
         world.live(over + waited)
     world.live(over + 0.5 * HOUR)
     world.end()
-    settings = f"{accounts} accounts, 3 hosts, 25 min"
+    settings = "1000 accounts, 3 hosts, 25 min"
     by_cap = len(due) / plan.max_per_second / plan.hosts
     yield Row(f"outage of {of}: expired", settings, sum(truth.ends <= now for truth in due), 0, "tokens")
     yield Row(f"outage of {of}: least life left at its end", settings, round(least), 1, "s", at_least=True)
@@ -164,7 +164,7 @@ def _world(plan: Plan) -> SimWorld:
 @cache
 def _worst_moment(plan: Plan) -> float:
     """When, in steady state, some token has less life left than any has at another time."""
-    world = _world(replace(plan))
+    world = _world(plan)
     worst = (float("inf"), 0.0)
     for step in range(80):
         at = _STEADY + step * 30.0

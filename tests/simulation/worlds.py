@@ -52,10 +52,10 @@ class Plan:
     max_in_flight: int = 8
     max_per_second: float = 20.0
     domain_cache: float = 12 * HOUR
-    kinds: tuple[Kind, ...] = ()
-    """Faults that occur in it."""
     slowest: float = 0.04
     """Seconds that a call takes until it takes effect, at most."""
+    kinds: tuple[Kind, ...] = ()
+    """Faults that occur in it."""
     gap: float = 600.0
     """Seconds between two of them, on the average."""
 
@@ -318,10 +318,6 @@ class SimWorld(World):
         assert newest
         assert newest.data
         return newest.data
-
-    def token_data(self, path: str) -> Mapping[str, object]:
-        newest = self.vault.kv.read(path)
-        return (newest and newest.data) or {}
 
     def host_of(self, name: str) -> str:
         return self.liveperson.host_of(name.partition("/")[0])
