@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from hvac.exceptions import InvalidPath, VaultError
 from sandbox import kubernetes
 from sandbox.kubernetes import Kubernetes
 
-_READY_WITHIN: Final = 20.0
+_READY_WITHIN: Final = 60.0
 """Seconds. It takes 0.3 on an idle machine."""
 _STOPS_WITHIN: Final = 5.0
 """Seconds until a server that was asked to end is killed."""
@@ -222,6 +222,14 @@ class OpenBao:
     def _enable(self, method: str, mount: str | None = None) -> None:
         if f"{mount or method}/" not in self.client.sys.list_auth_methods()["data"]:
             self.client.sys.enable_auth_method(method, path=mount or method)
+
+    def living(self) -> list[dict[str, Any]]:
+        """What it knows of each token that lives."""
+        tokens, found = self.client.auth.token, []
+        for accessor in tokens.list_accessors()["data"]["keys"]:
+            with suppress(VaultError):  # it ended meanwhile
+                found.append(tokens.lookup_accessor(accessor)["data"])
+        return found
 
     def _role(self, path: str, policies: Sequence[str], role: Mapping[str, object]) -> None:
         policed = {"token_policies": list(policies), "token_no_default_policy": True}

@@ -20,10 +20,6 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         yield made
 
 
-def test_while_all_is_well_nothing_fires(stand: Stand) -> None:
-    assert stand[2].firing() == set()
-
-
 @pytest.mark.parametrize("fault", SHORT)
 def test_an_alert_fires_and_clears(fault: str, stand: Stand) -> None:
     world, daemon, prometheus = stand

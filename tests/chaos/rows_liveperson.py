@@ -9,7 +9,7 @@ import trustme
 from sandbox import faults
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
-from tests.chaos.stand import Stand, direct, restarted_directly
+from tests.chaos.stand import Stand, crowded, direct, restarted_directly
 from tests.integration.processes import eventually
 
 _GROUP = "LivePerson"
@@ -91,7 +91,7 @@ _CODE = faults.Fault(status=500, body=b'{"internalErrorCode": "9007"}')
 _ELSEWHERE = faults.Fault(answer=b'{"service": "sentinel", "baseURI": "sentinel.invalid"}')
 
 ROWS = [
-    Row(_GROUP, "down", direct, answering(faults.Fault(refuse=True)), f"{_HOST}: connection lost", short=True),
+    Row(_GROUP, "down", crowded, answering(faults.Fault(refuse=True)), f"{_HOST}: connection lost", short=True),
     Row(_GROUP, "hanging", direct, answering(faults.Fault(hang=True)), f"{_HOST}: no complete answer within"),
     Row(
         _GROUP,

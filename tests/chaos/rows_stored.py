@@ -1,5 +1,6 @@
 """Somebody lays hands on the stored tokens. Two accounts of five are hit; the others must not notice."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -34,8 +35,11 @@ def seen(act: Callable[[Stand, str, str], None]) -> Fault:
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
         book = stand.watch.book
+        eventually(lambda: all(_version(stand, _path(name)) > 1 for name in _HIT))
+        stand.daemon.process.send_signal(signal.SIGSTOP)  # or it may mend it before anybody saw it
         with each(act)(stand):
-            eventually(lambda: book.lost + book.planted, 5)
+            eventually(lambda: book.lost + book.planted)
+            stand.daemon.process.send_signal(signal.SIGCONT)
             yield
         stand.bites = book.lost + book.planted
 
@@ -70,14 +74,13 @@ def destroyed(stand: Stand, name: str, path: str) -> None:
 def undeleted(stand: Stand, name: str, path: str) -> None:
     version, lost = _version(stand, path), stand.watch.book.lost
     deleted(stand, name, path)
-    eventually(lambda: stand.watch.book.lost > lost, 5)
+    eventually(lambda: stand.watch.book.lost > lost)
     stand.kv.undelete_secret_versions(path, [version])
 
 
 def rolled_back(stand: Stand, name: str, path: str) -> None:
     """To the version before, which is due: lives are too short here for it to end a minute earlier and be a repair."""
     del name
-    eventually(lambda: _version(stand, path) > 1)
     before = _data(stand, path, _version(stand, path) - 1)
     stand.kv.create_or_update_secret(path, {**before, PLANTED: "yes"})
 

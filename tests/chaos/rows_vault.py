@@ -104,10 +104,9 @@ def jwt_rotated(stand: Stand) -> Iterator[None]:
     file, issuer = stand.scene.folder / "jwt", Kubernetes()
     file.write_text(issuer.token(age=timedelta(hours=2)))
     stand.vault.jwt(ROLE, [ROLE], issuer)
-    for accessor in stand.vault.client.auth.token.list_accessors()["data"]["keys"]:
-        data = stand.vault.client.auth.token.lookup_accessor(accessor)["data"]
-        if data["path"] == "auth/jwt/login":
-            stand.vault.client.auth.token.revoke_accessor(accessor)
+    for login in stand.vault.living():
+        if login["path"] == "auth/jwt/login":
+            stand.vault.client.auth.token.revoke_accessor(login["accessor"])
     yield
     file.write_text(issuer.token())
 
@@ -179,7 +178,7 @@ ROWS = [
     Row(_GROUP, "renewals capped", short_logins, nothing, lasts=0.7, sign="vault.login"),
     Row(_GROUP, "secret_id rotated", gated, secret_id_rotated, "invalid role or secret ID", outages=(1, 1)),
     Row(_GROUP, "JWT rotated", by_jwt, jwt_rotated, "jwt login: status 400", outages=(1, 1)),
-    Row(_THREE, "leader killed", three_nodes, leader_killed, _LEADERLESS, outages=(1, 2), short=True),
+    Row(_THREE, "leader killed", three_nodes, leader_killed, _LEADERLESS, outages=(1, 4), short=True),
     Row(_THREE, "leader frozen", three_nodes, leader_frozen, _LEADERLESS, outages=(1, 4)),
     Row(_THREE, "leader steps down amid a write", three_nodes, leader_steps_down, _LEADERLESS, lasts=0, outages=(1, 2)),
     Row(_THREE, "write's outcome unknown", three_nodes, outcome_unknown, _LEADERLESS, outages=(1, 2)),

@@ -122,10 +122,10 @@ def cpu(daemon: Daemon) -> float:
 def test_a_renewal_that_hangs_makes_no_busy_loop(tmp_path: Path) -> None:
     with short_logins(tmp_path) as stand:
         held = stand.way.hold("auth/token/renew-self", "before")
-        assert held.caught.wait(10)
+        assert held.caught.wait(30)
         before, mark = cpu(stand.daemon), stand.mark()
         time.sleep(5)
-        assert cpu(stand.daemon) - before < 1
+        assert cpu(stand.daemon) - before < 2
         assert len(stand.lines(mark, "vault.unavailable")) <= 1
         held.drop()
 

@@ -32,7 +32,7 @@ def test_a_minute_of_faults_costs_no_reader_a_token(soaked: Future[Soak]) -> Non
     assert not done.problems, "\n".join(done.problems)
     assert len(done.faults) > 1
     assert done.refreshed > done.accounts
-    assert done.book.reads > 10 * done.accounts
+    assert done.book.reads > done.accounts
     assert "| memory MiB |" in report(done)
 
 

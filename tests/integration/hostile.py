@@ -327,7 +327,7 @@ def among_hostile_servers(folder: Path) -> Report:
             world.add_account(good)
         daemon = _daemon(world, ca, [f"localhost:{server.port}" for server in running.values()])
         for name, account in accounts.items():
-            report.said[name] = str(daemon.wait_for("refresh.failed", account=account, within=60)["error"])
+            report.said[name] = eventually(partial(_said, daemon, account, expected[name]), within=60)
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
         report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
         shares = [line["life_left_at_replacement"] / 10 for line in _served(daemon) if line["reason"] == "due"]
@@ -340,10 +340,14 @@ def among_hostile_servers(folder: Path) -> Report:
         report.paths = set(_touched(world))
         bugs = [line for line in daemon.events() if "worker.bug" in line["event"] or "internal error" in str(line)]
         assert not bugs, bugs
-    for name, pattern in expected.items():
-        assert re.search(pattern, report.said[name]), (name, report.said[name])
-        assert report.said[name].isprintable(), name
+    assert all(said.isprintable() for said in report.said.values())
     return report
+
+
+def _said(daemon: Daemon, account: str, pattern: str) -> str | None:
+    """What one of its attempts came to: on a loaded machine the first may get no answer in time."""
+    errors = (str(line["error"]) for line in daemon.events("refresh.failed", account=account))
+    return next((error for error in errors if re.search(pattern, error)), None)
 
 
 def _daemon(world: Scene, ca: trustme.CA, hosts: list[str]) -> Daemon:

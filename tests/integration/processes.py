@@ -26,7 +26,7 @@ Settings = Mapping[str, str | None]
 Thing = TypeVar("Thing")
 
 
-def eventually(look: Callable[[], Thing | None], within: float = 20) -> Thing:
+def eventually(look: Callable[[], Thing | None], within: float = 60) -> Thing:
     """What `look` finds once it finds something."""
     give_up = time.monotonic() + within
     while not (found := look()):
@@ -58,7 +58,7 @@ class Daemon:
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if name in (None, line["event"]) and fields.items() <= line.items()]
 
-    def wait_for(self, name: str, *, count: int = 1, within: float = 20, **fields: object) -> dict[str, Any]:
+    def wait_for(self, name: str, *, count: int = 1, within: float = 60, **fields: object) -> dict[str, Any]:
         """The log line that makes it this many."""
 
         def found() -> dict[str, Any] | None:
@@ -149,13 +149,8 @@ class Scene(World):
 
     def logins(self) -> list[str]:
         """The accessors of the worker's logins that live."""
-        tokens = self.openbao.client.auth.token
-        found = []
-        for accessor in tokens.list_accessors()["data"]["keys"]:
-            data = tokens.lookup_accessor(accessor)["data"]
-            if (data["meta"] or {}).get("role_name") == "appjwt-worker":
-                found.append(accessor)
-        return found
+        ours = [each for each in self.openbao.living() if (each["meta"] or {}).get("role_name") == "appjwt-worker"]
+        return [each["accessor"] for each in ours]
 
     def _stored_tokens(self) -> list[str]:
         """Every version there still is of every token."""

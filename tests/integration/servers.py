@@ -5,7 +5,8 @@ import contextlib
 import ssl
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
-from threading import Event, Thread
+from concurrent.futures import Future
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -21,10 +22,12 @@ class Server:
         self._tls = tls
         self.port = port
         self.connections = 0
+        self.hung_up = 0
+        """Connections that it ended."""
         self.requests: list[bytes] = []
         """Each request that a `Talk` of `answering` took, head and body as they came."""
         self._open: dict[asyncio.Task[None], StreamWriter] = {}
-        self._ready = Event()
+        self._ready: Future[None] = Future()
         self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="server")
 
     @property
@@ -33,7 +36,7 @@ class Server:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait()
+        self._ready.result()
         return self
 
     def __exit__(
@@ -44,9 +47,13 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=self._tls)
+        try:
+            server = await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=self._tls)
+        except OSError as error:
+            self._ready.set_exception(error)
+            return
         self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
+        self._ready.set_result(None)
         await self._told.wait()
         server.close()
         for task, writer in self._open.items():
@@ -66,6 +73,7 @@ class Server:
         with gone:
             await self._talk(reader, writer)
         writer.close()
+        self.hung_up += 1
         with gone:
             await writer.wait_closed()
 

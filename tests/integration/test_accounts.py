@@ -250,7 +250,7 @@ class LaterSession(VaultSession):
 
 
 @pytest.mark.parametrize(
-    ("later", "found"), [(timedelta(hours=23, minutes=58), Account), (timedelta(hours=24), type(None))]
+    ("later", "found"), [(timedelta(hours=23, minutes=30), Account), (timedelta(hours=24), type(None))]
 )
 def test_the_secret_before_is_of_use_for_a_day(later: timedelta, found: type, refreshed: Refreshed) -> None:
     accounts = accounts_of(refreshed.scene, later)

@@ -170,7 +170,7 @@ def test_probes_are_answered_among_200_slow_connections_which_do_not_last(port: 
                 if number not in ended and not drips(connection, say=number % 3 > 0):
                     ended.add(number)
             time.sleep(0.5)
-    assert longest < 2
+    assert longest < 5
     assert len(ended) == SLOW
 
 

@@ -201,9 +201,7 @@ class Login:
 
     def living(self) -> int:
         """How many logins of this role live."""
-        token = self.scene.openbao.client.auth.token
-        found = [token.lookup_accessor(each)["data"]["meta"] for each in token.list_accessors()["data"]["keys"]]
-        return sum((meta or {}).get("role_name") == self.name for meta in found)
+        return sum((each["meta"] or {}).get("role_name") == self.name for each in self.scene.openbao.living())
 
 
 Right = tuple[str, str]

@@ -85,7 +85,7 @@ def test_a_token_verifies_and_has_the_documented_form(
         "scope": "msg.consumer",
         "iss": "Sentinel",
     }
-    assert abs(parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()) < 3
+    assert abs(parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()) < 30
 
 
 def test_the_life_of_tokens_can_change_while_it_runs(
@@ -308,30 +308,30 @@ def test_an_answer_can_lack_its_date(liveperson: LivePerson, ask: Callable[..., 
 
 def test_a_delay_delays_only_whom_it_is_for(liveperson: LivePerson, ask: Callable[..., requests.Response]) -> None:
     other = asdict(liveperson.add_account("12345678", "va"))
-    with liveperson.faults.on(Fault(delay=0.4), account=ACCOUNT):
+    with liveperson.faults.on(Fault(delay=2), account=ACCOUNT):
         slow = threading.Thread(target=ask)
         began = time.monotonic()
         slow.start()
         assert ask(account="12345678", data=other).status_code == 200
-        assert time.monotonic() - began < 0.3
+        assert slow.is_alive()
         slow.join()
-        assert 0.4 <= time.monotonic() - began < 1
+        assert time.monotonic() - began >= 2
 
 
 def test_a_hanging_service_never_answers(liveperson: LivePerson, ask: Callable[..., requests.Response]) -> None:
     with liveperson.faults.on(Fault(hang=True)), pytest.raises(requests.ReadTimeout):
-        ask(timeout=0.2)
+        ask(timeout=(5, 1))
     assert [seen.status for seen in liveperson.seen] == [0]
 
 
 def test_a_dripping_service_beats_a_timeout_per_read(
     liveperson: LivePerson, ask: Callable[..., requests.Response]
 ) -> None:
-    for fault in (Fault(drip=0.02, status=503, body=b"0123456789"), Fault(drip=0.002, drip_from="headers", status=503)):
+    for fault in (Fault(drip=0.15, status=503, body=b"0123456789"), Fault(drip=0.01, drip_from="headers", status=503)):
         with liveperson.faults.on(fault):
             began = time.monotonic()
-            assert ask(timeout=0.15).status_code == 503
-            assert time.monotonic() - began > 0.2
+            assert ask(timeout=(5, 1)).status_code == 503
+            assert time.monotonic() - began > 1
 
 
 def test_a_cut_answer_ends_in_the_middle(liveperson: LivePerson, ask: Callable[..., requests.Response]) -> None:
@@ -365,7 +365,7 @@ def test_it_stops_at_once_with_clients_hanging_and_idle(tmp_path: Path) -> None:
 
         def hang() -> None:
             try:
-                requests.post(url, account, verify=ca, timeout=5)
+                requests.post(url, account, verify=ca, timeout=30)
             except requests.ConnectionError as error:
                 failures.append(error)
 
@@ -377,7 +377,7 @@ def test_it_stops_at_once_with_clients_hanging_and_idle(tmp_path: Path) -> None:
         began = time.monotonic()
         stack.close()
         client.join()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
     assert len(failures) == 1
     assert threading.active_count() == threads
 
@@ -468,9 +468,10 @@ def test_openbao_starts_again_at_the_same_address_and_ends_when_frozen(tmp_path:
                 f"liveperson/accounts/{ACCOUNT}", raise_on_deleted_version=True
             )
         openbao.freeze()
-        began = time.monotonic()
+        process = openbao.process
         openbao.stop()
-        assert time.monotonic() - began < 3
+        assert process
+        assert process.returncode not in (None, -signal.SIGKILL)
         assert openbao.process is None
 
 
@@ -503,7 +504,7 @@ def test_openbao_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         host, port = parent.stdout.readline().strip().removeprefix("http://").split(":")
         assert is_open(host, int(port))
         os.kill(parent.pid, signal.SIGKILL)
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 30
     while is_open(host, int(port)):
         assert time.monotonic() < give_up
         time.sleep(0.02)

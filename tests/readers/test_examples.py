@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from worker.core.plan import Life, Timing
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ACCOUNT = "le81823118"
-FIVE_MINUTES = 300.0
 
 
 @dataclass
@@ -215,13 +213,11 @@ def test_an_operators_example_reads_the_path_that_the_worker_writes(file: str, k
     assert f"liveperson/tokens/{ACCOUNT}" in str(told["spec"])
 
 
-def test_who_reads_every_five_minutes_has_19_minutes_left() -> None:
+def test_who_reads_a_token_has_27_minutes_left_while_all_is_well() -> None:
     life = Life(0.0, 3600.0)
     timing = Timing(0.5, 0.05, "a")
     latest = max(timing.refresh_at(f"le{number}", life) for number in range(2000))
-    promised = 0.4 * 3600.0  # while an attempt is under way: DESIGN's promise
     assert 3600.0 - latest >= 27 * 60
-    assert promised - FIVE_MINUTES >= timedelta(minutes=19).total_seconds()
 
 
 def test_the_page_names_every_example_and_they_exist() -> None:

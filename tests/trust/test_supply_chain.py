@@ -117,12 +117,12 @@ def test_wheel_and_sdist_hold_what_they_should_and_nothing_else(tmp_path: Path) 
 def test_the_same_commit_makes_the_same_bytes_wherever_and_whenever(tmp_path: Path) -> None:
     made: list[dict[str, bytes]] = []
     for folder, umask in (("here", "022"), ("elsewhere", "077")):
+        time.sleep(1.1)  # so that the two have other times on every file
         script = (
             f"umask {umask} && git clone -q {ROOT} {folder} && cd {folder} && exec {sys.executable} -m hatchling build"
         )
         subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, capture_output=True)
         made.append({each.name: each.read_bytes() for each in (tmp_path / folder / "dist").iterdir()})
-        time.sleep(1.1)  # so that the two have other times on every file
     assert {Path(name).suffix for name in made[0]} == {".whl", ".gz"}
     assert made[0] == made[1]
 
