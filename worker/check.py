@@ -170,7 +170,7 @@ class Preflight:
             else:
                 hosts.setdefault(host, []).append(name)
                 # whether the client_secret is right, only Sentinel could say
-                yield Line(f"account {name}", ok=True, detail=f"well-formed, at {host}")
+                yield Line(f"account {name}", ok=True, detail=f"well-formed, at {host}; its secret is not tried")
         for host in sorted(hosts):
             yield from self._host(host)
 

@@ -142,7 +142,7 @@ def _daemon(loaded: "Settings", parts: "Parts") -> int:
     return OK
 
 
-def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -> int:
+def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import wiring
@@ -162,11 +162,11 @@ def _refresh(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -
     if flags.dry_run:
         due = sum(row["outcome"] == "skipped" and row["reason"] is not None for row in rows)
         summary = f"dry run: {due} would be refreshed, for the reason given; {failed} could not be"
-    _print(flags, {"accounts": rows, **counts}, rows, summary)
+    _print(flags, {"accounts": rows, **counts}, rows, summary if rows else _no_account(settings))
     return ACCOUNT_FAILED if failed else OK
 
 
-def _status(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") -> int:
+def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
     from dataclasses import asdict
 
     from worker import status
@@ -176,11 +176,11 @@ def _status(flags: argparse.Namespace, _settings: "Settings", parts: "Parts") ->
     lines = status.lines(parts.accounts.names(), parts.tokens, parts.pool)
     rows = [asdict(line) for line in lines]
     ended = sum(not line.is_well for line in lines)
-    summary = f"{len(rows)} accounts, {ended} without a live token"
-    if flags.output != "json" and terminal.show_status(rows):
+    summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
+    if rows and flags.output != "json" and terminal.show_status(rows):
         print(f"\n{summary}")
     else:
-        _print(flags, {"accounts": rows}, rows, summary)
+        _print(flags, {"accounts": rows}, rows, summary if rows else _no_account(settings))
     return ACCOUNT_FAILED if ended else OK
 
 
@@ -192,7 +192,7 @@ def _check(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> i
     lines = list(wiring.preflight(settings, parts).run())
     rows = [asdict(line) for line in lines]
     failed = [line.check for line in lines if not line.ok]
-    _print(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} checks passed, {len(failed)} did not")
+    _print(flags, {"checks": rows}, rows, f"{_counted(len(rows) - len(failed), 'check')} passed, {len(failed)} did not")
     if {"vault", "login"} & {*failed}:
         return VAULT_UNUSABLE
     return ACCOUNT_FAILED if failed else OK
@@ -204,8 +204,16 @@ def _print(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[
     if flags.output == "json":
         print(terminal.as_json(document))
     else:
-        print(terminal.as_table(rows), summary, sep="\n\n")
+        print(*([terminal.as_table(rows)] if rows else []), summary, sep="\n\n")
     sys.stdout.flush()
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _no_account(settings: "Settings") -> str:
+    return f"there is no account below {settings.accounts.mount}/{settings.accounts.prefix}"
 
 
 def _life(text: str) -> float:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from worker.core.appjwt import utc
 from worker.core.errors import AccountGoneError, RefreshError
+from worker.core.notes import PREVIOUS_USED
 from worker.core.outcome import Next, Outcome, Result
 from worker.refresh import Accounts, ByHand, Refresher
 from worker.schedule.dispatch import Dispatcher
 from worker.schedule.fleet import Fleet
 
-_PREVIOUS_USED = "Sentinel refused the newest client_secret, and took the one before it"
 _LONGEST_WAIT = 0.1
 """Seconds between two looks at how far it is."""
 
@@ -107,7 +107,7 @@ class ManualRefresh:
 
     def _line(self, outcome: Outcome, named: bool) -> Line:  # noqa: FBT001 - see run
         result, token = outcome.result, outcome.token
-        error = str(outcome.error) if outcome.error else _PREVIOUS_USED if outcome.previous_used else None
+        error = str(outcome.error) if outcome.error else PREVIOUS_USED if outcome.previous_used else None
         if named and isinstance(outcome.error, AccountGoneError):
             result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
         return Line(

@@ -164,8 +164,8 @@ class Refresher:
         """Whether the account's own read says so; a fault says nothing."""
         try:
             self._accounts.read(name)
-        except AccountGoneError:
-            self._forget(name)
+        except AccountGoneError as error:
+            self._note_removal(name, error)
             return True
         except InvalidAccountError:
             return not is_name(name)  # there was nothing to be read
@@ -301,6 +301,13 @@ class Refresher:
             with contextlib.suppress(RefreshError):  # the token stands all the same; the next look tries again
                 self._tokens.settle(attempt.account, token.lifetime)
                 attempt.restored = True
+
+    def _note_removal(self, name: str, error: AccountGoneError) -> None:
+        """Were it to come back, what was said of it before would stand there as if it were new."""
+        attempt = _Attempt(name, self._clock())
+        with contextlib.suppress(RefreshError):
+            attempt.stored = self._tokens.read(name)
+        self._note(attempt, self._ended(attempt, error))
 
     def _note(self, attempt: _Attempt, outcome: Outcome) -> None:
         stored = attempt.stored

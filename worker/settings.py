@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.values import Duration, Listed, Listen, Url, VaultPath
+from worker.values import Duration, Hosts, Listen, Url, VaultPath
 
 DEFAULT_FILE = Path("/etc/appjwt-worker/worker.toml")
 
@@ -99,7 +99,7 @@ class TokensSettings(_Table):
 class SentinelSettings(_Table):
     domain_api: Url = "https://api.liveperson.net"
     domain_cache: Duration = Field(timedelta(hours=12), le=timedelta(hours=24))
-    allowed_hosts: Listed = Field((".liveperson.net",), min_length=1)
+    allowed_hosts: Hosts = Field((".liveperson.net",), min_length=1)
     api_version: Literal["1.0", "2.0"] = "1.0"
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
     ca_cert: Path | None = None

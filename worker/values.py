@@ -1,4 +1,4 @@
-"""How people write the values of settings and flags: 20m, a list with commas, a URL, HOST:PORT, a path in Vault."""
+"""How people write the values of settings and flags: 20m, hosts with commas, a URL, HOST:PORT, a path in Vault."""
 
 import contextlib
 import re
@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_HOST = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
 _URL = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*", re.IGNORECASE)
 
 
@@ -26,8 +27,11 @@ def duration(value: object) -> timedelta:
         raise ValueError("is longer than any duration can be") from None
 
 
-def _listed(value: object) -> object:
-    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+def _hosts(value: object) -> object:
+    hosts = [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+    if isinstance(hosts, list) and not all(_HOST.fullmatch(each) for each in hosts if isinstance(each, str)):
+        raise ValueError("must be hosts, such as a.example:8443 or .example")
+    return hosts
 
 
 def _url(value: object) -> object:
@@ -55,7 +59,7 @@ def _path(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Url = Annotated[str, BeforeValidator(_url)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 VaultPath = Annotated[str, BeforeValidator(_path)]

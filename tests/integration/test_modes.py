@@ -196,7 +196,7 @@ def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Pr
         )
     ]
     details = {line["check"]: line["detail"] for line in lines}
-    assert details["account le407"] == f"well-formed, at {host}"
+    assert details["account le407"] == f"well-formed, at {host}; its secret is not tried"
     assert details["account le408"] == "disabled"
     assert not [seen for seen in made.liveperson.seen if (seen.service, seen.account_id) == ("sentinel", "le407")]
 

@@ -240,9 +240,9 @@ def test_an_account_that_cannot_be_used_is_told_with_what_mends_it(error: Refres
 
 
 def test_a_foreign_secret_is_told_with_the_command_that_hands_it_over() -> None:
-    line = failed(check(shelf=Shelf(ForeignSecretError("not ours", "vault kv metadata put x"))))
+    line = failed(check(shelf=Shelf(ForeignSecretError("not ours", "vault kv metadata patch x"))))
     assert line == Line(
-        "account a", False, "not ours; to hand it over: vault kv metadata put x", "vault kv metadata put x"
+        "account a", False, "not ours; to hand it over: vault kv metadata patch x", "vault kv metadata patch x"
     )
 
 

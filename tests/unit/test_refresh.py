@@ -289,16 +289,13 @@ def test_an_account_that_is_gone_is_skipped(world: World, refresher: Refresher) 
     assert refresher.is_gone(ACCOUNT)
 
 
-def test_only_a_404_of_its_own_says_that_an_account_is_gone(world: World, refresher: Refresher) -> None:
-    assert not refresher.is_gone(ACCOUNT)
-    world.vault.denied = {"read_account"}
-    assert not refresher.is_gone(ACCOUNT)
-    world.vault.is_down = True
-    assert not refresher.is_gone(ACCOUNT)
-    world.vault.is_down = False
-    world.vault.denied = set()
-    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, {})
-    assert not refresher.is_gone(ACCOUNT)
+def test_of_an_account_that_is_gone_its_trouble_is_no_longer_told(world: World, refresher: Refresher) -> None:
+    world.vault.kv.put(FakeAccounts.FOLDER + ACCOUNT, {"client_id": "only"})
+    refresher.refresh(ACCOUNT)
+    assert notes(world)["state"] == "invalid"
+    world.vault.kv.remove(FakeAccounts.FOLDER + ACCOUNT)
+    assert refresher.is_gone(ACCOUNT)
+    assert notes(world) == {"state": "removed"}
 
 
 # Failures
@@ -739,6 +736,8 @@ def test_only_its_own_404_or_an_impossible_name_says_that_an_account_is_gone(
     world.add_account("disabled", enabled=False)
     world.vault.kv.put(FakeAccounts.FOLDER + "invalid", {"client_id": "x"})
     assert refresher.is_gone(name) is gone
+    world.vault.denied = {"read_account"}
+    assert refresher.is_gone(name) is (name == "no name")
     world.vault.is_down = True
     assert refresher.is_gone(name) is (name == "no name")
 

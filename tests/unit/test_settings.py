@@ -285,6 +285,10 @@ def test_a_value_that_cannot_be_is_told_with_its_name(variable: str, value: str,
         ("role_id = 7", "vault.role_id (APPJWT_VAULT_ROLE_ID): input should be a valid string"),
         ("timeout = 10", "vault.timeout (APPJWT_VAULT_TIMEOUT): must be a duration such as 90s, 20m or 1h"),
         (
+            '[sentinel]\nallowed_hosts = ["*.liveperson.net"]',
+            "sentinel.allowed_hosts (APPJWT_SENTINEL_ALLOWED_HOSTS): must be hosts, such as a.example:8443 or .example",
+        ),
+        (
             '[sentinel]\nallowed_hosts = [".a", 7]',
             "sentinel.allowed_hosts (APPJWT_SENTINEL_ALLOWED_HOSTS): input should be a valid string",
         ),

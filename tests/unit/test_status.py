@@ -142,7 +142,7 @@ def test_a_plan_that_is_no_moment_is_left_out(planned: str | None, pool: ThreadP
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (ForeignSecretError("not ours", "vault kv metadata put"), State.FOREIGN),
+        (ForeignSecretError("not ours", "vault kv metadata patch"), State.FOREIGN),
         (InvalidAccountError("'a b': no name"), State.INVALID),
     ],
 )

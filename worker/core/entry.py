@@ -22,7 +22,7 @@ class Entry:
     kind: Kind | None = None
     """Of the latest failure."""
     last_error: str | None = None
-    """In the words that Vault's metadata has; None = the latest attempt went well."""
+    """In the words that Vault's metadata has; None = all is well."""
     failing_since: float | None = None
     last_success: float | None = None
     due: float | None = None

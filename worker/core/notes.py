@@ -8,6 +8,7 @@ from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Outcome, Result, State
 
 _FAILING = (State.FAILING, State.INVALID)
+PREVIOUS_USED = "Sentinel refuses the newest client_secret; the one before it serves, for 24 h after the change"
 _LONGEST = 512
 """Bytes: Vault takes no longer value in custom_metadata, and no control characters."""
 
@@ -25,14 +26,27 @@ def news(outcome: Outcome, told: Mapping[str, str], now: datetime) -> dict[str, 
         return None  # the path is somebody else's; or the account was only looked at
     if error and error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.TRANSIENT:
         return None  # Vault would not take it
-    same_state = told.get("state", State.OK) == state
+    before = told.get("last_error")
+    said, since = what_is_wrong(outcome, before), None
+    same = said == before
     if state in _FAILING and error:
-        stage = f"{error.stage}: "
-        if same_state and told.get("last_error", "").startswith(stage):
-            return None  # the words may differ each time, and are in the log
+        same = (before or "").startswith(f"{error.stage}: ")  # the words may differ each time, and are in the log
         since = told.get("failing_since", utc(now))
-        return {"state": state, "last_error": in_words(error), "failing_since": since}
-    return None if same_state else {"state": state, "last_error": None, "failing_since": None}
+    if same and told.get("state", State.OK) == state:
+        return None
+    return {"state": state, "last_error": said, "failing_since": since}
+
+
+def what_is_wrong(outcome: Outcome, before: str | None) -> str | None:
+    """What stands beside the state; None = nothing is.
+
+    :param before: what stood there. Who adopts a token learns nothing of its client_secret.
+    """
+    if outcome.error and outcome.result is Result.FAILED:
+        return in_words(outcome.error)
+    if outcome.previous_used or (outcome.result is Result.ADOPTED and before == PREVIOUS_USED):
+        return PREVIOUS_USED
+    return None
 
 
 def in_words(error: RefreshError) -> str:

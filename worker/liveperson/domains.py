@@ -24,6 +24,7 @@ _TROUBLE = 30.0
 """Seconds in which, after a failed look-up, the hosts known serve without another."""
 _BEYOND_DOUBT = 60.0
 """Seconds for which a look-up is taken for true whatever its host does: an outage must not become one more here."""
+_ANSWER = "the Domain API's answer"
 _ACCOUNT = "see the account's account_id and sentinel_domain"
 
 
@@ -59,7 +60,7 @@ class Domains:
         if known and (now < looked_up_at + self._cache_for or now < self._trouble_until):
             return known
         try:
-            host = self._allow(self._look_up(account.account_id, timeout), "the Domain API's answer")
+            host = self._allow(self._look_up(account.account_id, timeout), _ANSWER)
         except RefreshError as error:
             if error.kind is Kind.TRANSIENT:
                 self._trouble_until = self._clock() + _TROUBLE  # let not everyone wait for it
@@ -109,7 +110,8 @@ class Domains:
             raise _failure(Kind.LASTING, f"{source} is no host name: it must be {_FORM}", _ACCOUNT)
         # a suffix stands for its subdomains on the default port; an exact host is compared with its port
         if not any(plain.endswith(each) if each.startswith(".") else plain == each for each in self._allowed):
-            named = plain if "." in plain else "a host"  # nor is what could be a secret
+            # nor is what could be a secret
+            named = plain if "." in plain or source == _ANSWER else "a host"
             text = f"{source} is {named}, which sentinel.allowed_hosts does not allow"
             raise _failure(Kind.LASTING, text, f"if secrets may go there, add {named} to sentinel.allowed_hosts")
         return plain

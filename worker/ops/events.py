@@ -7,6 +7,7 @@ import structlog
 
 from worker.core.appjwt import utc
 from worker.core.errors import InternalError
+from worker.core.notes import PREVIOUS_USED
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Reason
 
@@ -30,12 +31,7 @@ class Events:
                 "token.repaired", account=outcome.account, what=what, vault_path=self._vault_path(outcome.account)
             )
         if outcome.previous_used:
-            log.warning(
-                "credentials.previous_used",
-                account=outcome.account,
-                host=outcome.host,
-                hint="Sentinel refuses the newest client_secret; the one before it is tried for 24 h after the change",
-            )
+            log.warning("credentials.previous_used", account=outcome.account, host=outcome.host, hint=PREVIOUS_USED)
         if following.state is not following.before:
             self._changed(outcome, following)
 

@@ -93,7 +93,6 @@ class Page:
             synced=None if synced is None else _words(steady - synced),
             hosts=sorted(_hosts(entries)),
             rows=[_row(entry, steady) for entry in found[:_MOST_ROWS]],
-            found=len(found),
             wanted=wanted,
         ).encode()
 
@@ -140,7 +139,7 @@ def _row(entry: Entry, now: float) -> _Row:
         left=_words(left) if left else "no live token",
         danger="" if entry.state in _NEED_NO_TOKEN else _danger(share),
         bar=bar,
-        planned=_until(held.refresh_at - now) if held and left else "",
+        planned=_until(held.refresh_at - now) if held and left and entry.state not in _NEED_NO_TOKEN else "",
         error=redacted(entry.last_error or ""),
         since=_words(now - entry.failing_since) if entry.failing_since is not None else "",
         failures=entry.failures,

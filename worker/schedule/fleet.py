@@ -183,7 +183,7 @@ class Fleet:
         failed = outcome.error if outcome.result is Result.FAILED else None
         entry.failures = entry.failures + 1 if failed else 0
         entry.kind = plan.kind_by_now(failed, entry.failures) if failed else None
-        entry.last_error = notes.in_words(failed) if failed else None
+        entry.last_error = notes.what_is_wrong(outcome, entry.last_error)
         entry.failing_since = (entry.failing_since or now) if failed else None
         if not outcome.error:
             entry.last_success = now

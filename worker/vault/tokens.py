@@ -188,7 +188,8 @@ class VaultTokens:
     def _foreign(self, name: str) -> ForeignSecretError:
         return ForeignSecretError(
             f"{self.path(name)} holds a secret that is not ours",
-            f"vault kv metadata put -mount={self._mount} -custom-metadata=managed_by={MANAGED_BY} {self._below(name)}",
+            f"vault kv metadata patch -mount={self._mount} "
+            f"-custom-metadata=managed_by={MANAGED_BY} {self._below(name)}",
         )
 
     def _metadata_url(self, name: str) -> str:

@@ -46,10 +46,10 @@ def test_an_account_is_gone_where_its_own_read_answered_404() -> None:
 
 
 def test_how_a_foreign_secret_is_handed_over_is_told_in_words_and_as_the_remedy() -> None:
-    error = ForeignSecretError("not ours", "vault kv metadata put x")
+    error = ForeignSecretError("not ours", "vault kv metadata patch x")
     assert (str(error), error.remedy) == (
-        "not ours; to hand it over: vault kv metadata put x",
-        "vault kv metadata put x",
+        "not ours; to hand it over: vault kv metadata patch x",
+        "vault kv metadata patch x",
     )
     assert ForeignSecretError("not ours").remedy is None
 

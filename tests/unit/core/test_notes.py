@@ -1,5 +1,6 @@
 """What Vault is told of an account, and when."""
 
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,7 +15,7 @@ from worker.core.errors import (
     RefreshError,
     Stage,
 )
-from worker.core.notes import news
+from worker.core.notes import PREVIOUS_USED, news
 from worker.core.outcome import Outcome, Result, State
 from worker.core.plan import Reason
 
@@ -111,3 +112,13 @@ def test_of_an_account_that_never_was_nothing_is_told() -> None:
 @pytest.mark.parametrize("told", [{}, BEFORE, {"state": "disabled"}])
 def test_nothing_is_told_where_nothing_is_known_or_may_be_said(outcome: Outcome, told: dict[str, str]) -> None:
     assert news(outcome, told, ISSUED) is None
+
+
+def test_that_the_secret_before_the_newest_serves_is_told_until_the_newest_does() -> None:
+    serves = {"state": "ok", "last_error": PREVIOUS_USED, "failing_since": None}
+    told = {"state": "ok", "last_error": PREVIOUS_USED}
+    refreshed = after(Result.REFRESHED)
+    assert news(replace(refreshed, previous_used=True), {}, ISSUED) == serves
+    assert news(replace(refreshed, previous_used=True), told, ISSUED) is None
+    assert news(after(Result.ADOPTED), told, ISSUED) is None
+    assert news(refreshed, told, ISSUED) == WELL

@@ -226,7 +226,7 @@ def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
     assert line == {"level": "info", "account": ACCOUNT, **told}
 
 
-PREVIOUS = "Sentinel refuses the newest client_secret; the one before it is tried for 24 h after the change"
+PREVIOUS = "Sentinel refuses the newest client_secret; the one before it serves, for 24 h after the change"
 
 
 @pytest.mark.parametrize(

@@ -60,21 +60,21 @@ def test_json_has_the_keys_of_status_and_two_more() -> None:
 
 def test_the_first_thing_told_is_the_least_life_left_and_whose_and_why() -> None:
     text = words(page(Entry("well", held=held(2700.0)), failing(held=held(300.0))).html())
-    assert "5 min is the least life left of any token: ill fails since 1 min: sentinel: va answers 401" in text
+    assert "5 min is the least life left of any token: ill has failed for 1 min: sentinel: va answers 401" in text
     assert "2 accounts: 1 ok 1 failing" in text
 
 
 def test_an_account_without_a_live_token_is_told_before_all_others() -> None:
     text = words(page(Entry("well", held=held(2700.0)), failing()).html())
-    assert "No live token at ill , since 1 min: sentinel: va answers 401" in text
+    assert "No live token at ill , for 1 min: sentinel: va answers 401" in text
 
 
 def test_vault_and_each_host_are_told_in_words() -> None:
     well = Entry("well", host="va", held=held(2700.0))
-    assert "Vault is of use; accounts compared 12 s ago va serves 1 account" in words(page(well).html())
+    assert "Vault can be used; accounts compared 12 s ago va serves 1 account" in words(page(well).html())
     text = words(page(well, failing(), trouble="it is sealed").html())
-    assert "Vault is of no use it is sealed" in text
-    assert "va 1 of 2 fail: sentinel: va answers 401" in text
+    assert "Vault cannot be used it is sealed" in text
+    assert "va 1 of 2 fails: sentinel: va answers 401" in text
 
 
 def test_a_bar_shows_what_is_over_and_where_the_token_is_to_be_replaced() -> None:
