@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,9 +19,14 @@ import hvac
 import requests
 
 from sandbox.faults import Fault
+from sandbox.openbao import bao
 from sandbox.world import World
 
 _LIFE = timedelta(seconds=20)
+_LONGER = timedelta(minutes=5)
+"""For whoever plays with it."""
+_SPARE = "le55555555"
+"""Known to LivePerson, and nobody put it into Vault."""
 _OUTAGE = 5
 _ACCOUNTS = {"le81823118": "va", "le44270193": "va", "12345678": "lo"}
 _BAR = 10
@@ -34,6 +39,10 @@ _Tokens = dict[str, dict[str, str]]
 
 _READER_POLICY = """
 path "secret/data/liveperson/tokens/*" { capabilities = ["read"] }
+"""
+_OPERATOR_POLICY = """
+path "secret/*" { capabilities = ["create", "read", "update", "patch", "delete", "list"] }
+path "sys/internal/ui/mounts/*" { capabilities = ["read"] }
 """
 
 
@@ -69,11 +78,8 @@ class Reader:
         http.verify = str(world.openbao.ca_file)
         token = world.openbao.token(["reader"])
         self._vault: Any = hvac.Client(url=world.openbao.address, token=token, session=http)
-        self.login = folder / "reader.env"
+        self.login = _shell(folder / "reader.env", world, token, {})
         """For whoever wants to look, too."""
-        self.login.touch(0o600)
-        login = {"VAULT_ADDR": world.openbao.address, "VAULT_CACERT": world.openbao.ca_file, "VAULT_TOKEN": token}
-        self.login.write_text("".join(f"export {name}={value}\n" for name, value in login.items()))
 
     def read(self, account: str) -> tuple[dict[str, str], int]:
         """The token with what is told beside it, and its version."""
@@ -94,13 +100,16 @@ def main() -> int:
     seconds = float(os.environ.get("DEMO_SECONDS", "60"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers and the folder go then, too
     _say("A real OpenBao server and a local stand-in for LivePerson start on this machine.")
-    with tempfile.TemporaryDirectory() as folder, World(Path(folder), token_life=_LIFE) as world:
+    life = _LIFE if seconds else _LONGER
+    with tempfile.TemporaryDirectory() as folder, World(Path(folder), token_life=life) as world:
         for account, region in _ACCOUNTS.items():
             world.add_account(account, region)
-        _say(f"Three accounts in two of LivePerson's regions; their AppJWTs live {_LIFE.seconds} s instead of an hour.")
+        _say(f"Three accounts in two of LivePerson's regions; their AppJWTs live {life.seconds} s instead of an hour.")
         _say("The worker logs in by AppRole, under config/policies/worker.hcl:")
         _show(world, [])
         reader = Reader(world, Path(folder))
+        if not seconds:
+            world.settings["APPJWT_HTTP_LISTEN"] = "127.0.0.1:0"
         with _worker(world) as (worker, ready):
             if not ready.wait(20):
                 _say("The worker did not get ready.")
@@ -109,10 +118,14 @@ def main() -> int:
             _say(f"A reader looks each second. It holds a token that may only read: OpenBao {refused}.")
             _say("Look yourself meanwhile, in another terminal (DEMO_SECONDS=0 goes on until Ctrl-C):")
             print(f"    . {reader.login}; sh examples/read-token.sh {next(iter(_ACCOUNTS))}")
+            if not seconds:
+                _offer(world, Path(folder))
             seen = Seen()
+            enough = len(_ACCOUNTS) if seconds else 0
             try:
                 _watch(world, reader, seen, seconds, worker)
             except KeyboardInterrupt:
+                enough = 0
                 print()
             finally:
                 worker.send_signal(signal.SIGTERM)
@@ -130,7 +143,7 @@ def main() -> int:
     print(f"  reads                {seen.reads}")
     print(f"  least life left seen {seen.least_left:.0%}")
     print(f"  expired reads        {seen.expired}")
-    return int(seen.expired > 0 or status != 0 or seen.replaced() < len(_ACCOUNTS))
+    return int(seen.expired > 0 or status != 0 or seen.replaced() < enough)
 
 
 def _watch(world: World, reader: Reader, seen: Seen, seconds: float, worker: "subprocess.Popen[str]") -> None:
@@ -179,7 +192,8 @@ def _until_due(token: dict[str, str]) -> timedelta:
 
 def _cell(token: dict[str, str], left: float) -> str:
     full = round(max(left, 0) * _BAR)
-    return f"{token['fingerprint'][:8]} {'█' * full}{'░' * (_BAR - full)} {left * _LIFE.seconds:4.0f} s"
+    life = int(token["exp"]) - int(token["iat"])
+    return f"{token['fingerprint'][:8]} {'█' * full}{'░' * (_BAR - full)} {left * life:4.0f} s"
 
 
 def _fetch_consumer_jws(world: World, reader: Reader) -> None:
@@ -221,6 +235,8 @@ def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
             case "token.refreshed":
                 why = {"missing": "there was none", "due": "it was due"}.get(event["reason"], event["reason"])
                 text = f"{event['account']}: new token ({why}), now version {event['vault_version']} in Vault"
+            case "worker.started" if event["http"]:
+                text = f"worker.started, its page is at http://{event['http']}/"
             case "token.adopted":
                 text = f"{event['account']}: found the token that somebody else refreshed, and plans from it"
             case "refresh.failed":
@@ -242,6 +258,30 @@ def _show(world: World, flags: list[str]) -> None:
     print(f"    $ appjwt-worker {' '.join(flags)}".rstrip(), flush=True)
 
 
+def _offer(world: World, folder: Path) -> None:
+    """A login that may do what an operator does, and an account that is not there yet."""
+    world.openbao.policy("operator", _OPERATOR_POLICY)
+    login = _shell(folder / "operator.env", world, world.openbao.token(["operator"]), world.settings)
+    spare, secret = world.liveperson.add_account(_SPARE), folder / "client_secret.txt"
+    secret.touch(0o600)
+    secret.write_text(spare.client_secret)
+    _say("Or be the operator: add an account, break its secret, find out why, mend it (docs/operations.md tells how).")
+    print(f"    . {login}; appjwt-worker --status")
+    print(
+        f"    bao kv put -mount=secret liveperson/accounts/{_SPARE} client_id={spare.client_id} client_secret=@{secret}"
+    )
+
+
+def _shell(file: Path, world: World, token: str, settings: Mapping[str, str]) -> Path:
+    """What a shell wants to know: a login at OpenBao, and where the commands are."""
+    login = {"VAULT_ADDR": world.openbao.address, "VAULT_CACERT": world.openbao.ca_file, "VAULT_TOKEN": token}
+    path = f"{Path(sys.executable).parent}:{Path(bao()).parent}:$PATH"
+    file.touch(0o600)
+    lines = {**login, **settings, "PATH": f'"{path}"'}
+    file.write_text("".join(f"export {name}={value}\n" for name, value in lines.items()))
+    return file
+
+
 def _say(text: str) -> None:
     print(f"\n>>> {text}", flush=True)
 
@@ -251,4 +291,7 @@ def _indented(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted")
