@@ -44,7 +44,7 @@ class StoredTokens(Protocol):
 
 class Tokens(StoredTokens, Protocol):
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int: ...
-    def settle(self, name: str, lifetime: timedelta) -> None: ...
+    def settle(self, name: str, lifetime: timedelta, kept_for: timedelta) -> None: ...
     def note(self, name: str, news: Mapping[str, str | None]) -> None: ...
 
 
@@ -76,6 +76,12 @@ class _Attempt:
     def life_left(self, now: float) -> float:
         return self.standing.held.life.left(now) if self.standing.held else 0.0
 
+    @property
+    def told_host(self) -> str | None:
+        """The Sentinel host that the stored token came from; beside one that is not sound nothing is believed."""
+        sound = self.standing.token or self.standing.reason is Reason.DUE
+        return self.stored.host if self.stored and sound else None
+
     def outcome(self, result: Result, now: float, error: RefreshError | None = None) -> Outcome:
         minted, stored = self.minted, self.stored
         return Outcome(
@@ -84,7 +90,7 @@ class _Attempt:
             duration=now - self.started,
             reason=self.reason,
             account_id=minted.expected.account_id if minted else None,
-            host=error.host if error else minted.host if minted else stored.host if stored else None,
+            host=error.host if error else minted.host if minted else self.told_host,
             token=self.standing.token,
             held=self.standing.held,
             version=stored.version if stored and self.standing.token else None,
@@ -299,7 +305,7 @@ class Refresher:
         stored, token = attempt.stored, attempt.standing.token
         if stored and token and not stored.marked:
             with contextlib.suppress(RefreshError):  # the token stands all the same; the next look tries again
-                self._tokens.settle(attempt.account, token.lifetime)
+                self._tokens.settle(attempt.account, token.lifetime, stored.kept_for)
                 attempt.restored = True
 
     def _note_removal(self, name: str, error: AccountGoneError) -> None:

@@ -327,7 +327,7 @@ class FakeTokens:
     def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
         settled = replaces.marked and replaces.kept_for > token.lifetime
         if not settled:
-            self.settle(name, token.lifetime)
+            self.settle(name, token.lifetime, replaces.kept_for)
         data = {"access_token": token.raw.get_secret_value(), **beside, "managed_by": MANAGED_BY}
         try:
             version = self._put(name, data, replaces.version)
@@ -337,16 +337,16 @@ class FakeTokens:
             raise
         newest = self._vault.kv.read(self.FOLDER + name)
         if settled and newest and timedelta(0) < newest.kept_for <= token.lifetime:
-            self.settle(name, token.lifetime)
+            self.settle(name, token.lifetime, newest.kept_for)
             version = self._put(name, data, version)
         return version
 
-    def settle(self, name: str, lifetime: timedelta) -> None:
+    def settle(self, name: str, lifetime: timedelta, kept_for: timedelta) -> None:
         with self._vault.request("write_metadata", name):
             self._vault.kv.set_metadata(
                 self.FOLDER + name,
                 max_versions=5,
-                delete_version_after=lifetime + max(lifetime, HOUR),
+                delete_version_after=max(lifetime + max(lifetime, HOUR), kept_for),
                 custom_metadata={"managed_by": MANAGED_BY},
             )
 

@@ -318,10 +318,18 @@ def test_what_is_told_stands_beside_our_mark_and_others_keys_and_can_be_taken_ba
 def test_settings_can_be_restored_without_a_write(vault: VaultPort, path: str, token: AppJWT) -> None:
     write(vault, token)
     vault.kv.set_metadata(path, max_versions=0, custom_metadata={"managed_by": None})
-    vault.tokens.settle(NAME, token.lifetime)
+    vault.tokens.settle(NAME, token.lifetime, timedelta())
     stored, metadata = vault.tokens.read(NAME), vault.kv.metadata(path)
     assert metadata is not None
     assert (stored.marked, stored.version, metadata.max_versions) == (True, 1, 5)
+
+
+def test_a_token_that_lives_less_does_not_shorten_what_the_next_is_kept_for(vault: VaultPort, path: str) -> None:
+    write(vault, app_jwt(vault.now(), life=4 * HOUR))
+    vault.kv.set_metadata(path, custom_metadata={"managed_by": None})
+    write(vault, app_jwt(vault.now(), life=HOUR))
+    assert write(vault, app_jwt(vault.now(), life=4 * HOUR)) == 3
+    assert vault.tokens.read(NAME).kept_for == 8 * HOUR
 
 
 # What goes wrong

@@ -100,7 +100,7 @@ class Truth:
     foreign: bool = False
     """The token's path holds somebody else's secret."""
     foreign_since: float = 0.0
-    marked_by: Process | None = None
+    marked_by: set[Process] = field(default_factory=set)
     """Who has put our mark there since."""
     windows: list[Window] = field(default_factory=list)
     check: Event | None = None
@@ -242,7 +242,7 @@ class Oracle:
         mine = issued if issued and issued.sound and issued.account_id == truth.account_id else None
         mine = mine if mine and mine.client_id == truth.client_id else None
         truth.foreign = process is None and data.get("managed_by") != MANAGED_BY
-        truth.foreign_since, truth.marked_by = self._hub.clock(), None
+        truth.foreign_since, truth.marked_by = self._hub.clock(), set()
         self._stands(truth, mine)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
@@ -253,8 +253,8 @@ class Oracle:
         self.writes += 1
         if cas is None:
             self.broken("written without check-and-set", truth.name)
-        # a mark that was set on a new path, and could not be taken back yet, looks like a hand-over
-        handed_over = truth.marked_by not in (None, process) or self._world.was_down(truth.foreign_since)
+        # a mark that another set on a new path, until it takes it back, looks like a hand-over
+        handed_over = truth.marked_by - {process} or self._world.was_down(truth.foreign_since)
         if truth.foreign and not handed_over:
             self.broken("a foreign secret is written over", truth.name)
         if issued is None or not issued.sound:
@@ -277,7 +277,8 @@ class Oracle:
     def marked(self, process: Process | None, name: str) -> None:
         """The metadata of a token's path was written."""
         truth = self.truths[name]
-        truth.marked_by = process or truth.marked_by
+        if process:
+            truth.marked_by.add(process)
         late = self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT
         if process and truth.foreign and late and not self._world.was_down(truth.foreign_since):
             self.broken("the metadata of somebody else's secret is written", name)

@@ -298,6 +298,22 @@ def test_of_an_account_that_is_gone_its_trouble_is_no_longer_told(world: World, 
     assert notes(world) == {"state": "removed"}
 
 
+# The Sentinel host
+
+
+def test_the_host_beside_another_account_s_token_is_not_believed(world: World, refresher: Refresher) -> None:
+    world.add_account("12345678", "lo")
+    refresher.refresh("12345678")
+    world.store(
+        **{key: value for key, value in world.data("12345678").items() if key != "access_token"},
+        raw=(world.data("12345678")["access_token"]),
+    )
+    assert world.data()["sentinel_host"] == world.liveperson.hosts["lo"]
+    outcome = refresher.look(ACCOUNT)
+    assert (outcome.reason, outcome.host) == (Reason.UNSOUND, None)
+    assert refresher.refresh(ACCOUNT).host == world.liveperson.hosts["va"]
+
+
 # Failures
 
 

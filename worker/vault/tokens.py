@@ -77,7 +77,7 @@ class VaultTokens:
         """
         settled = replaces.marked and replaces.kept_for > token.lifetime
         if not settled:  # before the data, for delete_version_after does not reach back to a version already there
-            self.settle(name, token.lifetime)
+            self.settle(name, token.lifetime, replaces.kept_for)
         data = {
             "access_token": token.raw.get_secret_value(),
             **beside,
@@ -90,17 +90,21 @@ class VaultTokens:
                 self._give_back_to_stranger(name)
             raise
         if settled and timedelta(0) < kept_for <= token.lifetime:  # shortened by somebody: it would go while it lives
-            self.settle(name, token.lifetime)
+            self.settle(name, token.lifetime, kept_for)
             version, _ = self._put(name, data, version)
         return version
 
-    def settle(self, name: str, lifetime: timedelta) -> None:
-        """Give the token's path its settings and our mark."""
+    def settle(self, name: str, lifetime: timedelta, kept_for: timedelta) -> None:
+        """Give the token's path its settings and our mark.
+
+        :param kept_for: what is there is kept so long, and the next is not kept for less: it may live longer again.
+        """
+        keep = max(lifetime + max(lifetime, _LEAST_KEPT), kept_for)
         self._patch_metadata(
             name,
             {
                 "max_versions": _MAX_VERSIONS,
-                "delete_version_after": f"{int((lifetime + max(lifetime, _LEAST_KEPT)).total_seconds())}s",
+                "delete_version_after": f"{int(keep.total_seconds())}s",
                 "custom_metadata": {"managed_by": MANAGED_BY},
             },
         )
