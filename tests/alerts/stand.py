@@ -117,10 +117,8 @@ def watched(folder: Path, accounts: int = 4) -> Iterator[tuple[Scene, Daemon, Pr
             prometheus.close()
 
 
-@contextmanager
-def _sentinel(world: Scene, fault: Fault, account: str | None = None) -> Iterator[None]:
-    with world.liveperson.faults.on(fault, account=account):
-        yield
+def _down(world: Scene, _: Daemon) -> AbstractContextManager[None]:
+    return world.liveperson.faults.on(Fault(status=503))
 
 
 @contextmanager
@@ -160,26 +158,17 @@ def _suspended(daemon: Daemon) -> Iterator[None]:
 FAULTS: Final[dict[str, tuple[str, Callable[[Scene, Daemon], AbstractContextManager[None]]]]] = {
     "a token deleted by hand": ("AppJWTTokenRepaired", lambda world, _: _deleted(world)),
     "a field of an account's secret emptied": ("AppJWTAccountInvalid", lambda world, _: _spoilt(world)),
-    "Sentinel answers 503 to all": ("AppJWTSentinelHostFailing", lambda world, _: _sentinel(world, Fault(status=503))),
-    "Sentinel answers 503 to all, until 25 % are left": (
-        "AppJWTTokenEndsSoon",
-        lambda world, _: _sentinel(world, Fault(status=503)),
-    ),
-    "Sentinel answers 503 to all, until 10 % are left": (
-        "AppJWTTokenAboutToEnd",
-        lambda world, _: _sentinel(world, Fault(status=503)),
-    ),
-    "Sentinel answers 503 to all, past the moment planned": (
-        "AppJWTRefreshOverdue",
-        lambda world, _: _sentinel(world, Fault(status=503)),
-    ),
+    "Sentinel answers 503 to all": ("AppJWTSentinelHostFailing", _down),
+    "Sentinel answers 503 to all, until 25 % are left": ("AppJWTTokenEndsSoon", _down),
+    "Sentinel answers 503 to all, until 10 % are left": ("AppJWTTokenAboutToEnd", _down),
+    "Sentinel answers 503 to all, past the moment planned": ("AppJWTRefreshOverdue", _down),
     "one account is refused with 401": (
         "AppJWTAccountFailing",
-        lambda world, _: _sentinel(world, Fault(status=401), "le1"),
+        lambda world, _: world.liveperson.faults.on(Fault(status=401), account="le1"),
     ),
     "Sentinel's clock 5 min ahead": (
         "AppJWTClockSkew",
-        lambda world, _: _sentinel(world, Fault(skew=timedelta(minutes=5))),
+        lambda world, _: world.liveperson.faults.on(Fault(skew=timedelta(minutes=5))),
     ),
     "Vault frozen": ("AppJWTVaultUnusable", lambda world, _: _frozen(world)),
     "Vault frozen, until the login has ended": ("AppJWTVaultLoginEnds", lambda world, _: _frozen(world)),

@@ -373,17 +373,6 @@ def test_a_mount_that_is_not_there_is_a_clear_error(engines: Scene) -> None:
     assert "set tokens.mount to a mount there is" in last["remedy"]
 
 
-def test_prefixes_of_which_one_holds_the_other_are_refused_on_one_mount_only(engines: Scene) -> None:
-    overlap = {"APPJWT_TOKENS_PREFIX": "liveperson/accounts/tokens"}
-    apart = by_token(engines, "appjwt-worker", "engines", APPJWT_ACCOUNTS_MOUNT="kv1", **overlap)
-    refused, allowed = side_by_side(
-        lambda: engines.call("--status", changes=overlap), lambda: engines.call("--check", changes=apart)
-    )
-    assert (refused.status, refused.out) == (2, "")
-    assert "accounts.prefix and tokens.prefix: on one mount neither may contain the other" in refused.err
-    assert "right kv1/liveperson/accounts/*" in allowed.out
-
-
 # The daemon
 
 LISTING = """path "secret/metadata/liveperson/accounts/*" {

@@ -293,44 +293,10 @@ def test_refresh_may_be_repeated_and_keeps_the_order_given(prefixes: Prefixes) -
 # Flags and names
 
 
-@pytest.mark.parametrize(
-    "modes",
-    [
-        ("--refresh a", "--refresh-all"),
-        ("--refresh a", "--status"),
-        ("--refresh a", "--check"),
-        ("--refresh-all", "--status"),
-        ("--refresh-all", "--check"),
-        ("--status", "--check"),
-    ],
-)
-def test_modes_exclude_one_another(modes: tuple[str, str], made: Scene) -> None:
-    done = made.call(*" ".join(modes).split())
-    first, second = (mode.split()[0] for mode in modes)
+def test_a_misspelled_flag_is_told_with_the_nearest(made: Scene) -> None:
+    done = made.call("--chek")
     assert (done.status, done.out) == (2, "")
-    assert f"appjwt-worker: error: argument {second}: not allowed with argument {first}" in done.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        ("--output json", "--output goes with --refresh, --refresh-all, --status or --check"),
-        ("--dry-run", "--dry-run goes with --refresh or --refresh-all"),
-        ("--dry-run --status", "--dry-run goes with --refresh or --refresh-all"),
-        ("--if-less-than 20m --check", "--if-less-than goes with --refresh or --refresh-all"),
-        ("--if-less-than 0s", "--if-less-than goes with --refresh or --refresh-all"),
-        ("--if-less-than 20 --refresh-all", "argument --if-less-than: must be a duration such as 90s, 20m or 1h"),
-        ("--chek", "unrecognized arguments: --chek; did you mean --check?"),
-        (
-            "--if-less-then 20m",
-            "unrecognized arguments: --if-less-then 20m; did you mean --if-less-than?",
-        ),
-        ("refresh le400", "unrecognized arguments: refresh le400; did you mean --refresh?"),
-    ],
-)
-def test_what_does_not_go_together_is_an_error_in_a_sentence(flags: str, sentence: str, made: Scene) -> None:
-    done = made.call(*flags.split())
-    assert (done.status, done.out) == (2, "")
+    sentence = "unrecognized arguments: --chek; did you mean --check?"
     assert done.err.splitlines()[-1] == f"appjwt-worker: error: {sentence}"
 
 
@@ -346,26 +312,7 @@ def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
             made.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{name}")
 
 
-@pytest.mark.parametrize("name", ["../accounts/le400", "a//b", "a b", "/", ""])
-def test_what_is_no_accounts_name_never_reaches_vault_as_a_path(name: str, made: Scene) -> None:
-    done = made.call("--refresh", name, "--output", "json")
-    assert done.status == 1
-    assert done.document["accounts"][0]["error"].startswith(f"{name!r}: an account's name holds letters, digits and")
-
-
 # Where settings come from
-
-
-def test_names_that_kubernetes_injects_for_a_service_are_ignored(made: Scene) -> None:
-    links = {
-        "APPJWT_WORKER_SERVICE_HOST": "10.0.0.1",
-        "APPJWT_WORKER_SERVICE_PORT": "8080",
-        "APPJWT_WORKER_SERVICE_PORT_HTTP": "8080",
-        "APPJWT_WORKER_PORT": "tcp://10.0.0.1:8080",
-        "APPJWT_WORKER_PORT_8080_TCP": "tcp://10.0.0.1:8080",
-        "APPJWT_WORKER_PORT_8080_TCP_PROTO": "tcp",
-    }
-    assert made.call("--status", changes=links).status == 0
 
 
 @pytest.fixture

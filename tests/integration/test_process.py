@@ -353,16 +353,6 @@ def test_the_json_of_a_refresh_is_as_promised(world: Scene) -> None:
     assert done.status == 1
 
 
-def test_refresh_all_refreshes_every_account(world: Scene) -> None:
-    for account in TEN:
-        world.add_account(account)
-    done = world.call("--refresh-all", "--output", "json")
-    assert [line["account"] for line in done.document["accounts"]] == sorted(TEN)
-    assert {line["outcome"] for line in done.document["accounts"]} == {"refreshed"}
-    assert (done.status, done.err) == (0, "")
-    assert world.logins() == []
-
-
 def test_stdout_is_one_document_and_logs_are_on_stderr(world: Scene) -> None:
     world.add_account(ACCOUNT)
     with world.liveperson.faults.on(Fault(status=503)):
@@ -428,14 +418,7 @@ async def _in_clear(reader: StreamReader, writer: StreamWriter) -> None:
 
 def _files(folder: Path) -> dict[str, str]:
     """Files that cannot be what they are taken for."""
-    contents = {
-        "text": b"nonsense",
-        "binary": bytes(range(256)),
-        "unknown-key.toml": b'[vault]\nadress = "https://localhost"\n',
-        "unknown-table.toml": b'[valt]\naddress = "https://localhost"\n',
-        "no-table.toml": b'address = "https://localhost"\n',
-        "wrong-type.toml": b"[vault]\naddress = 7\ntimeout = [1]\n",
-    }
+    contents = {"text": b"nonsense", "binary": bytes(range(256))}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return {name: str(folder / name) for name in (*contents, "missing")}
@@ -471,27 +454,11 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
                 "vault.token_file .* cannot be read: no such file",
             ),
             # settings
-            ({"VAULT_ADDRESS": None}, 2, r"vault.address \(APPJWT_VAULT_ADDRESS\): missing"),
-            ({"VAULT_ADDRESS": "http://vault.invalid"}, 2, "vault.address: plain http only to loopback"),
-            ({"VAULT_ADDRESS": "https://[::1"}, 2, "must be a URL such as"),
-            ({"VAULT_ADRESS": "https://localhost"}, 2, "APPJWT_VAULT_ADRESS: .* did you mean APPJWT_VAULT_ADDRESS"),
-            ({"VAULT_ROLE_ID": None}, 2, "a login is missing|vault.role"),
             ({"VAULT_CA_CERT": files["missing"]}, 2, "vault.ca_cert: .* no such file"),
             ({"VAULT_CA_CERT": files["text"]}, 2, "vault.ca_cert: .* holds no certificate"),
             ({"SENTINEL_CA_CERT": files["binary"]}, 2, "sentinel.ca_cert: .* holds no certificate"),
-            (
-                {"VAULT_TIMEOUT": "soon", "REFRESH_AT": "2", "LOG_LEVEL": "loud", "ACCOUNTS_PREFIX": "a/../b"},
-                2,
-                r"(?s)vault.timeout .* must be a duration.* accounts.prefix .* a path.* refresh.at .* log.level",
-            ),
             ({"TOKENS_PREFIX": "liveperson/accounts/x"}, 2, "neither may contain the other"),
             ({"CONFIG": files["missing"]}, 2, "cannot be read: no such file"),
-            ({"CONFIG": files["text"]}, 2, "is no TOML"),
-            ({"CONFIG": files["binary"]}, 2, "is no UTF-8 text"),
-            ({"CONFIG": files["unknown-key.toml"]}, 2, "vault.adress: .* did you mean vault.address"),
-            ({"CONFIG": files["unknown-table.toml"]}, 2, "valt.address: .* did you mean vault.address"),
-            ({"CONFIG": files["no-table.toml"]}, 2, "address: belongs into a table; did you mean"),
-            ({"CONFIG": files["wrong-type.toml"]}, 2, "vault.timeout .*: must be a duration"),
         ]
 
         def call(case: tuple[dict[str, str | None], int, str]) -> Done:
@@ -504,24 +471,6 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
                 assert re.search(said, done.err), text
                 assert all(line.startswith("appjwt-worker: ") for line in done.err.splitlines()), text
                 assert done.out == ""
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--nonsense",),
-        ("--refresh",),
-        ("--refresh", "a", "--refresh-all"),
-        ("--output", "json"),
-        ("--refresh", "a", "--output", "xml"),
-        ("a",),
-    ],
-    ids=" ".join,
-)
-def test_wrong_flags_are_an_error_in_a_sentence(flags: tuple[str, ...], world: Scene) -> None:
-    done = world.call(*flags)
-    assert done.status == 2
-    assert re.search(r"^usage: .*^appjwt-worker: error: .+", done.err, re.DOTALL | re.MULTILINE)
 
 
 def test_a_name_that_is_none_is_an_account_that_fails(world: Scene) -> None:

@@ -24,8 +24,12 @@ warns of each connection that is one more than are kept.
 """
 
 
-def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
-    """:param style: `auto` = console on a terminal, else json."""
+def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
+    """
+    :param style: `auto` = console on a terminal, else json.
+    :param stream: None = stderr.
+    """
+    stream = stream or sys.stderr
     console = style == "console" or (style == "auto" and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
