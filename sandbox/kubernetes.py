@@ -81,7 +81,6 @@ class Kubernetes:
         name: str = ACCOUNT,
         *,
         audience: str = AUDIENCE,
-        life: timedelta = timedelta(hours=1),
         age: timedelta = timedelta(0),
         issuer: str = ISSUER,
     ) -> str:
@@ -89,7 +88,7 @@ class Kubernetes:
         issued = int(time.time() - age.total_seconds())
         claims = {
             "aud": [audience],
-            "exp": issued + int(life.total_seconds()),
+            "exp": issued + 3600,
             "iat": issued,
             "iss": issuer,
             "jti": str(uuid.uuid4()),

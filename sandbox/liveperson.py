@@ -56,8 +56,6 @@ class Credentials:
 class Seen:
     """One request that a service took."""
 
-    at: float
-    """`time.monotonic()` when it came in."""
     service: Service
     account_id: str
     region: str | None
@@ -73,7 +71,6 @@ class _App:
     """An app installed for an account, and the last token it was given."""
 
     credentials: Credentials
-    scope: str
     last_token: str = field(default="", repr=False)
     last_exp: int = 0
 
@@ -158,7 +155,6 @@ class LivePerson:
         region: str | None = None,
         client_id: str | None = None,
         client_secret: str | None = None,
-        scope: str = "msg.consumer",
     ) -> Credentials:
         """Install an app for an account, new or known; a region moves it there (a new one: the first)."""
         if region not in (None, *self._regions):
@@ -166,7 +162,7 @@ class LivePerson:
         account = self._accounts.setdefault(account_id, _Account(region or self._regions[0]))
         account.region = region or account.region
         credentials = Credentials(client_id or str(uuid.uuid4()), client_secret or _new_secret())
-        account.apps[credentials.client_id] = _App(credentials, scope)
+        account.apps[credentials.client_id] = _App(credentials)
         return credentials
 
     def rotate(self, account_id: str, client_id: str) -> Credentials:
@@ -261,7 +257,7 @@ class LivePerson:
         claims = {
             "aud": call.account_id,
             "azp": app.credentials.client_id,
-            "scope": app.scope,
+            "scope": "msg.consumer",
             "iss": "Sentinel",
             "exp": exp,
             "iat": iat,
@@ -356,11 +352,11 @@ class LivePerson:
         """Take a request, ask for its fault, answer, and remember it before the client can know."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            at, body = time.monotonic(), await request.read()
+            body = await request.read()
             account = request.match_info["account"]
             fault = self.faults.take(service, account, host)
             if fault.refuse or fault.hang:
-                self.seen.append(Seen(at, service, account, region, 0))
+                self.seen.append(Seen(service, account, region, 0))
                 if fault.hang:
                     await asyncio.Event().wait()
                 return hang_up(request)
@@ -372,7 +368,7 @@ class LivePerson:
                 path, query, headers = request.match_info, request.query, request.headers
                 answer = responder(_Call(account, region, path, query, headers, body, fault, now))
             status = 0 if fault.cut else answer.status
-            self.seen.append(Seen(at, service, account, region, status, answer.fingerprint))
+            self.seen.append(Seen(service, account, region, status, answer.fingerprint))
             return await send(request, answer, fault, now)
 
         return handle

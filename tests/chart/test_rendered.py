@@ -14,7 +14,7 @@ from sandbox.kubernetes import AUDIENCE, Kubernetes
 from tests.chart.render import TEN_LINES, notes, rendered
 from tests.integration.processes import Daemon, Done, Scene, scene
 
-RELEASE, NAMESPACE = "appjwt-worker", "liveperson"
+RELEASE = "appjwt-worker"
 """The stand-in for Kubernetes knows this service account."""
 SERVICE_LINKS = {
     "APPJWT_WORKER_SERVICE_HOST": "10.0.0.7",

@@ -9,7 +9,6 @@ from tests.fuzz.forms import FORMS, around, secrets, simple_secrets
 from tests.leaks import leaks
 from worker.core.redact import GONE, cleaned, redacted, redacted_lines, repeats
 
-_SHORT = 8
 NOTHING, HIDDEN = "nothing to hide", "hidden although nobody named it"
 
 

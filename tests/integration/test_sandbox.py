@@ -156,7 +156,6 @@ def test_secrets_are_not_shown(liveperson: LivePerson, credentials: Credentials)
 
 
 def test_every_request_is_remembered(liveperson: LivePerson, ask: Callable[..., requests.Response]) -> None:
-    before = time.monotonic()
     ask()
     ask("lo")
     assert [(seen.service, seen.account_id, seen.region, seen.status) for seen in liveperson.seen] == [
@@ -164,7 +163,6 @@ def test_every_request_is_remembered(liveperson: LivePerson, ask: Callable[..., 
         ("sentinel", ACCOUNT, "lo", 404),
     ]
     first, second = liveperson.seen
-    assert before < first.at < second.at < time.monotonic()
     assert first.fingerprint is not None
     assert second.fingerprint is None
     assert (liveperson.mints(), liveperson.mints(ACCOUNT), liveperson.mints("other")) == (1, 1, 0)
