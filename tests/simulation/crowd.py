@@ -42,19 +42,20 @@ class Crowd:
         self._scenes = {name: pool.submit(_rows, *scene) for name, scene in scenes.items()}
 
     def live(
-        self, first: int, account_days: float, tell: Callable[[Report], object] = lambda _: None
+        self, first: int, account_days: float, tell: Callable[[Report, Report], object] = lambda *_: None
     ) -> tuple[Report, int]:
         """As many worlds as it takes, from this seed on: all their reports together, and how many they were.
 
-        :param tell: called with what came of the worlds so far, after each.
+        :param tell: called after each world, with what came of it and of all so far.
         """
         seeds = itertools.count(first)
         going = deque(self._pool.submit(run_seed, next(seeds)) for _ in range(_AHEAD))
         total, worlds = Report(first), 0
         while total.account_days < account_days:
-            total += going.popleft().result()
+            world = going.popleft().result()
+            total += world
             worlds += 1
-            tell(total)
+            tell(world, total)
             going.append(self._pool.submit(run_seed, next(seeds)))
         for each in going:
             each.cancel()
