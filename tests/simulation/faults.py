@@ -492,7 +492,8 @@ def _stranger(trouble: Trouble, episode: Episode) -> None:
     def end() -> None:
         if _is_marked(kv, path) and world.clock() - since > MINUTE and not world.was_down(since):
             world.oracle.broken("our mark stays on somebody else's secret", name)
-        if trouble.random.random() < 0.5:
+        # not amid the attempt that found the path new: it takes its own mark back, and cannot tell it from theirs
+        if trouble.random.random() < 0.5 and world.clock() - since > MINUTE:
             world.oracle.truths[name].foreign = False
             kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})
         else:
