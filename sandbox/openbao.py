@@ -98,14 +98,17 @@ class OpenBao:
         """End the server as a power cut would."""
         self._end(signal.SIGKILL)
 
-    def freeze(self) -> None:
-        """Let it hold its connections and say nothing, from now on."""
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it hold its connections and say nothing meanwhile."""
         process = self._signal(signal.SIGSTOP)
         # a thread of it on another core may go on for a moment, and answer
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            if self.process is process:  # or it was stopped
+                self._signal(signal.SIGCONT)
 
     # Set up, by root
 

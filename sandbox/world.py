@@ -15,7 +15,7 @@ import sandbox
 from sandbox.liveperson import Credentials, LivePerson
 from sandbox.openbao import OpenBao
 
-_POLICIES = Path(sandbox.__file__).parent.parent / "config" / "policies"
+POLICIES = Path(sandbox.__file__).parent.parent / "config" / "policies"
 _COMMAND = "appjwt-worker"
 
 
@@ -45,7 +45,7 @@ class World:
         self._running.enter_context(self.liveperson)
         if self._has_own_openbao:
             self._running.enter_context(self.openbao)
-        self.openbao.policy("appjwt-worker", (_POLICIES / "worker.hcl").read_text())
+        self.openbao.policy("appjwt-worker", (POLICIES / "worker.hcl").read_text())
         role_id, secret_id = self.openbao.approle("appjwt-worker", ["appjwt-worker"])
         self.secrets += secret_id, self.openbao.root_token
         secret_id_file = self._folder / "secret_id"

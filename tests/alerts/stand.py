@@ -138,15 +138,6 @@ def _deleted(world: Scene) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(world: Scene) -> Iterator[None]:
-    world.openbao.freeze()
-    try:
-        yield
-    finally:
-        world.openbao.thaw()
-
-
-@contextmanager
 def _suspended(daemon: Daemon) -> Iterator[None]:
     daemon.process.send_signal(signal.SIGSTOP)
     try:
@@ -170,8 +161,8 @@ FAULTS: Final[dict[str, tuple[str, Callable[[Scene, Daemon], AbstractContextMana
         "AppJWTClockSkew",
         lambda world, _: world.liveperson.faults.on(Fault(skew=timedelta(minutes=5))),
     ),
-    "Vault frozen": ("AppJWTVaultUnusable", lambda world, _: _frozen(world)),
-    "Vault frozen, until the login has ended": ("AppJWTVaultLoginEnds", lambda world, _: _frozen(world)),
+    "Vault frozen": ("AppJWTVaultUnusable", lambda world, _: world.openbao.frozen()),
+    "Vault frozen, until the login has ended": ("AppJWTVaultLoginEnds", lambda world, _: world.openbao.frozen()),
     "the worker suspended": ("AppJWTWorkerAbsent", lambda _, daemon: _suspended(daemon)),
 }
 """What is switched on, and the alert that is to fire and to clear after it."""

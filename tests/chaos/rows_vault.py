@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 from sandbox.kubernetes import Kubernetes
+from sandbox.world import POLICIES
 from tests.chaos.engine import Row
 from tests.chaos.stand import ROLE, Stand, by_jwt, direct, gated, one_node, short_logins, three_nodes
 
@@ -15,7 +16,6 @@ _THREE = "Vault of three"
 _AT = r"127\.0\.0\.1:\d+: "
 _LOST = _AT + "(connection lost|connection refused|the answer is broken)"
 _SILENT = _AT + "no complete answer within 1 s"
-_POLICIES = Path(__file__).parents[2] / "config" / "policies"
 
 
 @contextmanager
@@ -25,11 +25,8 @@ def killed(stand: Stand) -> Iterator[None]:
     stand.vault.start()
 
 
-@contextmanager
-def frozen(stand: Stand) -> Iterator[None]:
-    stand.vault.freeze()
-    yield
-    stand.vault.thaw()
+def frozen(stand: Stand) -> AbstractContextManager[None]:
+    return stand.vault.frozen()
 
 
 @contextmanager
@@ -68,7 +65,7 @@ def moved(stand: Stand) -> Iterator[None]:
 def no_policy(stand: Stand) -> Iterator[None]:
     stand.vault.policy(ROLE, "# nothing")
     yield
-    stand.vault.policy(ROLE, (_POLICIES / "worker.hcl").read_text())
+    stand.vault.policy(ROLE, (POLICIES / "worker.hcl").read_text())
 
 
 # The login
@@ -131,13 +128,9 @@ def leader_killed(stand: Stand) -> Iterator[None]:
     leader.start()
 
 
-@contextmanager
-def leader_frozen(stand: Stand) -> Iterator[None]:
+def leader_frozen(stand: Stand) -> AbstractContextManager[None]:
     assert stand.cluster
-    leader = stand.cluster.leader()
-    leader.freeze()
-    yield
-    leader.thaw()
+    return stand.cluster.leader().frozen()
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.world import POLICIES
 from tests.chaos.stand import short_logins
 from tests.integration.calls import by_token
 from tests.integration.processes import Daemon, Reader, Scene, Settings, eventually, scene
 from tests.integration.servers import Server, http, request
 
 ACCOUNT = "le81823118"
-POLICY = (Path(__file__).parents[2] / "config" / "policies" / "worker.hcl").read_text()
+POLICY = (POLICIES / "worker.hcl").read_text()
 
 
 def of_accounts(daemon: Daemon, *events: str) -> list[str]:

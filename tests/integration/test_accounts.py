@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-import sandbox
 from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
+from sandbox.world import POLICIES
 from tests.integration.calls import by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
@@ -27,7 +27,6 @@ from worker.vault.accounts import VaultAccounts
 from worker.vault.login import TokenLogin
 from worker.vault.session import VaultSession
 
-POLICIES = Path(sandbox.__file__).parent.parent / "config" / "policies"
 TOKENS = "liveperson/tokens/"
 ACCOUNTS = "liveperson/accounts/"
 

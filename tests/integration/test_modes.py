@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from hvac.exceptions import InvalidPath
 
-import sandbox
+from sandbox.world import POLICIES
 from tests.integration.calls import by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
 
-POLICIES = Path(sandbox.__file__).parent.parent / "config" / "policies"
 WORKER, AUDITOR = ((POLICIES / f"{name}.hcl").read_text() for name in ("worker", "auditor"))
 
 Changes = Mapping[str, str | None]

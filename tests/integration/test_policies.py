@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-import sandbox
-from sandbox.world import World
+from sandbox.world import POLICIES, World
 from tests.builders import app_jwt
 from tests.fakes.clock import MINUTE, SECOND, Clock
 from tests.integration.calls import side_by_side
@@ -28,7 +27,6 @@ from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
-POLICIES = Path(sandbox.__file__).parent.parent / "config" / "policies"
 ACCOUNT = "le81823118"
 _RULE = re.compile(r'path "([^"]+)" \{\s+capabilities = \[([^\]]+)\]\s+\}\n')
 

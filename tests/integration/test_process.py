@@ -78,11 +78,8 @@ def sigint_ends_it_while_sentinel_and_vault_hang(folder: Path, settled: Settled)
         daemon = world.daemon({"APPJWT_SENTINEL_TIMEOUT": "60s", "APPJWT_VAULT_TIMEOUT": "60s"})
         eventually(lambda: any(seen.service == "sentinel" for seen in world.liveperson.seen))
         settled()
-        world.openbao.freeze()
-        try:
+        with world.openbao.frozen():
             assert daemon.stop(signal.SIGINT) < 20
-        finally:
-            world.openbao.thaw()
 
 
 def vault_is_down_at_the_start_and_comes(folder: Path, settled: Settled) -> None:

@@ -421,12 +421,8 @@ def test_the_audit_file_tells_paths_and_hides_values(openbao: OpenBao) -> None:
 
 def test_a_frozen_openbao_is_silent_until_it_thaws(openbao: OpenBao, session: requests.Session) -> None:
     url = f"{openbao.address}/v1/sys/health"
-    openbao.freeze()
-    try:
-        with pytest.raises(requests.Timeout):
-            session.get(url, timeout=0.3)
-    finally:
-        openbao.thaw()
+    with openbao.frozen(), pytest.raises(requests.Timeout):
+        session.get(url, timeout=0.3)
     assert session.get(url, timeout=5).status_code == 200
 
 
@@ -439,9 +435,9 @@ def test_openbao_starts_again_at_the_same_address_and_ends_when_frozen(tmp_path:
             openbao.client.secrets.kv.v2.read_secret_version(
                 f"liveperson/accounts/{ACCOUNT}", raise_on_deleted_version=True
             )
-        openbao.freeze()
         process = openbao.process
-        openbao.stop()
+        with openbao.frozen():
+            openbao.stop()
         assert process
         assert process.returncode not in (None, -signal.SIGKILL)
         assert openbao.process is None

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from sandbox.openbao import OpenBao
+from sandbox.world import POLICIES
 from tests.builders import app_jwt
 from tests.integration.servers import Answering, http, request
 from worker import net
@@ -32,7 +33,6 @@ from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
 ROLE = "appjwt-worker"
-POLICIES = Path(__file__).parents[2] / "config" / "policies"
 SHORT = timedelta(seconds=1)
 """For a Vault that does not answer."""
 
@@ -373,16 +373,13 @@ def test_a_vault_that_is_away_is_said_once_and_its_return_once(vault: Vault, log
     vault.timeout = SHORT
     session = vault.session()
     ask(session)
-    vault.openbao.freeze()
-    try:
+    with vault.openbao.frozen():
         for _ in range(3):
             error = failure(session)
             assert (error.kind, error.status) == (Kind.TRANSIENT, None)
             assert re.fullmatch(
                 r"list sys/internal/ui/mounts/secret: 127.0.0.1:\d+: no complete answer within 1 s", str(error)
             )
-    finally:
-        vault.openbao.thaw()
     for _ in range(2):
         assert ask(session)
     assert events(logs) == ["vault.login", "vault.unavailable", "vault.recovered"]
@@ -410,12 +407,9 @@ def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault
     session = vault.session()
     accounts = VaultAccounts(session, mount="secret", prefix="liveperson/accounts")
     accounts.names()
-    vault.openbao.freeze()
-    try:
+    with vault.openbao.frozen():
         vault.jumped = 610
         assert "no complete answer" in str(failure(session))
-    finally:
-        vault.openbao.thaw()
     vault.jumped = 620
     for _ in range(3):
         ask(session)
@@ -439,12 +433,9 @@ def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: 
     vault.timeout = SHORT
     session = vault.session()
     ask(session)
-    vault.openbao.freeze()
-    try:
+    with vault.openbao.frozen():
         vault.jumped = 610
         assert session.login.keep_alive() > steady() + vault.jumped
-    finally:
-        vault.openbao.thaw()
     for _ in range(3):
         assert ask(session)  # which says nothing of the login
     assert events(logs) == ["vault.login", "vault.unavailable"]

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
+from sandbox.world import POLICIES
 from tests.integration.processes import Scene, Settings, eventually
 from tests.integration.servers import Proxy, Server
 
-POLICY = (Path(__file__).parents[2] / "config" / "policies" / "worker.hcl").read_text()
+POLICY = (POLICIES / "worker.hcl").read_text()
 NOTHING: Settings = dict.fromkeys(
     [
         "APPJWT_VAULT_ADDRESS",

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
@@ -18,9 +17,9 @@ import requests
 from hvac.exceptions import InvalidPath
 from pydantic import SecretStr
 
-import sandbox
 from sandbox.liveperson import LivePerson
 from sandbox.openbao import OpenBao
+from sandbox.world import POLICIES
 from tests.fakes.clock import Clock
 from tests.fakes.liveperson import FakeLivePerson
 from tests.fakes.vault import FakeAccounts, FakeTokens, FakeVault, Metadata
@@ -34,7 +33,6 @@ from worker.vault.login import TokenLogin
 from worker.vault.session import VaultSession
 from worker.vault.tokens import VaultTokens
 
-_POLICY = Path(sandbox.__file__).parent.parent / "config" / "policies" / "worker.hcl"
 _LOGIN_ONLY = 'path "auth/token/lookup-self" { capabilities = ["read"] }'
 _TIMEOUT = timedelta(seconds=5)
 
@@ -192,7 +190,7 @@ _numbers = itertools.count(1)
 
 
 def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultPort:
-    openbao.policy("worker", _POLICY.read_text())
+    openbao.policy("worker", (POLICIES / "worker.hcl").read_text())
     session = VaultSession(
         wire.address,
         TokenLogin(SecretStr(openbao.token(["worker"]))),
@@ -211,7 +209,7 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         try:
             yield
         finally:
-            openbao.policy("worker", _POLICY.read_text())
+            openbao.policy("worker", (POLICIES / "worker.hcl").read_text())
 
     return VaultPort(
         VaultAccounts(session, mount="secret", prefix=accounts),

@@ -14,7 +14,7 @@ from worker.core.errors import (
     RefreshError,
     Stage,
 )
-from worker.core.outcome import Outcome, Result, State
+from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Life, Reason
 from worker.schedule.fleet import Fleet
 
@@ -39,6 +39,12 @@ def fleet() -> Fleet:
 
 def held(ends: float, refresh_at: float = 0.0) -> Held:
     return Held("fingerprint", Life(ends - 3600, ends), refresh_at)
+
+
+def done(fleet: Fleet, outcome: Outcome, now: float) -> Next:
+    following = fleet.done(outcome, now)
+    assert following
+    return following
 
 
 def ok(name: str, ends: float = 3600.0, host: str = VA, refresh_at: float = 1800.0) -> Outcome:
@@ -274,8 +280,7 @@ def test_overdue_is_whose_moment_is_over_and_who_neither_waits_nor_runs(fleet: F
 
 def test_a_good_token_is_due_as_planned(fleet: Fleet) -> None:
     fleet.add(["a"])
-    following = fleet.done(ok("a", refresh_at=1800.0), 10.0)
-    assert following
+    following = done(fleet, ok("a", refresh_at=1800.0), 10.0)
     assert (following.before, following.state, following.failures) == (State.OK, State.OK, 0)
     assert (following.life_left, following.due) == (3590.0, 1800.0)
 
@@ -283,8 +288,7 @@ def test_a_good_token_is_due_as_planned(fleet: Fleet) -> None:
 def test_a_plan_that_is_over_already_is_not_followed_at_once(fleet: Fleet) -> None:
     # FIELD 1: a token that lives for no time at all makes no hot loop
     fleet.add(["a"])
-    following = fleet.done(ok("a", ends=10.0, refresh_at=5.0), 10.0)
-    assert following
+    following = done(fleet, ok("a", ends=10.0, refresh_at=5.0), 10.0)
     assert following.due == 11.0
 
 
@@ -292,30 +296,25 @@ def test_pauses_grow_as_long_as_no_token_lives(fleet: Fleet) -> None:
     fleet.add(["a"])
     pauses = []
     for _ in range(7):
-        following = fleet.done(failed("a"), 100.0)
-        assert following
+        following = done(fleet, failed("a"), 100.0)
         pauses.append(following.due - 100.0)
     assert pauses == [5, 10, 15, 120, 120, 120, 120]
-    assert following
     assert (following.state, following.failures) == (State.FAILING, 7)
 
 
 def test_no_pause_is_longer_than_a_quarter_of_the_life_that_is_left(fleet: Fleet) -> None:
     fleet.add(["a"])
     for _ in range(6):
-        following = fleet.done(failed("a", left=held(ends=500.0)), 100.0)
-    assert following
+        following = done(fleet, failed("a", left=held(ends=500.0)), 100.0)
     assert following.due == 200.0
-    following = fleet.done(failed("a"), 498.0)
-    assert following
+    following = done(fleet, failed("a"), 498.0)
     assert following.due == 499.0
 
 
 def test_retry_after_is_heeded_up_to_three_quarters_of_the_life_that_is_left(fleet: Fleet) -> None:
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "429", status=429, retry_after=timedelta(seconds=300))
     know(fleet, "a", ends=200.0)
-    following = fleet.done(failed("a", error), 100.0)
-    assert following
+    following = done(fleet, failed("a", error), 100.0)
     assert following.due == 175.0
 
 
@@ -324,11 +323,9 @@ def test_success_ends_a_row_of_failures(fleet: Fleet) -> None:
     fleet.add(["a"])
     fleet.done(failed("a"), 0.0)
     fleet.done(failed("a"), 5.0)
-    following = fleet.done(ok("a"), 15.0)
-    assert following
+    following = done(fleet, ok("a"), 15.0)
     assert (following.before, following.state, following.failures) == (State.FAILING, State.OK, 0)
-    following = fleet.done(failed("a"), 20.0)
-    assert following
+    following = done(fleet, failed("a"), 20.0)
     assert following.failures == 1
 
 
@@ -345,8 +342,7 @@ def test_each_error_has_its_state_and_all_of_them_are_tried_again(
     fleet: Fleet, result: Result, error: RefreshError, state: State
 ) -> None:
     fleet.add(["a"])
-    following = fleet.done(Outcome("a", result, 0.1, error=error), 100.0)
-    assert following
+    following = done(fleet, Outcome("a", result, 0.1, error=error), 100.0)
     assert following.state is state
     assert following.failures == (1 if result is Result.FAILED else 0)
     assert 100.0 < following.due <= 160.0
@@ -368,8 +364,7 @@ def test_an_account_whose_secret_is_invalid_is_looked_at_again_as_often_as_a_dis
     fleet = make_fleet()
     fleet.add(["a"])
     for attempt in range(8):
-        following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=InvalidAccountError("client_id: missing")), 0.0)
-        assert following
+        following = done(fleet, Outcome("a", Result.FAILED, 0.0, error=InvalidAccountError("client_id: missing")), 0.0)
         assert following.due <= 60.0, attempt
 
 
@@ -535,8 +530,7 @@ def test_who_mends_a_foreign_path_does_not_wait_long() -> None:
     fleet = make_fleet()
     fleet.add(["a"])
     for attempt in range(8):
-        following = fleet.done(Outcome("a", Result.FAILED, 0.0, error=ForeignSecretError("not ours")), 0.0)
-        assert following
+        following = done(fleet, Outcome("a", Result.FAILED, 0.0, error=ForeignSecretError("not ours")), 0.0)
         assert following.due <= 60.0, attempt
 
 
@@ -597,10 +591,11 @@ def test_nobody_is_borrowed_who_is_busy_or_not_well(fleet: Fleet) -> None:
 def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(fleet: Fleet) -> None:
     # an older token was put back while the one before it was due, and Sentinel has none that ends later
     know(fleet, "a", ends=3600.0)
-    following = fleet.done(
-        Outcome("a", Result.UNCHANGED, 0.1, reason=Reason.DRIFT, host=VA, held=held(3000.0, refresh_at=2500.0)), 2000.0
+    following = done(
+        fleet,
+        Outcome("a", Result.UNCHANGED, 0.1, reason=Reason.DRIFT, host=VA, held=held(3000.0, refresh_at=2500.0)),
+        2000.0,
     )
-    assert following
     assert following.due == 2500.0
     assert following.life_left == 1000.0
 
@@ -611,13 +606,11 @@ def test_what_is_gone_has_no_life_left_though_it_is_still_known_what_should_be_t
     (a,) = fleet.entries()
     stood = a.held
     fleet.done(Outcome("a", Result.SKIPPED, 0.1, reason=Reason.DRIFT), 100.0)
-    following = fleet.done(replace(failed("a"), reason=Reason.DRIFT), 101.0)
-    assert following
+    following = done(fleet, replace(failed("a"), reason=Reason.DRIFT), 101.0)
     assert following.life_left == 0.0
     assert (a.held, a.should_stand) == (None, stood)
     older = held(900.0)
-    following = fleet.done(replace(failed("a"), reason=Reason.DRIFT, held=older), 102.0)
-    assert following
+    following = done(fleet, replace(failed("a"), reason=Reason.DRIFT, held=older), 102.0)
     assert following.life_left == 798.0
     assert (a.held, a.should_stand) == (older, stood)
     fleet.done(ok("a", ends=4000.0), 110.0)
