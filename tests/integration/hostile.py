@@ -24,7 +24,7 @@ from sandbox.faults import Fault
 from tests.builders import make_token
 from tests.fuzz.forms import FORMS
 from tests.integration.processes import Daemon, Scene, eventually
-from tests.integration.servers import Answering, Server, Talk, http, request
+from tests.integration.servers import Answering, Server, Talk, for_ever, http, in_clear, request, silent
 from tests.leaks import leaks
 
 DEADLINE = 2.0
@@ -74,30 +74,6 @@ def _saying(answer: bytes | Callable[[bytes], bytes], *, hang_up: bool = True) -
         await writer.drain()
         if not hang_up:
             await asyncio.Event().wait()
-
-    return talk
-
-
-async def _silent(reader: StreamReader, writer: StreamWriter) -> None:
-    del reader, writer
-    await asyncio.Event().wait()
-
-
-async def _in_clear(reader: StreamReader, writer: StreamWriter) -> None:
-    await reader.read(1)
-    writer.write(http(status="400 Bad Request"))
-
-
-def _for_ever(at_once: bytes, piece: bytes, pause: float, *, after: bool = True) -> Talk:
-    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
-        if after:
-            await request(reader)
-        writer.write(at_once)
-        while True:
-            for at in range(len(piece)) if pause else [None]:
-                writer.write(piece if at is None else piece[at : at + 1])
-                await writer.drain()
-                await asyncio.sleep(pause or 0.001)
 
     return talk
 
@@ -154,29 +130,27 @@ _PACKED = "the answer is compressed, though that was not asked for"
 _NO_TOKEN = "without an access_token"
 
 SLOW: Mapping[str, Hostile] = {
-    "accepts and says nothing": Hostile(_silent, _TIME),
-    "does not begin the handshake": Hostile(_silent, _TIME, tls=None),
-    "drips the handshake": Hostile(
-        _for_ever(b"", b"\x16\x03\x03\x40\x00" + bytes(999), 0.02, after=False), _TIME, None
-    ),
-    "drips the status line": Hostile(_for_ever(b"", b"HTTP/1.1 200 " + b"x" * 999, 0.02), _TIME),
-    "drips headers": Hostile(_for_ever(_OK, b"X: y\r\n", 0.02), f"{_TIME}|{_BROKEN}"),
-    "drips the body": Hostile(_for_ever(_OK + b"Content-Length: 9999\r\n\r\n", b"x", 0.02), _TIME),
-    "drips chunks": Hostile(_for_ever(_CHUNKED, b"1\r\nx\r\n", 0.02), _TIME),
-    "drips trailers": Hostile(_for_ever(_CHUNKED + b"0\r\n", b"X: y\r\n", 0.02), f"{_TIME}|{_BROKEN}"),
-    "a body without an end": Hostile(_for_ever(_OK + b"\r\n", b" ", 0.02), _TIME),
-    "says 100 for ever": Hostile(_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0), _TIME),
-    "says 103 for ever": Hostile(_for_ever(b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 0), _BROKEN),
+    "accepts and says nothing": Hostile(silent, _TIME),
+    "does not begin the handshake": Hostile(silent, _TIME, tls=None),
+    "drips the handshake": Hostile(for_ever(b"", b"\x16\x03\x03\x40\x00" + bytes(999), 0.02, after=False), _TIME, None),
+    "drips the status line": Hostile(for_ever(b"", b"HTTP/1.1 200 " + b"x" * 999, 0.02), _TIME),
+    "drips headers": Hostile(for_ever(_OK, b"X: y\r\n", 0.02), f"{_TIME}|{_BROKEN}"),
+    "drips the body": Hostile(for_ever(_OK + b"Content-Length: 9999\r\n\r\n", b"x", 0.02), _TIME),
+    "drips chunks": Hostile(for_ever(_CHUNKED, b"1\r\nx\r\n", 0.02), _TIME),
+    "drips trailers": Hostile(for_ever(_CHUNKED + b"0\r\n", b"X: y\r\n", 0.02), f"{_TIME}|{_BROKEN}"),
+    "a body without an end": Hostile(for_ever(_OK + b"\r\n", b" ", 0.02), _TIME),
+    "says 100 for ever": Hostile(for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0), _TIME),
+    "says 103 for ever": Hostile(for_ever(b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 0), _BROKEN),
 }
 LARGE: Mapping[str, Hostile] = {
-    "a status line without an end": Hostile(_for_ever(b"HTTP/1.1 200 ", b"A" * 9999, 0), _BROKEN),
-    "headers without an end": Hostile(_for_ever(_OK, b"X: y\r\n" * 99, 0), _BROKEN),
+    "a status line without an end": Hostile(for_ever(b"HTTP/1.1 200 ", b"A" * 9999, 0), _BROKEN),
+    "headers without an end": Hostile(for_ever(_OK, b"X: y\r\n" * 99, 0), _BROKEN),
     "a header of a mebibyte": Hostile(_saying(_OK + b"X: " + b"y" * _MIB + b"\r\n\r\n"), _BROKEN),
     "a hundred long headers": Hostile(_saying(http(b"{}", *(f"X{n}: {'y' * 60_000}" for n in range(98)))), _NO_TOKEN),
-    "a chunk's length without an end": Hostile(_for_ever(_CHUNKED, b"0" * 9999, 0), _BROKEN),
-    "trailers without an end": Hostile(_for_ever(_CHUNKED + b"0\r\n", b"X: y\r\n" * 99, 0), f"{_BROKEN}|{_TIME}"),
+    "a chunk's length without an end": Hostile(for_ever(_CHUNKED, b"0" * 9999, 0), _BROKEN),
+    "trailers without an end": Hostile(for_ever(_CHUNKED + b"0\r\n", b"X: y\r\n" * 99, 0), f"{_BROKEN}|{_TIME}"),
     "a body of 5 MiB": Hostile(_saying(http(b" " * (5 * _MIB))), _LARGE),
-    "a body without a length": Hostile(_for_ever(_OK + b"\r\n", b" " * 65536, 0), f"{_LARGE}|{_TIME}"),
+    "a body without a length": Hostile(for_ever(_OK + b"\r\n", b" " * 65536, 0), f"{_LARGE}|{_TIME}"),
     "a gzip bomb": Hostile(_saying(http(_zipped(1), "Content-Encoding: gzip")), _PACKED),
     "a gzip bomb in gzip": Hostile(_saying(http(_zipped(3), "Content-Encoding: gzip, gzip, gzip")), _PACKED),
     "a deflate bomb": Hostile(_saying(http(zlib.compress(bytes(64 * _MIB)), "Content-Encoding: deflate")), _PACKED),
@@ -215,7 +189,7 @@ BROKEN: Mapping[str, Hostile] = {
     "a chunk cut off": Hostile(_saying(_CHUNKED + b"ff\r\nhello"), _BROKEN),
     "answers twice": Hostile(_saying(http(b"{}") + http(b"{}", status="401 No")), _NO_TOKEN),
     "hangs up": Hostile(_saying(b""), _BROKEN),
-    "speaks in clear": Hostile(_in_clear, "TLS failed|connection lost", tls=None),
+    "speaks in clear": Hostile(in_clear, "TLS failed|connection lost", tls=None),
     "commands to the terminal": Hostile(
         _saying(http(b"\x1b[2J\x1b]0;x\x07\r\n\xe2\x80\xaeX", status="400 \x1b[2J")), r"answers 400: \[2J"
     ),

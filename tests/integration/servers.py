@@ -113,6 +113,34 @@ def http(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
+async def silent(reader: StreamReader, writer: StreamWriter) -> None:
+    """Takes a connection, and that is all."""
+    del reader, writer
+    await asyncio.Event().wait()
+
+
+async def in_clear(reader: StreamReader, writer: StreamWriter) -> None:
+    """Knows no TLS."""
+    await reader.read(1)
+    writer.write(http(status="400 Bad Request"))
+
+
+def for_ever(at_once: bytes, piece: bytes, pause: float, *, after: bool = True) -> Talk:
+    """The piece again and again, byte by byte if there is a pause; `after` a request, or at once."""
+
+    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
+        if after:
+            await request(reader)
+        writer.write(at_once)
+        while True:
+            for at in range(len(piece)) if pause else [None]:
+                writer.write(piece if at is None else piece[at : at + 1])
+                await writer.drain()
+                await asyncio.sleep(pause or 0.001)
+
+    return talk
+
+
 class Proxy(Server):
     """A forward proxy that knows CONNECT: it sees where to, and nothing else."""
 

@@ -23,7 +23,7 @@ import trustme
 from pydantic import SecretStr
 
 from tests.integration.processes import eventually
-from tests.integration.servers import Answering, Proxy, Server, Talk, http, request
+from tests.integration.servers import Answering, Proxy, Server, Talk, for_ever, http, in_clear, request, silent
 from worker import net
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError
@@ -94,46 +94,17 @@ def failure(session: requests.Session, url: str, *, timeout: float = 5) -> str:
 # The deadline
 
 
-async def _silent(reader: StreamReader, writer: StreamWriter) -> None:
-    del reader, writer
-    await asyncio.Event().wait()
-
-
-def _dripping(at_once: bytes, drops: bytes) -> Talk:
-    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
-        await request(reader)
-        writer.write(at_once)
-        for drop in drops:
-            writer.write(bytes([drop]))
-            await writer.drain()
-            await asyncio.sleep(0.02)
-
-    return talk
-
-
-def _endless(at_once: bytes, piece: bytes) -> Talk:
-    async def talk(reader: StreamReader, writer: StreamWriter) -> None:
-        await request(reader)
-        writer.write(at_once)
-        while True:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0.001)
-
-    return talk
-
-
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 SLOW: dict[str, Talk] = {
-    "accepts and says nothing": _silent,
-    "drips the status line": _dripping(b"", http(b"x" * 99)),
-    "drips headers": _dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 99),
-    "drips the body": _dripping(http(b"x" * 99)[:-99], b"x" * 99),
-    "drips chunks": _dripping(CHUNKED, b"1\r\nx\r\n" * 99),
-    "drips a body without an end": _dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 999),
-    "says 100 for ever": _endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "trailers for ever": _endless(CHUNKED + b"0\r\n", b"X: y\r\n"),
+    "accepts and says nothing": silent,
+    "drips the status line": for_ever(b"", http(b"x" * 99), 0.02),
+    "drips headers": for_ever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 99, 0.02),
+    "drips the body": for_ever(http(b"x" * 99)[:-99], b"x" * 99, 0.02),
+    "drips chunks": for_ever(CHUNKED, b"1\r\nx\r\n" * 99, 0.02),
+    "drips a body without an end": for_ever(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 999, 0.02),
+    "says 100 for ever": for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0),
+    "trailers for ever": for_ever(CHUNKED + b"0\r\n", b"X: y\r\n", 0),
 }
 
 
@@ -186,7 +157,7 @@ def test_the_deadline_holds_when_a_server_does_not_read_the_request(tls: Tls, se
     ids=["status line", "headers", "chunk's length"],
 )
 def test_it_gives_up_at_once_on_an_endless(at_once: bytes, piece: bytes, tls: Tls, session: Open) -> None:
-    with Server(_endless(at_once, piece), tls=tls()) as server:
+    with Server(for_ever(at_once, piece, 0), tls=tls()) as server:
         text = failure(session(), server.url)
         assert re.fullmatch(rf"127.0.0.1:{server.port}: the answer is broken \(\w+\)", text)
 
@@ -470,7 +441,7 @@ def test_through_a_proxy_the_servers_certificate_still_counts(
 
 
 def test_the_deadline_holds_when_a_proxy_is_silent(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    for talk in (_silent, _dripping(b"HTTP/1.1 200 ", b"Connection " * 99)):
+    for talk in (silent, for_ever(b"HTTP/1.1 200 ", b"Connection " * 99, 0.02)):
         with Server(talk) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             host = f"proxied{proxy.port}.invalid"
@@ -545,10 +516,6 @@ def test_a_refused_connection_and_an_unknown_name_are_told_apart(session: Open) 
 
 
 def test_a_server_without_tls_is_named_as_such(session: Open) -> None:
-    async def in_clear(reader: StreamReader, writer: StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(http(status="400 Bad Request"))
-
     with Server(in_clear) as server:
         text = failure(session(), f"https://127.0.0.1:{server.port}")
         assert re.fullmatch(rf"127.0.0.1:{server.port}: TLS failed: \w+", text)
@@ -618,7 +585,7 @@ def open_files() -> int:
 def test_nothing_is_left_open_whatever_came(tls: Tls, session: Open) -> None:
     opened = session()
     failing: list[Callable[[], Server]] = [
-        functools.partial(Server, _silent, tls=tls()),
+        functools.partial(Server, silent, tls=tls()),
         functools.partial(Server, SLOW["drips the body"], tls=tls()),
         functools.partial(Server, SLOW["drips headers"]),
         functools.partial(Answering, http(b" " * (net.MAX_ANSWER + 1)), tls=tls()),

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 import time
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ import pytest
 
 from sandbox.faults import DROP, Fault
 from tests.integration.processes import Daemon, Done, Reader, Scene, eventually, scene
-from tests.integration.servers import Answering, Server, http
+from tests.integration.servers import Answering, Server, http, in_clear
 from tests.leaks import leaks
 
 ACCOUNT = "le81823118"
@@ -408,11 +407,6 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> N
 # What is wrong is said
 
 
-async def _in_clear(reader: StreamReader, writer: StreamWriter) -> None:
-    await reader.read(1)
-    writer.write(http(status="400 Bad Request"))
-
-
 def _files(folder: Path) -> dict[str, str]:
     """Files that cannot be what they are taken for."""
     contents = {"text": b"nonsense", "binary": bytes(range(256))}
@@ -424,12 +418,12 @@ def _files(folder: Path) -> dict[str, str]:
 def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> None:
     files = _files(tmp_path)
     liveperson_ca = str(world.liveperson.ca_file)
-    with Server(_in_clear) as in_clear, Answering(http(b"<html>Welcome</html>")) as page:
+    with Server(in_clear) as plain, Answering(http(b"<html>Welcome</html>")) as page:
         cases: list[tuple[dict[str, str | None], int, str]] = [
             # Vault: another status than wrong settings, for it may come
             ({"VAULT_ADDRESS": "https://127.0.0.1:1"}, 3, "127.0.0.1:1: connection refused"),
             ({"VAULT_ADDRESS": "https://vault.invalid"}, 3, "vault.invalid: the host name cannot be resolved"),
-            ({"VAULT_ADDRESS": f"https://127.0.0.1:{in_clear.port}"}, 3, "TLS failed"),
+            ({"VAULT_ADDRESS": f"https://127.0.0.1:{plain.port}"}, 3, "TLS failed"),
             ({"VAULT_ADDRESS": world.liveperson.domain_api}, 3, "its certificate is refused"),
             ({"VAULT_CA_CERT": liveperson_ca}, 3, "its certificate is refused"),
             (
