@@ -157,8 +157,8 @@ class Oracle:
         now = self._hub.clock()
         key = (id(process), host)
         self._in_flight[key] += 1
-        # who has moved holds a slot of the host it left, for one last time
-        lanes = 2 if self._world.accounts_move else 1
+        # who has moved, or has another account's ended token, holds a slot of the wrong host, for one last time
+        lanes = 2 if self._world.hosts_mislead else 1
         if self._in_flight[key] > self._world.plan.max_in_flight * lanes:
             self.broken("more in flight at a host than the cap", host, self._in_flight[key])
         starts = self._starts[key]

@@ -224,7 +224,7 @@ class SimWorld(World):
         self.calls = ""
         """The account that the call to Sentinel is for: LivePerson itself knows account_ids only."""
         self.vaults_clock_steps = Kind.VAULT_SKEWED in plan.kinds
-        self.accounts_move = Kind.MOVED in plan.kinds
+        self.hosts_mislead = not {Kind.MOVED, Kind.CROSSED}.isdisjoint(plan.kinds)
         self.skewed: Episode | None = None
         self.incomplete: Episode | None = None
         self.names = [f"replica-{number}" for number in range(plan.replicas)]
