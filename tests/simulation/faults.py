@@ -490,7 +490,8 @@ def _stranger(trouble: Trouble, episode: Episode) -> None:
     trouble.set_trap(episode, "read_token")
 
     def end() -> None:
-        if _is_marked(kv, path) and world.clock() - since > MINUTE and not world.was_down(since):
+        theirs = "password" in world.data(name)  # or another replica took the mark on a new path for a hand-over
+        if theirs and _is_marked(kv, path) and world.clock() - since > MINUTE and not world.was_down(since):
             world.oracle.broken("our mark stays on somebody else's secret", name)
         # not amid the attempt that found the path new: it takes its own mark back, and cannot tell it from theirs
         if trouble.random.random() < 0.5 and world.clock() - since > MINUTE:
