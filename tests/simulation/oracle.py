@@ -254,8 +254,8 @@ class Oracle:
         if cas is None:
             self.broken("written without check-and-set", truth.name)
         # a mark that another set on a new path, until it takes it back, looks like a hand-over
-        handed_over = truth.marked_by - {process} or self._world.was_down(truth.foreign_since)
-        if truth.foreign and not handed_over:
+        others = truth.marked_by - {process}
+        if truth.foreign and not others and not self._world.was_down(truth.foreign_since):
             self.broken("a foreign secret is written over", truth.name)
         if issued is None or not issued.sound:
             self.broken("an unchecked token is published", truth.name, data.get("aud"), data.get("iss"))
