@@ -226,7 +226,7 @@ def test_where_sentinel_refuses_the_newest_secret_the_one_before_is_tried_and_a_
     row = refreshed.row("rotating")
     assert (row["outcome"], row["error"]) == (
         "refreshed",
-        "Sentinel refused the newest client_secret, and took the one before it",
+        PREVIOUS_USED,
     )
     assert [seen.status for seen in refreshed.liveperson.seen if seen.account_id == "rotating"][1:] == [401, 200]
 
