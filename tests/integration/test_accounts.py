@@ -22,6 +22,7 @@ from tests.integration.calls import by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.core.account import Account
+from worker.core.notes import PREVIOUS_USED
 from worker.schedule.steady import steady
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import TokenLogin
