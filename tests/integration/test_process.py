@@ -349,6 +349,12 @@ def test_the_json_of_a_refresh_is_as_promised(world: Scene) -> None:
     assert done.status == 1
 
 
+@pytest.mark.parametrize("mode", ["--refresh-all", "--status"])
+def test_where_there_is_no_account_a_mode_says_so(mode: str, world: Scene) -> None:
+    done = world.call(mode)
+    assert (done.status, done.out) == (0, "there is no account below secret/liveperson/accounts\n")
+
+
 def test_stdout_is_one_document_and_logs_are_on_stderr(world: Scene) -> None:
     world.add_account(ACCOUNT)
     with world.liveperson.faults.on(Fault(status=503)):
@@ -521,6 +527,7 @@ ODD_DOMAIN: dict[str, tuple[Fault, str]] = {
     "d-empty": (Fault(answer=b"[]"), "names no Sentinel"),
     "d-number": (Fault(answer=b'{"baseURI": 7}'), "is no host name"),
     "d-other": (Fault(answer=b'{"baseURI": "evil.invalid"}'), "which sentinel.allowed_hosts does not allow"),
+    "d-bare": (Fault(answer=b'{"baseURI": "elsewhere"}'), "is elsewhere, which sentinel.allowed_hosts does not allow"),
     "d-sly": (Fault(answer=b'{"baseURI": "evil.invalid/.liveperson.net"}'), "is no host name"),
     "d-500": (Fault(status=500), "answers 500"),
     "d-404": (Fault(status=404), "answers 404"),

@@ -326,10 +326,10 @@ def test_settings_can_be_restored_without_a_write(vault: VaultPort, path: str, t
 
 def test_a_token_that_lives_less_does_not_shorten_what_the_next_is_kept_for(vault: VaultPort, path: str) -> None:
     write(vault, app_jwt(vault.now(), life=4 * HOUR))
-    vault.kv.set_metadata(path, custom_metadata={"managed_by": None})
-    write(vault, app_jwt(vault.now(), life=HOUR))
-    assert write(vault, app_jwt(vault.now(), life=4 * HOUR)) == 3
-    assert vault.tokens.read(NAME).kept_for == 8 * HOUR
+    vault.tokens.settle(NAME, HOUR, vault.tokens.read(NAME).kept_for)
+    metadata = vault.kv.metadata(path)
+    assert metadata is not None
+    assert metadata.delete_version_after == 8 * HOUR
 
 
 # What goes wrong

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from sandbox.faults import Fault
 from tests.builders import ACCOUNT, token_of
-from tests.fakes.clock import DAY, HOUR, MINUTE, SECOND
+from tests.fakes.clock import DAY, HOUR, MINUTE, SECOND, nothing
 from tests.fakes.vault import FakeAccounts, FakeTokens
 from tests.fakes.world import Replica, World
 from worker import status
@@ -533,6 +533,23 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
     assert {operation for operation, _ in world.vault.calls} == {"list", "read_token"}
     assert [operation for operation, _ in world.vault.calls].count("read_token") in (18, 20)
     assert results(replica) == [Result.REFRESHED]
+
+
+def test_an_account_that_comes_due_while_the_sweep_looks_at_it_is_refreshed_all_the_same(world: World) -> None:
+    replica = world.start(sync_every=DAY, sweep_every=5 * MINUTE)
+    world.run(MINUTE)
+
+    def comes_due(*_: str) -> None:
+        world.vault.at_request = nothing
+        world.clock.advance_to(replica.timer.due[ACCOUNT])
+        replica.timer.drop(ACCOUNT)
+        replica.daemon.ring(ACCOUNT)
+
+    world.vault.at_request = comes_due
+    world.run(HOUR)
+    assert world.vault.at_request is nothing
+    assert results(replica)[:2] == [Result.REFRESHED, Result.REFRESHED]
+    assert world.token().exp > world.clock.now()
 
 
 def test_another_app_s_token_that_a_restart_adopted_is_repaired_by_the_first_sweep(world: World) -> None:

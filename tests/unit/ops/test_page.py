@@ -88,6 +88,11 @@ def test_the_filter_looks_at_name_state_host_and_error(wanted: str, shown: list[
     assert re.findall(r'<td data-of="account">(.*?)</td>', text) == shown
 
 
+def test_of_a_disabled_account_nothing_is_to_be_replaced() -> None:
+    text = page(Entry("off", State.DISABLED, held=held(2700.0, refresh_in=600.0))).html().decode()
+    assert '<td data-of="replaced"></td>' in text
+
+
 def test_of_many_accounts_the_200_that_end_first_are_shown() -> None:
     many = [Entry(f"le{number:04}", held=held(3600.0 - number)) for number in range(300)]
     text = page(*many).html().decode()

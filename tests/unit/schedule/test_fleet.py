@@ -14,6 +14,7 @@ from worker.core.errors import (
     RefreshError,
     Stage,
 )
+from worker.core.notes import PREVIOUS_USED
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Life, Reason
 from worker.schedule.fleet import Fleet
@@ -626,5 +627,7 @@ def test_its_accounts_can_be_shown(fleet: Fleet) -> None:
     assert (b.last_error, b.failing_since, b.last_success) == ("sentinel: answers 503", 5.0, 0.0)
     fleet.done(failed("b"), 9.0)
     assert (b.failures, b.failing_since) == (2, 5.0)
-    fleet.done(ok("b"), 10.0)
-    assert (b.last_error, b.failing_since, b.last_success) == (None, None, 10.0)
+    fleet.done(replace(ok("b"), previous_used=True), 10.0)
+    assert (b.state, b.last_error, b.failing_since, b.last_success) == (State.OK, PREVIOUS_USED, None, 10.0)
+    fleet.done(ok("b"), 11.0)
+    assert b.last_error is None
