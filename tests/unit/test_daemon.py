@@ -538,9 +538,12 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
 def test_an_account_that_comes_due_while_the_sweep_looks_at_it_is_refreshed_all_the_same(world: World) -> None:
     replica = world.start(sync_every=DAY, sweep_every=5 * MINUTE)
     world.run(MINUTE)
+    world.vault.kv.set_metadata(FakeTokens.FOLDER + ACCOUNT, custom_metadata={"state": "failing"})
 
-    def comes_due(*_: str) -> None:
-        world.vault.at_request = nothing
+    def comes_due(operation: str, _: str) -> None:
+        if operation != "write_metadata":
+            return
+        world.vault.at_request = nothing  # the look was over, and takes back what is told wrongly
         world.clock.advance_to(replica.timer.due[ACCOUNT])
         replica.timer.drop(ACCOUNT)
         replica.daemon.ring(ACCOUNT)
