@@ -536,7 +536,7 @@ def test_a_sweep_that_finds_all_as_it_was_does_nothing_and_reads_no_credentials(
 
 
 def test_an_account_that_comes_due_while_the_sweep_looks_at_it_is_refreshed_all_the_same(world: World) -> None:
-    replica = world.start(sync_every=DAY, sweep_every=5 * MINUTE)
+    replica = world.start(sync_every=DAY, sweep_every=HOUR)
     world.run(MINUTE)
     world.vault.kv.set_metadata(FakeTokens.FOLDER + ACCOUNT, custom_metadata={"state": "failing"})
 
@@ -549,7 +549,8 @@ def test_an_account_that_comes_due_while_the_sweep_looks_at_it_is_refreshed_all_
         replica.daemon.ring(ACCOUNT)
 
     world.vault.at_request = comes_due
-    world.run(6 * MINUTE)
+    replica.daemon.ring("/sweep")
+    replica.pool.run()
     assert world.vault.at_request is nothing
     world.run(10 * SECOND)
     assert results(replica) == [Result.REFRESHED, Result.REFRESHED]
