@@ -235,7 +235,7 @@ def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
             case "token.refreshed":
                 why = {"missing": "there was none", "due": "it was due"}.get(event["reason"], event["reason"])
                 text = f"{event['account']}: new token ({why}), now version {event['vault_version']} in Vault"
-            case "worker.started" if event["http"]:
+            case "worker.started" if "http" in event:
                 text = f"worker.started, its page is at http://{event['http']}/"
             case "token.adopted":
                 text = f"{event['account']}: found the token that somebody else refreshed, and plans from it"
