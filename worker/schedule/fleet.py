@@ -15,7 +15,8 @@ from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Held, Reason
 from worker.schedule.waiting import Vault, Waiting
 
-_SHARE_OF_UNKNOWN = 4
+_KEPT_FOR_KNOWN = 4
+"""One in so many of a host's slots is kept from accounts whose host is not known yet."""
 _SHORTEST_CYCLE = plan.SHORTEST_PAUSE.total_seconds()
 _TIE = 1 / 60
 """Share of a life in which it makes no difference whose token ends first: a minute of an hour."""
@@ -217,8 +218,9 @@ class Fleet:
     def _may_start(self, host: str | None) -> float:
         """From when on this lane may start one more; inf = when one of its own has ended."""
         unknown = self._lanes[None]
-        # a few slots only: where the Domain API hangs, the tokens of known hosts are still renewed
-        if host is None and unknown.in_flight >= max(1, self._max_in_flight // _SHARE_OF_UNKNOWN):
+        # not all of them: where the Domain API hangs, the tokens of known hosts are still renewed
+        kept = max(1, self._max_in_flight // _KEPT_FOR_KNOWN)
+        if host is None and unknown.in_flight >= max(1, self._max_in_flight - kept):
             return float("inf")
         # whoever runs without a known host may be at any host, so it counts against each
         others = [lane for key, lane in self._lanes.items() if key is not None and host in (key, None)]
