@@ -15,6 +15,8 @@ from typing import Any
 
 from sandbox.world import World
 
+_FLOOR = "floor A: hvac + requests"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -36,7 +38,7 @@ def run(command: list[str], environment: Mapping[str, str], names: list[str] | N
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.returncode == 0, [line for line in ended.stderr.splitlines() if "token.refreshed" not in line][:5]
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     done = json.loads(ended.stdout)["refreshed"] if "{" in ended.stdout else int(ended.stdout)
     return Run(done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
@@ -46,8 +48,8 @@ def all_of(world: World, *flags: str) -> Run:
     return run(world.command("--refresh-all", *flags, "--output", "json"), _settings(world))
 
 
-def compared(world: World, names: list[str], rounds: int) -> dict[str, list[Run]]:
-    """Everyone refreshes the same accounts, in turns."""
+def compared(world: World, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Everyone refreshes the same accounts, in turns; medians, also of what each is to floor A in the same round."""
     floors = {
         "BENCH_VAULT": world.openbao.address,
         "BENCH_TOKEN": world.openbao.token(["appjwt-worker"], ttl="24h"),
@@ -59,7 +61,7 @@ def compared(world: World, names: list[str], rounds: int) -> dict[str, list[Run]
     ours = world.command("--refresh-all", "--output", "json")
     who: dict[str, tuple[list[str], Mapping[str, str]]] = {
         "appjwt-worker": (ours, _settings(world)),
-        "floor A: hvac + requests": ([sys.executable, "-m", "benchmarks.floor_a"], floors),
+        _FLOOR: ([sys.executable, "-m", "benchmarks.floor_a"], floors),
         "floor B: urllib3": ([sys.executable, "-m", "benchmarks.floor_b"], floors),
         "limit C: http.client": ([sys.executable, "-m", "benchmarks.limit_c"], floors),
     }
@@ -70,7 +72,17 @@ def compared(world: World, names: list[str], rounds: int) -> dict[str, list[Run]
             runs[name].append(run(command, environment, names))
             assert runs[name][-1].done == len(names), (name, runs[name][-1])
             sys.stderr.write(f"{name}: {runs[name][-1]}\n")
-    return runs
+    return {name: _medians(of, runs[_FLOOR]) for name, of in runs.items()}
+
+
+def _medians(runs: list[Run], floor: list[Run]) -> dict[str, float]:
+    pairs = list(zip(runs, floor, strict=True))
+    return {
+        "per_cpu_second": round(statistics.median(each.done / each.cpu for each in runs), 1),
+        "per_second": round(statistics.median(each.done / each.wall for each in runs), 1),
+        "by_cpu": round(statistics.median(beside.cpu / each.cpu for each, beside in pairs), 2),
+        "by_wall": round(statistics.median(beside.wall / each.wall for each, beside in pairs), 2),
+    }
 
 
 def profile(world: World, names: list[str]) -> dict[str, Any]:
