@@ -46,7 +46,7 @@ simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the fi
 chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
 
-bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; about 10 minutes, into docs/performance.md
+bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; half an hour, into docs/performance.md
 	@$(BIN)/python -m benchmarks
 
 soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/soak.md
