@@ -65,7 +65,7 @@ class VaultSettings(_Table):
             and urlsplit(self.address).hostname not in _LOOPBACK
             and not self.allow_http
         ):
-            raise ValueError("vault.address: plain http only to loopback, or with vault.allow_http = true")
+            raise ValueError("vault.address: plain http only to loopback, or where vault.allow_http is true")
         if self.token and self.token_file:
             raise ValueError("vault.token and vault.token_file: set one of them")
         if self.method == "token" and not (self.token or self.token_file):
@@ -73,9 +73,7 @@ class VaultSettings(_Table):
         if self.method == "approle" and not (self.role_id and self.secret_id_file):
             raise ValueError("vault.auth_method is approle: set vault.role_id and vault.secret_id_file")
         if self.method in ("kubernetes", "jwt") and not self.role:
-            other = (
-                "" if self.auth_method else "; for another login set vault.auth_method (such as approle) or vault.token"
-            )
+            other = "" if self.auth_method else "; vault.auth_method or vault.token choose another one"
             raise ValueError(f"vault.role: missing for the login by {self.method}{other}")
         return self
 
@@ -272,9 +270,8 @@ def _in_words(error: ValidationError) -> Iterator[str]:
             continue  # what should be a table was told as unknown
         name = ".".join(str(part) for part in each["loc"][:2])
         text = "missing" if each["type"] == "missing" else each["msg"].removeprefix("Value error, ")
-        if name == "vault":
-            yield text if each["type"] != "missing" else f"vault.address ({variable('vault.address')}): missing"
-        elif "." in name:
-            yield f"{name} ({variable(name)}): {text[:1].lower()}{text[1:]}"
-        else:
-            yield text
+        if name == "vault" and each["type"] == "missing":
+            name = "vault.address"
+        if "." in name:
+            text = f"{name}: {text[:1].lower()}{text[1:]}"
+        yield re.sub(rf"\b({'|'.join(names())})\b", lambda found: f"{found[0]} ({variable(found[0])})", text)

@@ -358,9 +358,10 @@ def test_http_to_this_machine_is_allowed(address: str, env: Env) -> None:
 @pytest.mark.usefixtures("usable")
 def test_http_to_anywhere_else_is_refused_however_it_is_written(address: str, env: Env) -> None:
     env(APPJWT_VAULT_ADDRESS=address, APPJWT_SENTINEL_DOMAIN_API=address)
+    allowed = "vault.allow_http (APPJWT_VAULT_ALLOW_HTTP)"
     assert faults() == [
-        "vault.address: plain http only to loopback, or with vault.allow_http = true",
-        "sentinel.domain_api: plain http only to loopback",
+        f"vault.address (APPJWT_VAULT_ADDRESS): plain http only to loopback, or where {allowed} is true",
+        "sentinel.domain_api (APPJWT_SENTINEL_DOMAIN_API): plain http only to loopback",
     ]
 
 
@@ -369,7 +370,7 @@ def test_http_to_vault_can_be_allowed_to_sentinel_it_cannot(env: Env) -> None:
     env(APPJWT_VAULT_ADDRESS="HTTP://vault:8200", APPJWT_VAULT_ALLOW_HTTP="true")
     assert load(None).vault.address == "http://vault:8200"
     env(APPJWT_SENTINEL_DOMAIN_API="http://api.liveperson.net")
-    assert faults() == ["sentinel.domain_api: plain http only to loopback"]
+    assert faults() == ["sentinel.domain_api (APPJWT_SENTINEL_DOMAIN_API): plain http only to loopback"]
 
 
 def put_apart(env: Env, accounts: str, tokens: str) -> None:
@@ -384,7 +385,8 @@ def put_apart(env: Env, accounts: str, tokens: str) -> None:
 @pytest.mark.usefixtures("usable")
 def test_on_one_mount_neither_prefix_may_contain_the_other(accounts: str, tokens: str, env: Env) -> None:
     put_apart(env, accounts, tokens)
-    assert faults() == ["accounts.prefix and tokens.prefix: on one mount neither may contain the other"]
+    both = "accounts.prefix (APPJWT_ACCOUNTS_PREFIX) and tokens.prefix (APPJWT_TOKENS_PREFIX)"
+    assert faults() == [f"{both}: on one mount neither may contain the other"]
 
 
 @pytest.mark.parametrize(("accounts", "tokens"), [("kv a", "kv ab"), ("kv a/b", "kv a/c"), ("kv a", "other a")])
@@ -394,21 +396,24 @@ def test_prefixes_that_share_no_path_are_apart(accounts: str, tokens: str, env: 
     assert load(None).tokens.prefix == tokens.split()[1]
 
 
-_APPROLE = "vault.auth_method is approle: set vault.role_id and vault.secret_id_file"
-_NONE = (
-    "vault.role: missing for the login by kubernetes; "
-    "for another login set vault.auth_method (such as approle) or vault.token"
+_TOKEN, _TOKEN_FILE = "vault.token (APPJWT_VAULT_TOKEN)", "vault.token_file (APPJWT_VAULT_TOKEN_FILE)"
+_METHOD = "vault.auth_method (APPJWT_VAULT_AUTH_METHOD)"
+_APPROLE = (
+    f"{_METHOD} is approle: set vault.role_id (APPJWT_VAULT_ROLE_ID) "
+    "and vault.secret_id_file (APPJWT_VAULT_SECRET_ID_FILE)"
 )
+_ROLE = "vault.role (APPJWT_VAULT_ROLE): missing for the login by"
+_NONE = f"{_ROLE} kubernetes; {_METHOD} or {_TOKEN} choose another one"
 
 
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        ('token = "x"\ntoken_file = "y"', "vault.token and vault.token_file: set one of them"),
-        ('auth_method = "token"', "vault.auth_method is token: set vault.token or vault.token_file"),
+        ('token = "x"\ntoken_file = "y"', f"{_TOKEN} and {_TOKEN_FILE}: set one of them"),
+        ('auth_method = "token"', f"{_METHOD} is token: set {_TOKEN} or {_TOKEN_FILE}"),
         ('auth_method = "approle"\nrole_id = "x"', _APPROLE),
         ('auth_method = "approle"\ntoken = "x"', _APPROLE),
-        ('auth_method = "jwt"', "vault.role: missing for the login by jwt"),
+        ('auth_method = "jwt"', f"{_ROLE} jwt"),
         ('role_id = "x"', _NONE),
         ("", _NONE),
     ],
