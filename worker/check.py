@@ -170,7 +170,9 @@ class Preflight:
             else:
                 hosts.setdefault(host, []).append(name)
                 # whether the client_secret is right, only Sentinel could say
-                yield Line(f"account {name}", ok=True, detail=f"well-formed, at {host}; its secret is not tried")
+                unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
+                detail = f"well-formed, at {host}; its secret is not tried{unread}"
+                yield Line(f"account {name}", ok=True, detail=detail)
         for host in sorted(hosts):
             yield from self._host(host)
 

@@ -167,7 +167,7 @@ def test_status_as_a_table_says_the_same_and_sums_up(prefixes: Prefixes) -> None
 
 
 def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Prefixes) -> None:
-    changes, made = prefixes.add("quiet", le407={}, le408={"enabled": False}), prefixes.scene
+    changes, made = prefixes.add("quiet", le407={"enable": False}, le408={"enabled": False}), prefixes.scene
     done = made.call("--check", "--output", "json", changes=changes)
     host = made.liveperson.hosts["va"]
     assert (done.status, set(done.document), done.err) == (0, {"checks"}, "")
@@ -195,7 +195,7 @@ def test_check_as_json_is_as_promised_and_asks_sentinel_for_nothing(prefixes: Pr
         )
     ]
     details = {line["check"]: line["detail"] for line in lines}
-    assert details["account le407"] == f"well-formed, at {host}; its secret is not tried"
+    assert details["account le407"] == f"well-formed, at {host}; its secret is not tried; not read: enable"
     assert details["account le408"] == "disabled"
     assert not [seen for seen in made.liveperson.seen if (seen.service, seen.account_id) == ("sentinel", "le407")]
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -244,6 +244,12 @@ def test_a_foreign_secret_is_told_with_the_command_that_hands_it_over() -> None:
     assert line == Line(
         "account a", False, "not ours; to hand it over: vault kv metadata patch x", "vault kv metadata patch x"
     )
+
+
+def test_fields_of_an_account_that_nobody_reads_are_named_for_one_may_be_misspelt() -> None:
+    lines = check(Vault(account=replace(make_account(), unread=("enable", "note"))))
+    (line,) = [line for line in lines if line.check == "account a"]
+    assert (line.ok, line.detail) == (True, f"well-formed, at {HOST}; its secret is not tried; not read: enable, note")
 
 
 def test_a_host_that_is_not_found_or_not_allowed_is_the_accounts_failure() -> None:

@@ -30,12 +30,17 @@ class Account:
     """None = as the settings say."""
     scope: str | None = None
     """The one scope that the token must contain."""
+    unread: tuple[str, ...] = ()
+    """Names of fields that mean nothing here: notes, or misspelt."""
 
     def digest(self, key: bytes) -> bytes:
         """What tells this account from an edited one, and nothing about its secret to whoever lacks the key."""
         values = (getattr(self, each.name) for each in fields(self))
         plain = [value.get_secret_value() if isinstance(value, SecretStr) else value for value in values]
         return hashlib.blake2b(repr(plain).encode(), key=key).digest()
+
+
+_READ = {"enabled", *(each.name for each in fields(Account))} - {"name", "unread"}
 
 
 def is_name(name: str) -> bool:
@@ -78,6 +83,7 @@ def parse(name: str, secret: Mapping[str, object]) -> Account:
         api_version=api_version,
         sentinel_domain=_text(secret, "sentinel_domain"),
         scope=_text(secret, "scope"),
+        unread=tuple(sorted(secret.keys() - _READ)),
     )
 
 

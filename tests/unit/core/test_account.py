@@ -40,8 +40,12 @@ def test_all_that_an_account_may_say_is_taken_over() -> None:
     )
 
 
-def test_fields_that_are_not_ours_are_left_alone() -> None:
-    assert parse(ACCOUNT, account_secret(owner="team x", note=["any", 1])).name == ACCOUNT
+def test_fields_that_are_not_ours_are_left_alone_and_their_names_known() -> None:
+    everything = dict.fromkeys(("account_id", "sentinel_domain", "api_version", "scope")) | {"enabled": True}
+    assert parse(ACCOUNT, account_secret(**everything)).unread == ()
+    # as the names of accounts and of what is remembered of them: no fields of theirs
+    odd = {"owner": "team x", "note": ["any", 1], "enable": False, "name": "x", "unread": "y"}
+    assert parse(ACCOUNT, account_secret(**odd)).unread == ("enable", "name", "note", "owner", "unread")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
@@ -180,9 +184,10 @@ def test_each_field_makes_a_difference_to_the_digest_and_the_key_too() -> None:
         "sentinel_domain": "va.example",
         "api_version": "2.0",
         "scope": "another",
+        "unread": ("another",),
     }
     assert edited.keys() == {each.name for each in dataclasses.fields(account)}
     assert digest == dataclasses.replace(account).digest(b"key")
     digests = {dataclasses.replace(account, **{key: value}).digest(b"key") for key, value in edited.items()}  # type: ignore[arg-type] # by name
-    assert len(digests | {digest, account.digest(b"other")}) == 9
+    assert len(digests | {digest, account.digest(b"other")}) == 10
     assert len(digest) == 64
