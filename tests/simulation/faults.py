@@ -478,14 +478,17 @@ def _is_marked(kv: Kv, path: str) -> bool:
     return metadata is not None and metadata.custom_metadata.get("managed_by") == MANAGED_BY
 
 
-def _stranger(trouble: Trouble, episode: Episode) -> None:
-    """Somebody clears a token's path and puts a secret of their own there; later they hand it over, or take it away."""
+def _stranger(trouble: Trouble, episode: Episode, read: int | None = None) -> None:
+    """Somebody clears a token's path and puts a secret of their own there; later they hand it over, or take it away.
+
+    :param read: a version that whoever is amid an attempt may have read.
+    """
     world, name = trouble.world, str(episode.name)
     path = FakeTokens.FOLDER + name
     kv = world.vault.kv
-    before = world.version(name)
+    known = (read, world.version(name))
     kv.remove(path)
-    while kv.put(path, {"password": "theirs"}) == before:
+    while kv.put(path, {"password": "theirs"}) in known:
         pass  # were it the same number again, no check-and-set could tell
     trouble.set_trap(episode, "read_token")
 
@@ -513,9 +516,10 @@ def _plant_amid(trouble: Trouble, episode: Episode) -> bool:
     """The same, while a first token is on its way there."""
     name = str(episode.name)
     episode.touches = frozenset({name})
+    read = trouble.world.version(name)
     if trouble.random.random() < 0.7:
         trouble.world.vault.kv.remove(FakeTokens.FOLDER + name)
-    trouble.on_mint[name] = partial(_stranger, trouble, episode)
+    trouble.on_mint[name] = partial(_stranger, trouble, episode, read)
     return True
 
 

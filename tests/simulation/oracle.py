@@ -243,7 +243,7 @@ class Oracle:
         mine = mine if mine and mine.client_id == truth.client_id else None
         truth.foreign = process is None and data.get("managed_by") != MANAGED_BY
         truth.foreign_since, truth.marked_by = self._hub.clock(), set()
-        self._stands(truth, mine)
+        self._stands(truth, mine, ours=process is not None)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
     def _published(
@@ -289,11 +289,11 @@ class Oracle:
         truth.foreign = False
         self._stands(truth, None)
 
-    def _stands(self, truth: Truth, issued: Issued | None) -> None:
+    def _stands(self, truth: Truth, issued: Issued | None, *, ours: bool = False) -> None:
         truth.published = issued
         truth.vanishes = self._world.vanishes(truth.name)
         if issued and truth.vanishes < issued.ends:
-            if not truth.shortened:
+            if ours and not truth.shortened:
                 self.broken("Vault would delete a live token", truth.name)
             self.trouble(Window(self._hub.clock(), truth.vanishes, Recovery.SWEEP, "it vanished"), truth.name)
         self._look_again(truth, self._due(truth) if issued else self._hub.clock())
