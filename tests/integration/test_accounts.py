@@ -109,6 +109,9 @@ def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refreshed]:
         # in Vault the secret rotated, at LivePerson not yet
         rotating = made.add_account("rotating")
         put(made, "rotating", client_id=rotating.client_id)
+        edited, wrong_secret = made.add_account("edited-since"), secrets.token_hex(13)
+        for fields in ({}, {"enabled": False}, {"scope": "msg.consumer"}):
+            put(made, "edited-since", client_id=edited.client_id, client_secret=wrong_secret, **fields)
         moving = made.add_account("other-app")
         assert moving.client_id
         put(made, "other-app", client_id="another")
@@ -217,19 +220,17 @@ def test_an_invalid_secret_is_told_with_the_field_and_what_is_wrong_with_it(name
 # The secret before the newest
 
 
+@pytest.mark.parametrize("name", ["rotating", "edited-since"])
 def test_where_sentinel_refuses_the_newest_secret_the_one_before_is_tried_and_a_warning_says_so(
-    refreshed: Refreshed,
+    name: str, refreshed: Refreshed
 ) -> None:
-    assert refreshed.token("rotating")
+    assert refreshed.token(name)
     lines = [json.loads(line) for line in refreshed.done.err.splitlines()]
-    (warning,) = [line for line in lines if line["event"] == "credentials.previous_used"]
-    assert (warning["account"], warning["level"]) == ("rotating", "warning")
-    row = refreshed.row("rotating")
-    assert (row["outcome"], row["error"]) == (
-        "refreshed",
-        PREVIOUS_USED,
-    )
-    assert [seen.status for seen in refreshed.liveperson.seen if seen.account_id == "rotating"][1:] == [401, 200]
+    (warning,) = [line for line in lines if (line["event"], line.get("account")) == ("credentials.previous_used", name)]
+    assert warning["level"] == "warning"
+    row = refreshed.row(name)
+    assert (row["outcome"], row["error"]) == ("refreshed", PREVIOUS_USED)
+    assert [seen.status for seen in refreshed.liveperson.seen if seen.account_id == name][1:] == [401, 200]
 
 
 @pytest.mark.parametrize(("name", "requests"), [("other-app", 1), ("wrong", 1), ("twice-wrong", 2)])

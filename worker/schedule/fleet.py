@@ -162,7 +162,8 @@ class Fleet:
         before, entry.running = entry.state, False
         host_was_unknown = lane is self._lanes[None]
         entry.host = outcome.host or entry.host
-        drifted = outcome.reason is Reason.DRIFT and outcome.result not in (Result.REFRESHED, Result.UNCHANGED)
+        replaced = outcome.result in (Result.REFRESHED, Result.UNCHANGED)
+        drifted = outcome.state is State.FOREIGN or (outcome.reason is Reason.DRIFT and not replaced)
         if drifted:
             entry.held, entry.lost = outcome.held, entry.lost or entry.held
         elif outcome.held:

@@ -10,7 +10,7 @@ import structlog
 
 from worker.core import account
 from worker.core.account import Account
-from worker.core.errors import AccountDisabledError, AccountGoneError, InvalidAccountError
+from worker.core.errors import AccountGoneError, InvalidAccountError
 from worker.vault.adapter import OddAnswerError, VaultError, mapping
 from worker.vault.mount import KvMount
 from worker.vault.operation import Operation
@@ -23,6 +23,8 @@ _MOST = 100_000
 log = structlog.get_logger()
 _OVERLAP = timedelta(hours=24)
 """How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
+_LOOKED_BACK = 5
+"""Versions: other fields may have been edited since."""
 
 
 class VaultAccounts:
@@ -60,14 +62,18 @@ class VaultAccounts:
         """The same account with the client_secret before its newest, if that was changed within a day. KV v2 only."""
         try:
             _, metadata = self._secret(current.name)
-            changed = datetime.fromisoformat(metadata["created_time"])
-            if metadata["version"] < 2 or self._session.now() - changed > _OVERLAP:  # noqa: PLR2004 - the first has none
-                return None
-            before = account.parse(current.name, self._secret(current.name, metadata["version"] - 1)[0])
-        except (AccountDisabledError, AccountGoneError, InvalidAccountError, KeyError, TypeError, ValueError):
-            return None
-        same = (before.client_id, before.account_id) == (current.client_id, current.account_id)
-        return before if same and before.client_secret != current.client_secret else None
+            for version in range(metadata["version"] - 1, 0, -1)[:_LOOKED_BACK]:
+                changed = datetime.fromisoformat(metadata["created_time"])
+                if self._session.now() - changed > _OVERLAP:
+                    return None
+                secret, metadata = self._secret(current.name, version)
+                if secret.get("client_secret") != current.client_secret.get_secret_value():
+                    before = account.parse(current.name, {**secret, "enabled": True})  # as the newest version has it
+                    same = (before.client_id, before.account_id) == (current.client_id, current.account_id)
+                    return before if same else None
+        except (AccountGoneError, InvalidAccountError, KeyError, TypeError, ValueError):
+            pass
+        return None
 
     def engine(self) -> str:
         """What is at the mount, for people; VaultError if it is no KV."""

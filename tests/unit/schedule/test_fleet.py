@@ -622,6 +622,17 @@ def test_what_is_gone_has_no_life_left_though_it_is_still_known_what_should_be_t
     assert (a.lost, a.held.life.ends) == (None, 4000.0)
 
 
+def test_where_somebody_elses_secret_is_there_is_no_token_until_ours_is_back(fleet: Fleet) -> None:
+    know(fleet, "a", ends=3600.0)
+    (a,) = fleet.entries()
+    stood = a.held
+    foreign = Outcome("a", Result.FAILED, 0.1, error=ForeignSecretError("not ours"))
+    assert done(fleet, foreign, 100.0).life_left == 0.0
+    assert (a.held, a.should_stand) == (None, stood)
+    assert done(fleet, adopted("a", 3600.0, VA), 200.0).life_left == 3400.0
+    assert a.lost is None
+
+
 def test_its_accounts_can_be_shown(fleet: Fleet) -> None:
     know(fleet, "a", "b")
     fleet.done(failed("b"), 5.0)
