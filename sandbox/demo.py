@@ -77,16 +77,20 @@ class Reader:
         http.trust_env = False
         http.verify = str(world.openbao.ca_file)
         token = world.openbao.token(["reader"])
-        self._vault: Any = hvac.Client(url=world.openbao.address, token=token, session=http)
+        self._vault: Any = hvac.Client(url=world.openbao.address, token=token, session=http, timeout=2)
         self.login = _shell(folder / "reader.env", world, token, {})
         """For whoever wants to look, too."""
 
-    def read(self, account: str) -> tuple[dict[str, str], int]:
-        """The token with what is told beside it, and its version."""
-        answer = self._vault.secrets.kv.v2.read_secret_version(
-            f"liveperson/tokens/{account}", raise_on_deleted_version=True
-        )
-        return answer["data"]["data"], answer["data"]["metadata"]["version"]
+    def read(self, account: str) -> tuple[dict[str, str], int] | None:
+        """The token with what is told beside it, and its version; None = there is none, or OpenBao does not answer."""
+        try:
+            answer = self._vault.secrets.kv.v2.read_secret_version(
+                f"liveperson/tokens/{account}", raise_on_deleted_version=True
+            )
+        except (hvac.exceptions.VaultError, requests.RequestException):
+            return None
+        told = answer["data"]["data"]
+        return (told, answer["data"]["metadata"]["version"]) if "fingerprint" in told else None
 
     def may_write(self) -> bool:
         try:
@@ -131,7 +135,8 @@ def main() -> int:
                 worker.send_signal(signal.SIGTERM)
                 status = worker.wait(20)
         for account in _ACCOUNTS:
-            seen.take(account, *reader.read(account))
+            if found := reader.read(account):
+                seen.take(account, *found)
     _say(f"The worker ended with status {status}.\n")
     if not seen.expired:
         print("  No reader ever saw a token that had ended.")
@@ -143,40 +148,44 @@ def main() -> int:
     print(f"  reads                {seen.reads}")
     print(f"  least life left seen {seen.least_left:.0%}")
     print(f"  expired reads        {seen.expired}")
-    return int(seen.expired > 0 or status != 0 or seen.replaced() < enough)
+    return int(bool(seconds) and (seen.expired > 0 or status != 0 or seen.replaced() < enough))
 
 
 def _watch(world: World, reader: Reader, seen: Seen, seconds: float, worker: "subprocess.Popen[str]") -> None:
     """Read and print once a second while the worker runs; have the scenes in between."""
     began = time.monotonic()
-    scenes = _scenes(world, reader, (seconds or 60) / 2)
+    scenes = _scenes(world, (seconds or 60) / 2)
     next(scenes)
     print("\nPer account: the token's fingerprint, and what is left of its life.")
     print(f"\n{'':8}" + "".join(f"{account}, region {region}".ljust(_WIDTH) for account, region in _ACCOUNTS.items()))
-    while worker.poll() is None and (not seconds or time.monotonic() - began < seconds):
+    told = False
+    while not seconds or (worker.poll() is None and time.monotonic() - began < seconds):
+        if worker.poll() is not None and not told:
+            _say("The worker is gone, so nobody renews the tokens. In the other terminal: appjwt-worker starts one.")
+            told = True
         at = time.monotonic() - began
         found = {account: reader.read(account) for account in _ACCOUNTS}
-        cells = [_cell(token, seen.take(account, token, version)) for account, (token, version) in found.items()]
-        tokens = {account: token for account, (token, _) in found.items()}
+        cells = [_cell(each[0], seen.take(account, *each)) if each else "no token" for account, each in found.items()]
+        tokens = {account: each[0] for account, each in found.items() if each}
         print(f"{at:4.0f} s  " + "".join(cell.ljust(_WIDTH) for cell in cells).rstrip(), flush=True)
         with suppress(StopIteration):
             scenes.send((at, tokens))
         time.sleep(max(0.0, began + at + 1 - time.monotonic()))
 
 
-def _scenes(world: World, reader: Reader, midway: float) -> Generator[None, tuple[float, _Tokens], None]:
+def _scenes(world: World, midway: float) -> Generator[None, tuple[float, _Tokens], None]:
     """What happens besides, one after another; each step is sent the time and what the reader just saw."""
     at, tokens = yield
-    while at < _JWS_AT:
+    account = next(iter(_ACCOUNTS))
+    while at < _JWS_AT or account not in tokens:
         at, tokens = yield
-    _fetch_consumer_jws(world, reader)
+    _fetch_consumer_jws(world, account, tokens[account]["access_token"])
     while at < _MANUAL_AT:
         at, tokens = yield
-    account = next(iter(_ACCOUNTS))
     _show(world, ["--refresh", account])
     print(_indented(world.run("--refresh", account).stdout))
     # begin the outage just before a token is due, or nobody would ask while it lasts
-    while at < midway or min(_until_due(token) for token in tokens.values()) > _JUST_BEFORE:
+    while at < midway or min(map(_until_due, tokens.values()), default=timedelta.max) > _JUST_BEFORE:
         at, tokens = yield
     _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: whoever is due meanwhile is answered 503, and tries again.")
     with world.liveperson.faults.on(Fault(status=503)):
@@ -196,12 +205,11 @@ def _cell(token: dict[str, str], left: float) -> str:
     return f"{token['fingerprint'][:8]} {'█' * full}{'░' * (_BAR - full)} {left * life:4.0f} s"
 
 
-def _fetch_consumer_jws(world: World, reader: Reader) -> None:
+def _fetch_consumer_jws(world: World, account: str, token: str) -> None:
     """What an app does with a token: LivePerson's ConsumerJWS, which verifies it."""
-    account, region = next(iter(_ACCOUNTS.items()))
     answer = requests.post(
-        f"https://{world.liveperson.hosts[region]}/api/account/{account}/consumer?v=1.0",
-        headers={"Authorization": reader.read(account)[0]["access_token"]},
+        f"https://{world.liveperson.hosts[_ACCOUNTS[account]]}/api/account/{account}/consumer?v=1.0",
+        headers={"Authorization": token},
         json={"ext_consumer_id": "demo"},
         verify=str(world.liveperson.ca_file),
         timeout=5,

@@ -57,7 +57,9 @@ def test_without_an_end_it_has_a_page_and_a_login_to_play_with(demo: Demo) -> No
     login = eventually(lambda: demo.shows(r"    (\. \S+/operator\.env; appjwt-worker --status)\n"))
     new = eventually(lambda: demo.shows(r"    (bao kv put .+)\n"))
     assert "le81823118" in requests.get(page[1], timeout=10).text
-    command = f"{login[1]}; {new[1]}; appjwt-worker --status"
+    gone = "bao kv metadata delete -mount=secret liveperson/tokens/12345678"
+    command = f"{login[1]}; {new[1]}; {gone}; appjwt-worker --status"
     status = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert "le55555555" in status.stdout, status
+    assert eventually(lambda: demo.shows(r" no token"))
     demo.process.send_signal(signal.SIGINT)
