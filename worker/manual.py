@@ -122,7 +122,8 @@ class ManualRefresh:
 
     def _nearest(self, name: str) -> str:
         try:
-            near = difflib.get_close_matches(name, self._accounts.names(), n=1)
+            # a LIST holds deleted ones too, such as this
+            near = difflib.get_close_matches(name, self._accounts.names() - {name}, n=1)
         except RefreshError:
             return ""
         return f"; did you mean {near[0]}?" if near else ""

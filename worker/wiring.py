@@ -22,7 +22,7 @@ from worker.refresh import ByHand, Refresher
 from worker.schedule.dispatch import Pool
 from worker.schedule.fleet import Fleet
 from worker.schedule.steady import steady
-from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings
+from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings, variable
 from worker.vault.accounts import VaultAccounts
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.rights import VaultRights
@@ -153,7 +153,7 @@ def _http(setting: str, ca_cert: Path | None, *, largest: int = net.MAX_ANSWER) 
         return net.session(user_agent=agent, ca_cert=file, connections=_KEPT_OPEN, largest=largest)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "unknown").lower()
-        raise SettingsError(f"{setting}: {ca_cert} cannot be used: {reason}") from None
+        raise SettingsError(f"{setting} ({variable(setting)}): {ca_cert} cannot be used: {reason}") from None
 
 
 def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
@@ -161,6 +161,7 @@ def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
         return None
     from worker.liveperson.keys import PinnedKeys, PublishedKeys  # the cryptography library takes its time to load
 
+    name = "sentinel.verify"
     match sentinel.verify:
         case "jwks":
             return PublishedKeys(http, clock=steady)
@@ -169,7 +170,7 @@ def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
                 return PinnedKeys(Path(file))
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise SettingsError(f"sentinel.verify: {file} cannot be used: {reason}") from None
+                raise SettingsError(f"{name} ({variable(name)}): {file} cannot be used: {reason}") from None
 
 
 def _login(vault: VaultSettings) -> Login:

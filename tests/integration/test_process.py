@@ -451,9 +451,9 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
                 "vault.token_file .* cannot be read: no such file",
             ),
             # settings
-            ({"VAULT_CA_CERT": files["missing"]}, 2, "vault.ca_cert: .* no such file"),
-            ({"VAULT_CA_CERT": files["text"]}, 2, "vault.ca_cert: .* holds no certificate"),
-            ({"SENTINEL_CA_CERT": files["binary"]}, 2, "sentinel.ca_cert: .* holds no certificate"),
+            ({"VAULT_CA_CERT": files["missing"]}, 2, r"vault.ca_cert \(APPJWT_VAULT_CA_CERT\): .* no such file"),
+            ({"VAULT_CA_CERT": files["text"]}, 2, r"vault.ca_cert \(APPJWT_VAULT_CA_CERT\): .* holds no certificate"),
+            ({"SENTINEL_CA_CERT": files["binary"]}, 2, "sentinel.ca_cert .*: .* holds no certificate"),
             ({"TOKENS_PREFIX": "liveperson/accounts/x"}, 2, "neither may contain the other"),
             ({"CONFIG": files["missing"]}, 2, "cannot be read: no such file"),
         ]

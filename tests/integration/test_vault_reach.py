@@ -175,6 +175,15 @@ def test_a_proxy_that_is_not_there_is_blamed(world: Scene) -> None:
     assert (done.status, done.out, done.err) == (3, "", f"appjwt-worker: Vault cannot be used: {said}\n")
 
 
+def test_http_to_a_vault_that_speaks_https_is_told_as_that(world: Scene) -> None:
+    # it answers 400, which looked like a refused login; where a body is on its way it may hang up before
+    address = world.openbao.address.replace("https", "http")
+    done = world.call("--check", "--output", "json", changes={"APPJWT_VAULT_ADDRESS": address})
+    (line,) = done.document["checks"]
+    assert (done.status, line["check"], line["ok"]) == (3, "vault", False)
+    assert line["detail"] == "it speaks https, not http: see vault.address"
+
+
 # A private CA
 
 

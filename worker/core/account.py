@@ -1,5 +1,6 @@
 """An account as its secret in Vault describes it, and what makes that secret valid."""
 
+import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ _NAME_SEGMENT = re.compile(r"[A-Za-z0-9_@.+=-]{1,128}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _LONGEST_NAME = 512
 _LONGEST_VALUE = 1024
+_ALIKE = 0.85
 API_VERSIONS = ("1.0", "2.0")
 
 
@@ -90,8 +92,9 @@ def parse(name: str, secret: Mapping[str, object]) -> Account:
 def _required(secret: Mapping[str, object], key: str) -> str:
     value = _text(secret, key)
     if value is None:
-        near = next((have for have in secret if have != key and have.lower().replace("-", "_") == key), None)
-        hint = f" (there is {near!r}: rename it)" if near else ""
+        others = {have.lower().replace("-", "_"): have for have in secret if have not in _READ}
+        near = difflib.get_close_matches(key, others, n=1, cutoff=_ALIKE)
+        hint = f" (there is {others[near[0]]!r}: rename it)" if near else ""
         raise InvalidAccountError(f"{key}: missing or empty{hint}")
     return value
 

@@ -12,6 +12,7 @@ from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import redacted
 
 _PASSING_TEXT = "Waiting for the primary to upgrade"  # a standby just after its KV v2 mount was made, with status 400
+_WANTS_TLS = b"HTTP request to an HTTPS server"  # what Go's servers say to who speaks in clear, with status 400
 _LONGEST_TEXT = 200
 
 
@@ -71,6 +72,8 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
         except net.ExchangeError as error:
             raise VaultError(str(error)) from error
         self._on_answer(response)
+        if not response.ok and _WANTS_TLS in response.content:
+            raise VaultError("it speaks https, not http: see vault.address")
         body = net.json_of(response) if response.content else {}
         if not isinstance(body, dict) and (response.ok or response.status_code == requests.codes.not_found):
             raise OddAnswerError  # a proxy's page, say; above all its 404 does not mean that a secret is gone

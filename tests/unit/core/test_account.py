@@ -73,6 +73,8 @@ def test_an_account_is_in_unless_it_says_otherwise(yes: object) -> None:
         ({"client_id": ABSENT}, "client_id: missing or empty"),
         ({"client_secret": ""}, "client_secret: missing or empty"),
         ({"client_id": ABSENT, "Client-ID": "x"}, "client_id: missing or empty (there is 'Client-ID': rename it)"),
+        ({"client_id": ABSENT, "cleint_id": "x"}, "client_id: missing or empty (there is 'cleint_id': rename it)"),
+        ({"client_id": ABSENT, "client": "x"}, "client_id: missing or empty"),
         ({"client_secret": 7}, "client_secret: must be a string, is a number"),
         ({"client_secret": True}, "client_secret: must be a string, is true or false"),
         ({"client_secret": ["x"]}, "client_secret: must be a string, is a list"),
