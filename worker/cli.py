@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OK, ACCOUNT_FAILED, WRONG_INPUT, VAULT_UNUSABLE = 0, 1, 2, 3
 _INTERRUPTED = 130  # what a shell says of Ctrl-C
+_FORBIDDEN = 403
 
 _ABOUT = """\
 Keeps a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao.
@@ -125,7 +126,8 @@ def _run(flags: argparse.Namespace) -> int:
     try:
         return mode(flags, loaded, parts)
     except RefreshError as error:
-        return _complain(f"Vault cannot be used: {error}", VAULT_UNUSABLE)
+        hint = "; --check tells which right is missing" if error.status == _FORBIDDEN and not error.remedy else ""
+        return _complain(f"Vault cannot be used: {error}{hint}", VAULT_UNUSABLE)
     finally:
         parts.session.login.close()
 

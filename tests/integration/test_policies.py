@@ -249,7 +249,8 @@ def new_account(made: Scene) -> str:
 def test_without_it_no_account_is_found(login: Login) -> None:
     done = login.call("--refresh-all")
     assert done.status == 3
-    assert "list secret/liveperson/accounts: status 403, permission denied" in done.err
+    said = "list secret/liveperson/accounts: status 403, permission denied; --check tells which right is missing"
+    assert said in done.err
 
 
 @lacking("secret/data/liveperson/accounts/*", "read")
