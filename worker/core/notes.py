@@ -26,6 +26,8 @@ def news(outcome: Outcome, told: Mapping[str, str], now: datetime) -> dict[str, 
         return None  # the path is somebody else's; or the account was only looked at
     if error and error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.TRANSIENT:
         return None  # Vault would not take it
+    if outcome.result is Result.ADOPTED and _failed_since_its_issue(outcome, told):
+        return None  # such as by hand: who adopts an older token learns nothing of what failed
     before = told.get("last_error")
     said, since = what_is_wrong(outcome, before), None
     same = said == before
@@ -47,6 +49,16 @@ def what_is_wrong(outcome: Outcome, before: str | None) -> str | None:
     if outcome.previous_used or (outcome.result is Result.ADOPTED and before == PREVIOUS_USED):
         return PREVIOUS_USED
     return None
+
+
+def _failed_since_its_issue(outcome: Outcome, told: Mapping[str, str]) -> bool:
+    """Whether an attempt at LivePerson failed after the token that stands was issued."""
+    try:
+        stage, since = Stage(told["last_error"].partition(":")[0]), datetime.fromisoformat(told["failing_since"])
+        older = outcome.token is not None and outcome.token.iat < since
+    except (KeyError, ValueError, TypeError):  # nobody said so, or somebody edited it
+        return False
+    return older and told.get("state") == State.FAILING and stage not in (Stage.VAULT, Stage.CREDENTIALS)
 
 
 def in_words(error: RefreshError) -> str:

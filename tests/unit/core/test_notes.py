@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.builders import ACCOUNT, ISSUED
+from tests.builders import ACCOUNT, ISSUED, app_jwt
 from worker.core.errors import (
     AccountDisabledError,
     AccountGoneError,
@@ -81,6 +81,35 @@ def test_a_success_takes_back_what_was_told_and_else_says_nothing(
     result: Result, told: dict[str, str], expected: dict[str, str | None] | None
 ) -> None:
     assert news(after(result), told, ISSUED) == expected
+
+
+_SINCE: Final = {**BEFORE, "failing_since": "2018-04-25T07:51:11Z"}
+"""Failed after the token was issued."""
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (_SINCE, None),
+        ({**_SINCE, "failing_since": NOW}, WELL),
+        ({**_SINCE, "last_error": "domain: no answer"}, None),
+        ({**_SINCE, "last_error": "claims: azp: expected a, got b"}, None),
+        ({**_SINCE, "last_error": "vault: status 403"}, WELL),
+        ({**_SINCE, "last_error": "credentials: status 403"}, WELL),
+        ({**_SINCE, "last_error": "rubbish"}, WELL),
+        ({**_SINCE, "state": "invalid"}, WELL),
+        ({**_SINCE, "failing_since": "soon"}, WELL),
+        ({**_SINCE, "failing_since": "2018-04-25T08:00:00"}, WELL),
+        ({"state": "failing", "last_error": "sentinel: va answers 401"}, WELL),
+    ],
+)
+def test_who_adopts_a_token_that_is_older_than_a_failure_at_liveperson_leaves_that_told(
+    told: dict[str, str], expected: dict[str, str | None] | None
+) -> None:
+    # an operator's refresh was refused, and seconds later --status said that all was well
+    adopted = replace(after(Result.ADOPTED), token=app_jwt(ISSUED))
+    assert news(adopted, told, ISSUED) == expected
+    assert news(replace(adopted, result=Result.UNCHANGED), told, ISSUED) == WELL
 
 
 @pytest.mark.parametrize(
