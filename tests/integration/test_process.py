@@ -438,7 +438,7 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
                 "the answer is not Vault's",
             ),
             ({"VAULT_ADDRESS": page.url}, 3, "the answer is not Vault's"),
-            ({"VAULT_ADDRESS": world.openbao.address.replace("https", "http")}, 3, "status 400|connection lost"),
+            ({"VAULT_ADDRESS": world.openbao.address.replace("https", "http")}, 3, "speaks https|connection lost"),
             ({"VAULT_ROLE_ID": "wrong"}, 3, "approle login: status 400, invalid role"),
             ({"VAULT_SECRET_ID_FILE": files["text"]}, 3, "approle login: status 400, invalid role or secret ID"),
             ({"VAULT_SECRET_ID_FILE": files["missing"]}, 3, "cannot be read: no such file or directory"),

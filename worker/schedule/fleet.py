@@ -138,6 +138,7 @@ class Fleet:
             if entry is None or not entry.queued:
                 continue  # it was removed while it waited, and may be back
             entry.queued, entry.running = False, True
+            self._waiting.leave(entry.name)
             lane.in_flight += 1
             lane.last_start = now
             self._started[entry.name] = (lane, now)

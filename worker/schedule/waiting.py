@@ -35,8 +35,7 @@ class Waiting:
         :param host: the account's Sentinel host, as known by now.
         """
         name = outcome.account
-        if name in self._waits_for:
-            del self._names[self._waits_for.pop(name)][name]
+        self.leave(name)
         woken, woken_for = name in self._woken_for, self._woken_for.pop(name, None)
         if outcome.error and outcome.state is State.FAILING:
             waits_for = _waits_for(outcome, outcome.error.stage, host)
@@ -44,6 +43,11 @@ class Waiting:
                 self._names[waits_for][name] = None
                 self._waits_for[name] = waits_for
         return [each for thing in _seen_to_work(outcome, host, host_was_unknown) for each in self.wake(thing)]
+
+    def leave(self, name: str) -> None:
+        """It waits no longer, for it is tried: what comes to work meanwhile does not count as woken for."""
+        if name in self._waits_for:
+            del self._names[self._waits_for.pop(name)][name]
 
     def wake(self, thing: Thing) -> list[str]:
         """Who waited for it, in order; they do no longer."""
@@ -55,8 +59,7 @@ class Waiting:
     def forget(self, name: str) -> None:
         """The account is gone."""
         self._woken_for.pop(name, None)
-        if name in self._waits_for:
-            del self._names[self._waits_for.pop(name)][name]
+        self.leave(name)
 
 
 def _waits_for(outcome: Outcome, stage: Stage, host: str | None) -> Thing:

@@ -559,6 +559,19 @@ def test_who_could_not_write_is_woken_by_a_write_and_by_nothing_less(fleet: Flee
     assert started(fleet, 14.0) == ["a", "c"]
 
 
+def test_who_runs_when_vault_comes_back_and_fails_for_it_still_is_woken_once_more(fleet: Fleet) -> None:
+    # its request was lost just before the return; it counted as woken, and waited out its pause of four minutes
+    know(fleet, "a", "b")
+    fleet.done(ended("a", Stage.VAULT), 10.0)
+    queue(fleet, "a")
+    assert started(fleet, 20.0) == ["a"]
+    fleet.done(ok("b"), 21.0)
+    fleet.done(ended("a", Stage.VAULT), 30.0)
+    assert started(fleet, 30.0) == []
+    fleet.done(ok("b"), 31.0)
+    assert started(fleet, 31.0) == ["a"]
+
+
 def test_a_token_that_nobody_took_tells_nothing_of_vault(fleet: Fleet) -> None:
     know(fleet, "a", "b")
     fleet.done(ended("a", Stage.CREDENTIALS), 10.0)
