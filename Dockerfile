@@ -8,6 +8,7 @@ COPY requirements/build.txt requirements/runtime.txt requirements/
 RUN python3 -m venv /build && /build/bin/python -m pip install --no-cache-dir --require-hashes -r requirements/build.txt \
     && python3 -m venv /venv && /venv/bin/python -m pip install --no-cache-dir --require-hashes -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY config config
 COPY worker worker
 RUN /build/bin/python -m hatchling build -t wheel -d dist \
     && /venv/bin/python -m pip install --no-cache-dir --no-deps --no-index dist/*.whl \

@@ -16,7 +16,8 @@ demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEM
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
 	@$(BIN)/coverage run -m pytest tests/unit
 	@$(BIN)/coverage report --fail-under=100
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/unit
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation
 
 fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
 	@$(BIN)/python -m tests.fuzz
@@ -30,12 +31,13 @@ lint: $(READY) ## style, types, and the arrows between the modules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-chart: $(READY) ## write the schema of the chart's values anew, and test the chart with the real Helm engine
+chart: $(READY) ## write the schema and the table of the chart's values, and test the chart with the real Helm engine
 	@$(BIN)/python -m tests.chart.schema
+	@$(BIN)/python -m tests.chart.table
 	@$(BIN)/python -m pytest tests/chart
 
-alerts: $(READY) ## each alert seen firing and clearing on a real Prometheus, about 10 minutes; writes docs/alerts.md
-	@$(BIN)/python -m tests.alerts.report
+alerts: $(READY) ## each alert on a real Prometheus, and what each screen says meanwhile, about 10 minutes; writes docs/alerts.md
+	@$(BIN)/python -m tests.alerts.report $(ROWS)
 
 image: $(READY) ## build the image by buildah from a base that debootstrap makes, and refresh an account in it
 	@$(BIN)/python -m pytest -s tests/image
@@ -43,7 +45,7 @@ image: $(READY) ## build the image by buildah from a base that debootstrap makes
 simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/simulation.md
 	@$(BIN)/python -m tests.simulation.report $(YEARS)
 
-chaos: $(READY) ## every fault on real processes, about 10 minutes; the table goes to docs/chaos.md
+chaos: $(READY) ## every fault on real processes, then half an hour (PARTITION_MINUTES) of networks that part; into docs/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
 
 bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; half an hour, into docs/performance.md

@@ -42,7 +42,7 @@ def main() -> int:
         names: list[str] = []
         for size in _SIZES:
             add(made, names, size)
-            _tell(f"{size} accounts, the new ones from nothing", refreshes.all_of(made, "--if-less-than", "1m"))
+            _tell(f"{size} accounts, the new ones from nothing", refreshes.all_of(made, "--expires-within", "1m"))
             if size == _SIZES[0]:
                 result["commands"] = refreshes.commands(made)
             else:
@@ -53,7 +53,7 @@ def main() -> int:
             if size != 100:  # noqa: PLR2004 - it is there for the growth alone
                 minted = time.monotonic()
                 refreshes.all_of(made)
-                result["steady"].append(_tell(f"daemon of {size}", daemons.steady(made, size, minted)))
+                result["steady"].append(_tell(f"daemon of {size}", daemons.boottime(made, size, minted)))
     with tempfile.TemporaryDirectory() as folder, world(folder, _SHORT_LIFE) as made:
         add(made, [], _COMPARED)
         result["cold"] = _tell("cold start", daemons.cold(made, _COMPARED))

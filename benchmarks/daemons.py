@@ -19,7 +19,7 @@ from sandbox.world import World
 WATCHED: Final = 60
 """Seconds of steady state that are measured."""
 _EARLIEST: Final = 0.05
-_SPREAD: Final = {"APPJWT_REFRESH_AT": "0.25", "APPJWT_REFRESH_SPREAD": "0.2"}
+_SPREAD: Final = {"APPJWT_REFRESH_AT": "0.25", "APPJWT_REFRESH_JITTER": "0.2"}
 """Tokens that were all made in a minute or two come due over two fifths of a life from here on."""
 
 
@@ -87,7 +87,7 @@ class Metrics:
         return {float(each[1]): float(each[2]) for each in found if each}
 
 
-def steady(world: World, accounts: int, minted: float) -> dict[str, Any]:
+def boottime(world: World, accounts: int, minted: float) -> dict[str, Any]:
     """A daemon that finds fresh tokens, and then renews what comes due.
 
     :param minted: when the first of them was made.

@@ -1,31 +1,31 @@
-"""How many bytes a daemon keeps of each account: its entry in the fleet, and APScheduler's job."""
+"""How many bytes a daemon keeps of each account: its record, and its entry in the heap of due times."""
 
 import gc
+import heapq
 import json
 import sys
 import tracemalloc
 
-from worker.core.entry import Entry
-from worker.core.plan import Held, Life
-from worker.schedule.clockwork import Clockwork
+from worker.core.plan import TrackedToken, Validity
+from worker.core.record import AccountRecord
 
 
 def main(accounts: int) -> None:
-    clockwork = Clockwork(lambda _: None)
-    clockwork.start()
     gc.collect()
     tracemalloc.start()
-    entries = []
+    records = []
+    due: list[tuple[float, str]] = []
     for number in range(accounts):
         begins = float(number)
-        held = Held(f"{number:016x}", Life(begins, begins + 3600), begins + 1800)
-        entries.append(
-            Entry(f"le{number:08}", held=held, host=f"va.sentinel.example:{number}", due=held.refresh_at + 1)
+        tracked = TrackedToken(f"{number:016x}", Validity(begins, begins + 3600), begins + 1800, begins + 1800.5)
+        records.append(
+            AccountRecord(
+                f"le{number:08}", tracked=tracked, host=f"va.sentinel.example:{number}", due=tracked.refresh_at + 1
+            )
         )
-        clockwork.at(entries[-1].name, 1e9 + begins)
+        heapq.heappush(due, (1e9 + begins, records[-1].name))
     gc.collect()
     kept = tracemalloc.get_traced_memory()[0]
-    clockwork.stop()
     sys.stdout.write(json.dumps({"accounts": accounts, "bytes": round(kept / accounts)}) + "\n")
 
 

@@ -16,13 +16,13 @@ from worker.core.outcome import Next, State
 from worker.net import http
 from worker.ops import logs
 from worker.ops.events import Events
-from worker.refresh import ByHand
+from worker.refresh import ForceRefresh
 
 _PARTS: dict[str, list[tuple[Any, str]]] = {
     "TLS and the kernel": [(ssl.SSLSocket, "send"), (ssl.SSLSocket, "read")],
     "urllib3 and http.client": [(urllib3.HTTPConnectionPool, "urlopen"), (urllib3.HTTPResponse, "read")],
-    "what else is an exchange: deadline, CA, headers": [(http._Session, "_exchange")],  # noqa: SLF001
-    "the checks of both tokens": [(plan, "check"), (appjwt, "check")],
+    "what else is an exchange: deadline, CA, headers": [(http._Adapter, "send")],  # noqa: SLF001
+    "the checks of both tokens": [(plan, "validate"), (appjwt, "validate")],
     "the log line": [(Events, "report")],
 }
 """Each is counted without those above it that it calls."""
@@ -57,7 +57,7 @@ def main(names: list[str]) -> None:
         _spent.clear()
         began = time.thread_time()
         for name in names:
-            outcome = parts.refresher.refresh(name, by_hand=ByHand())
+            outcome = parts.refresher.refresh(name, force=ForceRefresh())
             parts.events.report(outcome, Next(State.OK, State.OK, 0, 0.0, None, float("inf")))
         whole = time.thread_time() - began
     _spent[_REST] = whole - sum(_spent.values())  # type: ignore[assignment]

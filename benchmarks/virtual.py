@@ -20,7 +20,7 @@ _COLD_PER_SECOND: Final = 80
 def main(accounts: int) -> None:
     """From a cold start on; caps of 64 in flight and 400 a second for each of ten hosts."""
     plan = Plan(accounts=accounts, hosts=_HOSTS, hours=_HOURS, max_in_flight=64, max_per_second=400)
-    world = SimWorld(replace(plan, sync_every=300.0, sweep_every=7200.0))
+    world = SimWorld(replace(plan, sync_interval=300.0, resync_interval=7200.0))
     lags: list[float] = []
     noted = world.noted
 

@@ -1,6 +1,5 @@
-# Vault Agent 1.16 or newer: renders the token into a file that the app reads, and keeps it fresh.
+# Vault Agent or bao agent: writes the token into a file that the app reads, and keeps it fresh.
 #   vault agent -config=agent.hcl
-# Older ones, and bao agent 2.7, take a secret that will be deleted one day for one that is: use proxy.hcl there.
 # The login here is AppRole; in Kubernetes use the method "kubernetes" or the Agent injector with the same template.
 vault {
   address = "https://vault.example.com:8200"
@@ -9,6 +8,7 @@ vault {
 
 auto_auth {
   method "approle" {
+    # namespace = "brand/eu" # where the token is in one
     config = {
       role_id_file_path                   = "role_id"
       secret_id_file_path                 = "secret_id"

@@ -1,45 +1,59 @@
-// The AppJWT of an account, by node-vault: `authorization()` for each request, `refused()` when LivePerson answers 401.
-// npm install node-vault; VAULT_ADDR=… VAULT_TOKEN=… ACCOUNT=le81823118 node read-token.mjs
-// Where the system does not trust Vault's certificate: NODE_EXTRA_CA_CERTS; VAULT_CACERT is not looked at.
-import vault from "node-vault";
-
-const READ_EVERY = 300_000; // milliseconds; at least 19 minutes of life are left then
-const TRY_AGAIN_AFTER = 10_000;
-const client = vault({ endpoint: process.env.VAULT_ADDR, token: process.env.VAULT_TOKEN });
+// Read an account's AppJWT: `authorization()` for each request, `refused()` when LivePerson answers 401.
+// VAULT_ADDR=… VAULT_TOKEN=… ACCOUNT=le81823118 node read-token.mjs    (Node.js 18 or newer, no package needed)
+// VAULT_NAMESPACE where Vault needs it; NODE_EXTRA_CA_CERTS where the system does not trust Vault's certificate.
+const { VAULT_ADDR, VAULT_TOKEN, VAULT_NAMESPACE, ACCOUNT } = process.env;
+const PATH = "secret/data/liveperson/tokens"; // mount, "data", prefix
+const TIMEOUT = 3_000; // milliseconds, as are the others: a Vault that does not answer must not hold up your requests
+const READ_EVERY = 300_000;
+const RETRY_AFTER = 10_000; // counted from the end of the attempt
 
 export class AppJWT {
+  #url;
   #secret = {};
-  #readAt = -Infinity;
-  #path;
+  #error;
+  #nextRead = 0;
+  #reading;
 
   constructor(account) {
-    this.#path = `secret/data/liveperson/tokens/${account}`;
+    this.#url = `${VAULT_ADDR}/v1/${PATH}/${account}`;
   }
 
-  /** As it is for the Connector API; other LivePerson APIs want "Bearer " before it. */
+  /** The value for the Connector API; other LivePerson APIs want "Bearer " before it. */
   async authorization() {
-    if (performance.now() >= this.#readAt) {
-      this.#readAt = performance.now() + TRY_AGAIN_AFTER;
-      try {
-        await this.#read();
-      } catch (error) {
-        if (Date.now() / 1000 >= Number(this.#secret.exp ?? 0)) throw error; // until then what we have serves
-      }
-    }
+    if (performance.now() >= this.#nextRead) await this.#read();
+    if (this.#remaining() <= 0) throw new Error(`no live AppJWT at ${this.#url}`, { cause: this.#error });
     return this.#secret.access_token;
   }
 
-  /** LivePerson answered 401 with errorCode 40102; whether to try once more, with another token. */
-  async refused() {
-    const before = this.#secret.fingerprint;
+  /** True if Vault has another token than the one that LivePerson refused (40102): try again once. */
+  async refused(token) {
     await this.#read();
-    return this.#secret.fingerprint !== before; // the same token: wait and alert, do not loop
+    return (this.#secret.access_token ?? token) !== token;
   }
 
-  async #read() {
-    this.#secret = (await client.read(this.#path)).data.data;
-    this.#readAt = performance.now() + READ_EVERY;
+  /** One read at a time, whoever asks meanwhile waits for the same. Never rejects. */
+  #read() {
+    return (this.#reading ??= this.#ask().finally(() => (this.#reading = undefined)));
+  }
+
+  async #ask() {
+    let pause = 0;
+    try {
+      const headers = { "X-Vault-Token": VAULT_TOKEN ?? "", "X-Vault-Namespace": VAULT_NAMESPACE ?? "" };
+      const answer = await fetch(this.#url, { headers, signal: AbortSignal.timeout(TIMEOUT) });
+      if (!answer.ok) throw new Error(`Vault answered ${answer.status}`);
+      this.#secret = (await answer.json()).data.data;
+      this.#error = undefined;
+      pause = Math.min(READ_EVERY, this.#remaining() - 60_000); // in its last minute a token is read more often
+    } catch (error) {
+      this.#error = error; // whatever it is, the token at hand serves until it expires
+    }
+    this.#nextRead = performance.now() + Math.max(pause, RETRY_AFTER);
+  }
+
+  #remaining() {
+    return Number(this.#secret.exp ?? 0) * 1000 - Date.now();
   }
 }
 
-if (process.env.ACCOUNT) console.log(await new AppJWT(process.env.ACCOUNT).authorization());
+if (ACCOUNT) console.log(await new AppJWT(ACCOUNT).authorization());

@@ -125,18 +125,21 @@ def main() -> int:
             if not seconds:
                 _offer(world, Path(folder))
             seen = Seen()
-            enough = len(_ACCOUNTS) if seconds else 0
+            stops: list[int] = []
+            for each in (signal.SIGINT, signal.SIGTERM):  # as an exception it could be lost in a library's destructor
+                signal.signal(each, lambda number, _: stops.append(number))
             try:
-                _watch(world, reader, seen, seconds, worker)
-            except KeyboardInterrupt:
-                enough = 0
-                print()
+                _watch(world, reader, seen, seconds, worker, stops)
             finally:
+                for each in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(each, signal.default_int_handler)
                 worker.send_signal(signal.SIGTERM)
                 status = worker.wait(20)
         for account in _ACCOUNTS:
             if found := reader.read(account):
                 seen.take(account, *found)
+    enough = len(_ACCOUNTS) if seconds and not stops else 0
+    print("\n" if stops else "", end="")
     _say(f"The worker ended with status {status}.\n")
     if not seen.expired:
         print("  No reader ever saw a token that had ended.")
@@ -151,15 +154,17 @@ def main() -> int:
     return int(bool(seconds) and (seen.expired > 0 or status != 0 or seen.replaced() < enough))
 
 
-def _watch(world: World, reader: Reader, seen: Seen, seconds: float, worker: "subprocess.Popen[str]") -> None:
-    """Read and print once a second while the worker runs; have the scenes in between."""
+def _watch(
+    world: World, reader: Reader, seen: Seen, seconds: float, worker: "subprocess.Popen[str]", stops: list[int]
+) -> None:
+    """Read and print once a second while the worker runs, until there is a stop; have the scenes in between."""
     began = time.monotonic()
     scenes = _scenes(world, (seconds or 60) / 2)
     next(scenes)
     print("\nPer account: the token's fingerprint, and what is left of its life.")
     print(f"\n{'':8}" + "".join(f"{account}, region {region}".ljust(_WIDTH) for account, region in _ACCOUNTS.items()))
     told = False
-    while not seconds or (worker.poll() is None and time.monotonic() - began < seconds):
+    while not stops and (not seconds or (worker.poll() is None and time.monotonic() - began < seconds)):
         if worker.poll() is not None and not told:
             _say("The worker is gone, so nobody renews the tokens. In the other terminal: appjwt-worker starts one.")
             told = True
@@ -248,7 +253,7 @@ def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
             case "token.adopted":
                 text = f"{event['account']}: found the token that somebody else refreshed, and plans from it"
             case "refresh.failed":
-                text = f"{event['account']}: {event['error']}; {event['life_left']:.0f} s left, tries again"
+                text = f"{event['account']}: {event['error']}; {event['remaining']:.0f} s left, tries again"
             case name:
                 text = f"{name} {event.get('account', '')}".rstrip()
         print(f"        worker: {text}", flush=True)

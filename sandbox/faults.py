@@ -7,7 +7,8 @@ from datetime import timedelta
 from threading import Lock
 from typing import Final, Literal
 
-Service = Literal["domain", "sentinel", "jwks", "idp"]
+Service = Literal["domain", "sentinel", "clock", "jwks", "idp", "send"]
+"""`clock` is any other path of a Sentinel host, asked for nothing but its Date."""
 
 
 class _Drop:

@@ -1,4 +1,4 @@
-"""A LivePerson on this machine: Domain API, Sentinel and the idp's ConsumerJWS, over TLS with a CA of its own.
+"""A LivePerson on this machine: Domain API, Sentinel, the idp's ConsumerJWS and the Send API, over TLS with its own CA.
 
 Where LivePerson's documentation leaves an answer open (errors above all), this one picks a plausible one; `Fault` has
 the others.
@@ -118,7 +118,7 @@ class LivePerson:
         self.ca_file = folder / "ca.pem"
         ca.cert_pem.write_to_path(self.ca_file)
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        ca.issue_cert("localhost", "127.0.0.1").configure_cert(self._tls)
+        ca.issue_cert("localhost", "127.0.0.1", "*.proxied.invalid").configure_cert(self._tls)
 
         self.published_keys: list[RSAPublicKey] = []
         """What the JWKS tells: all keys so far; take out what is to be forgotten."""
@@ -208,7 +208,7 @@ class LivePerson:
             return of_json(404, {"error": "no such account"})
         entries = {
             service: {"service": service, "account": call.account_id, "baseURI": self.hosts[account.region]}
-            for service in ("sentinel", "idp")
+            for service in ("sentinel", "idp", "asyncMessagingEnt")
         }
         if (service := call.path.get("service")) is None:
             return of_json(200, {"baseURIs": list(entries.values())})
@@ -269,25 +269,53 @@ class LivePerson:
     def _consumer_jws(self, call: _Call) -> Answer:
         if call.query.get("v") != "1.0":
             return of_json(400, {"errorCode": 40001, "message": "v=1.0 is required"})
-        account = self._accounts.get(call.account_id)
-        if account is None or account.region != call.region:
-            return of_json(404, {"errorCode": 40401, "message": "no such account here"})
-        try:
-            jwt.decode(
-                call.headers.get("Authorization", ""),
-                self._key.public_key(),
-                algorithms=["RS256"],
-                audience=call.account_id,
-                options={"require": ["exp", "aud"]},
-            )
-        except jwt.InvalidTokenError:
-            return of_json(401, {"errorCode": 40102, "message": "the AppJWT is bad or has ended"})
+        if refusal := self._refuse_app_jwt(call):
+            return refusal
         try:
             consumer = json.loads(call.body)["ext_consumer_id"]
         except (ValueError, KeyError, TypeError):
             return of_json(400, {"errorCode": 40002, "message": "a JSON body with ext_consumer_id is required"})
         claims = {"sub": consumer, "aud": call.account_id, "iss": "idp", "iat": int(call.now)}
         return of_json(201, {"token": self._signed(_HEADER, claims)})
+
+    def _conversation(self, call: _Call) -> Answer:
+        """The Send API: each command of the body is answered by its id."""
+        if call.query.get("v") != "3":
+            return of_json(400, {"errorCode": 40001, "message": "v=3 is required"})
+        if refusal := self._refuse_app_jwt(call):
+            return refusal
+        if (jws := call.headers.get("X-LP-ON-BEHALF")) is None:
+            return of_json(401, {"errorCode": 40104, "message": "the ConsumerJWS is missing"})
+        if not self._is_signed(jws, call.account_id, "iat", "sub"):
+            return of_json(401, {"errorCode": 40103, "message": "the ConsumerJWS is invalid"})
+        try:
+            return of_json(200, [{"code": "OK", "reqId": each["id"], "body": {}} for each in json.loads(call.body)])
+        except (ValueError, KeyError, TypeError):
+            return of_json(400, {"errorCode": 40002, "message": "a JSON list of commands is required"})
+
+    def _refuse_app_jwt(self, call: _Call) -> Answer | None:
+        """The answer to a call without a valid AppJWT for an account that is here."""
+        account = self._accounts.get(call.account_id)
+        if account is None or account.region != call.region:
+            return of_json(404, {"errorCode": 40401, "message": "no such account here"})
+        if not (token := call.headers.get("Authorization")):
+            return of_json(401, {"errorCode": 40105, "message": "the AppJWT is missing"})
+        if not self._is_signed(token, call.account_id, "exp", "azp"):
+            return of_json(401, {"errorCode": 40102, "message": "the AppJWT is invalid or has expired"})
+        return None
+
+    def _is_signed(self, token: str, account_id: str, *required: str) -> bool:
+        try:
+            jwt.decode(
+                token,
+                self._key.public_key(),
+                algorithms=["RS256"],
+                audience=account_id,
+                options={"require": ["aud", *required]},
+            )
+        except jwt.InvalidTokenError:
+            return False
+        return True
 
     def _signed(self, header: Mapping[str, object], claims: Mapping[str, object]) -> str:
         """A JWT made by hand, since faults ask for what PyJWT rightly refuses to make."""
@@ -328,7 +356,9 @@ class LivePerson:
                     ("sentinel", "POST", "/sentinel/api/account/{account}/app/token", self._sentinel_v1),
                     ("sentinel", "POST", "/sentinel/api/v2/account/{account}/app/token", self._sentinel_v2),
                     ("jwks", "GET", "/sentinel/well-known/{account:jwks}", self._jwks),
+                    ("clock", "GET", "/{account:.{0}}", lambda _: of_json(404, {})),
                     ("idp", "POST", "/api/account/{account}/consumer", self._consumer_jws),
+                    ("send", "POST", "/api/account/{account}/messaging/consumer/conversation", self._conversation),
                 )
             self._started.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
             await stopped.wait()

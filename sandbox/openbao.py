@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import hvac
 import requests
-from hvac.exceptions import InvalidPath, VaultError
+from hvac.exceptions import InvalidPath, InvalidRequest, VaultError
 
 from sandbox import kubernetes
 from sandbox.kubernetes import Kubernetes
@@ -135,6 +135,7 @@ class OpenBao:
         *,
         token_ttl: str = "20m",  # noqa: S107 - a duration
         token_max_ttl: str = "1h",  # noqa: S107 - a duration
+        token_num_uses: int = 0,
         secret_id_num_uses: int = 0,
         mount: str = "approle",
     ) -> tuple[str, str]:
@@ -147,6 +148,7 @@ class OpenBao:
             token_no_default_policy=True,
             token_ttl=token_ttl,
             token_max_ttl=token_max_ttl,
+            token_num_uses=token_num_uses,
             secret_id_num_uses=secret_id_num_uses,
             mount_point=mount,
         )
@@ -196,11 +198,21 @@ class OpenBao:
         self._role(f"auth/jwt/role/{name}", policies, role)
 
     def mount_kv(self, path: str, version: int = 2) -> None:
+        """Mount a KV engine, and wait until it can be used: one of version 2 is upgraded first, for a moment."""
         self.client.sys.enable_secrets_engine("kv", path, options={"version": str(version)})
+        while version == 2:  # noqa: PLR2004
+            try:
+                self.client.secrets.kv.v2.read_configuration(path)
+            except InvalidRequest:
+                time.sleep(0.05)
+            else:
+                return
 
-    def token(self, policies: Sequence[str], ttl: str = "1h") -> str:
-        """A token with these policies and not the default one."""
-        answer = self.client.auth.token.create(policies=list(policies), ttl=ttl, no_default_policy=True)
+    def token(self, policies: Sequence[str], ttl: str = "1h", num_uses: int = 0) -> str:
+        """A token with these policies and not the default one; 0 uses = any number."""
+        answer = self.client.auth.token.create(
+            policies=list(policies), ttl=ttl, num_uses=num_uses, no_default_policy=True
+        )
         token: str = answer["auth"]["client_token"]
         return token
 

@@ -106,7 +106,7 @@ class Cluster:
         try:
             self.nodes[0].start()
             with ThreadPoolExecutor() as pool:
-                list(pool.map(RaftNode.start, self.nodes[1:]))
+                list(pool.map(lambda node: node.start(), self.nodes[1:]))
             self._wait_for_voters()
         except BaseException:
             self.__exit__(None, None, None)

@@ -34,7 +34,7 @@ def main() -> int:
             shoot(url, _FOLDER / f"{name}.png", width, height)
         html = Path(folder, "status.html")
         html.write_text(_terminal(world))
-        shoot(html.as_uri(), _FOLDER / "status.png", 1180, 300)
+        shoot(html.as_uri(), _FOLDER / "status.png", 1290, 320)
     return 0
 
 

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pydantic import SecretStr
 
 from tests.leaks import MADE
-from worker.core import appjwt
-from worker.core.account import Account
+from worker.core import account, appjwt
+from worker.core.account import Absence, Account
 from worker.core.appjwt import AppJWT, Expected
-from worker.core.plan import Held, Life
+from worker.core.outcome import Outcome
+from worker.core.plan import TrackedToken, Validity
+from worker.core.unchecked import StoredSecret
 
 SAMPLE: Final = (
     "eyJraWQiOiJhcHBqd3QtMTMtMDUtMTciLCJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJsZTgxODIzMTE4IiwiYXpwIjoiNzU1ODhl"
@@ -64,7 +66,7 @@ def token_of(issued: datetime, life: timedelta = HOUR, **claims: object) -> str:
 
 def app_jwt(issued: datetime = ISSUED, life: timedelta = HOUR, **claims: object) -> AppJWT:
     """The same, checked."""
-    return appjwt.check(token_of(issued, life, **claims), Expected(), issued)
+    return appjwt.validate(token_of(issued, life, **claims), Expected(), issued)
 
 
 def compact_jws(header: str | bytes, claims: str | bytes, signature: bytes = b"any") -> str:
@@ -82,6 +84,17 @@ def client_secret() -> str:
 def account_secret(**fields: object) -> dict[str, object]:
     """What an account's secret in Vault holds, with these fields instead; the client_secret is new each time."""
     return _changed({"client_id": CLIENT_ID, "client_secret": client_secret()}, fields)
+
+
+def parse_account(name: str, secret: Mapping[str, object]) -> Account:
+    """Parse an account's secret that is neither disabled nor invalid."""
+    return usable(account.parse(name, secret))
+
+
+def usable(found: Account | Absence) -> Account:
+    """Return an account that is expected to be there."""
+    assert isinstance(found, Account), found
+    return found
 
 
 def make_account(name: str = ACCOUNT, **fields: object) -> Account:
@@ -115,6 +128,29 @@ def _key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def held(left: float, refresh_in: float = 600.0) -> Held:
-    """Of an hour's token with so many seconds left, at the steady moment 100."""
-    return Held("f" * 16, Life(100.0 + left - 3600, 100.0 + left), 100.0 + refresh_in)
+def tracked(left: float, refresh_in: float = 600.0, planned_in: float | None = None) -> TrackedToken:
+    """Return an hour's token with so many seconds left, at the steady moment 100."""
+    refresh_at = 100.0 + refresh_in
+    planned_at = refresh_at if planned_in is None else 100.0 + planned_in
+    return TrackedToken("f" * 16, Validity(100.0 + left - 3600, 100.0 + left), refresh_at, planned_at)
+
+
+def stored_secret(raw: str | None = None, **fields: object) -> StoredSecret:
+    """What is read at a token's path when the sample was issued: this token, or nothing ever written."""
+    values: dict[str, object] = {
+        "version": 1 if raw else 0,
+        "raw": SecretStr(raw) if raw else None,
+        "sentinel_host": None,
+        "refresh_at": None,
+        "managed": raw is not None,
+        "deletion_time": None,
+        "now": ISSUED,
+    }
+    return StoredSecret(**(values | fields))  # type: ignore[arg-type] # a test may break a type on purpose
+
+
+def error_of(outcome: Outcome) -> tuple[object, ...]:
+    """Stage, kind, status and check of a failed attempt's error."""
+    error = outcome.error
+    assert error is not None
+    return error.stage, error.kind, error.status, error.check

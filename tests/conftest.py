@@ -2,7 +2,8 @@
 
 What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
 no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
-failure too. Where several processes share the tests, those of one file stay together.
+failure too. A device or `root` may be wanted as well. Where several processes share the tests, those of one file stay
+together.
 """
 
 import os
@@ -15,10 +16,16 @@ import pytest
 from tests.leaks import MADE, leaks
 
 _ABSENT = "absent tool"
+_LONGEST = "test_pause.py"
+"""It starts first, or the other processes would wait at the end for the one that has it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != _LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    missing = [tool for mark in item.iter_markers("tool") for tool in mark.args if not shutil.which(tool)]
+    missing = [tool for mark in item.iter_markers("tool") for tool in mark.args if not _is_there(tool)]
     if not missing:
         return
     item.user_properties += [(_ABSENT, tool) for tool in missing]
@@ -26,6 +33,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("STRICT") == "1":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
+
+
+def _is_there(tool: str) -> bool:
+    if tool == "root":
+        return os.geteuid() == 0
+    return os.access(tool, os.R_OK | os.W_OK) if tool.startswith("/") else shutil.which(tool) is not None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,1 +1,1 @@
-"""Keeps a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao."""
+"""Maintains a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao."""

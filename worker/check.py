@@ -1,33 +1,17 @@
 """--check: what has to be right before the daemon can do its work, a line each. No credential is sent to Sentinel."""
 
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from worker.core.errors import (
-    AccountDisabledError,
-    AccountGoneError,
-    InvalidAccountError,
-    RefreshError,
-)
-from worker.mint import Domains
-from worker.refresh import Accounts, StoredTokens
+from worker.check_accounts import FORBIDDEN, AccountChecks, CheckedAccounts, Line, failed, of_vault, proxy_line
+from worker.core.errors import RefreshError
+from worker.schedule.dispatch import Pool
 
-_LARGEST_SKEW = timedelta(minutes=1)
-_NEXT_TO_NOTHING = 2.0
-"""Seconds. A server tells whole ones, and what it told has travelled."""
-_FORBIDDEN = 403
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    check: str
-    ok: bool
-    detail: str
-    remedy: str | None = None
+_USUAL_LIFETIME = timedelta(hours=1)
+"""Of LivePerson's tokens."""
 
 
 class Right(Protocol):
@@ -48,11 +32,28 @@ class Granted(Protocol):
 class Login(Protocol):
     @property
     def method(self) -> str: ...
+    @property
+    def revocable(self) -> bool: ...
+    @property
+    def uses(self) -> float: ...
     def keep_alive(self) -> float: ...
+    def logins_for(self, requests: float) -> float: ...
+
+
+class Mount(Protocol):
+    @property
+    def mount(self) -> str: ...
+    def version(self) -> int: ...
+    def retention(self) -> timedelta | None: ...
 
 
 class Vault(Protocol):
+    @property
+    def address(self) -> str: ...
+    @property
+    def login(self) -> Login: ...
     def health(self) -> str: ...
+    def namespace_fault(self) -> str | None: ...
     def now(self) -> datetime: ...
 
 
@@ -61,48 +62,57 @@ class Preflight:
         self,
         *,
         vault: Vault,
-        login: Login,
-        engines: Mapping[str, Callable[[], str]],
+        mounts: Mapping[str, Mount],
         granted: Callable[[], Iterable[Granted]],
-        accounts: Accounts,
-        tokens: StoredTokens,
-        domains: Domains,
-        reach: Callable[[str, timedelta], datetime | None],
-        timeout: timedelta,
-        mend_account: Callable[[str, str], str],
+        accounts: CheckedAccounts,
+        account_checks: AccountChecks,
+        domain_api: str,
+        retention_command: Callable[[], str],
+        requests_per_hour: Callable[[int], float],
     ) -> None:
         """
-        :param engines: by setting, what is at the mount that it names; RefreshError if that is of no use.
-        :param mend_account: the command that mends an account's field.
+        :param mounts: by setting, the KV mount that it names.
         :param granted: the login's rights at each path that matters.
-        :param reach: connects to a Sentinel host without asking for a token; its clock. RefreshError if it cannot.
+        :param domain_api: its URL.
+        :param retention_command: makes the tokens' mount keep tokens until they are replaced.
+        :param requests_per_hour: estimates the daemon's requests to Vault for so many accounts.
         """
         self._vault = vault
-        self._login = login
-        self._engines = engines
+        self._login = vault.login
+        self._mounts = mounts
         self._granted = granted
         self._accounts = accounts
-        self._tokens = tokens
-        self._domains = domains
-        self._reach = reach
-        self._timeout = timeout
-        self._mend_account = mend_account
+        self._account_checks = account_checks
+        self._domain_api = domain_api
+        self._retention_command = retention_command
+        self._requests_per_hour = requests_per_hour
 
-    def run(self) -> Iterator[Line]:
-        """The lines, each as soon as it is known. What makes the rest pointless ends them."""
-        engines = (partial(self._engine, setting) for setting in self._engines)
-        steps: list[Callable[[], Line]] = [self._health, self._logged_in, *engines]
+    def run(self, pool: Pool, progress: Callable[[int, int], object] = lambda *_: None) -> Iterator[Line]:
+        """Yield the lines as soon as they are known. A failure that makes the rest pointless is the last one.
+
+        :param pool: makes the requests, so that a signal interrupts the caller alone.
+        :param progress: called with the number of accounts that were checked, and of all.
+        """
+        mounts = (partial(self._mount, setting) for setting in self._mounts)
+        proxy = partial(proxy_line, self._vault.address)
+        steps: list[Callable[[], Line | None]] = [proxy, self._health, self._namespace, self._logged_in, *mounts]
         for step in steps:
-            line = step()
-            yield line
-            if not line.ok:
-                return
-        yield from self._rights()
-        yield self._clock("vault", self._vault.now())
+            line = pool.call(step)
+            if line:
+                yield line
+                if not line.ok and step != self._namespace:
+                    return
+        yield pool.call(self._deletion)
+        yield from pool.call(lambda: [*self._rights()])
+        yield from self._account_checks.clock("vault", self._vault.now())
+        yield from self._all_accounts(pool, progress)
+        yield from self._account_checks.summary()
+
+    def _all_accounts(self, pool: Pool, progress: Callable[[int, int], object]) -> Iterator[Line]:
         try:
-            names = sorted(self._accounts.names())
+            names = pool.call(lambda: sorted(self._accounts.names()))
         except RefreshError as error:
-            yield Line("accounts", ok=False, detail=str(error), remedy=_of_vault(error))
+            yield failed("accounts", error, of_vault(error))
             return
         yield Line(
             "accounts",
@@ -112,31 +122,68 @@ class Preflight:
             if names
             else "put an account below accounts.prefix, or mend accounts.mount and accounts.prefix",
         )
-        yield from self._each_account(names)
+        for folder, why in self._accounts.left_out.items():
+            yield failed(f"folder {folder}", why, of_vault(why))
+        if self._login.uses < math.inf:
+            yield self._uses(len(names))
+        if line := proxy_line(self._domain_api):
+            yield line
+        yield from self._account_checks.run(names, pool, progress)
 
     def _health(self) -> Line:
         try:
             return Line("vault", ok=True, detail=self._vault.health())
         except RefreshError as error:
-            remedy = error.remedy or "see vault.address, vault.ca_cert and Vault itself"
-            return Line("vault", ok=False, detail=str(error), remedy=remedy)
+            return failed("vault", error, "see vault.address, vault.ca_cert and Vault itself")
+
+    def _namespace(self) -> Line | None:
+        fault = self._vault.namespace_fault()
+        return Line("vault.namespace", ok=False, detail=fault, remedy="unset vault.namespace") if fault else None
 
     def _logged_in(self) -> Line:
         try:
             self._login.keep_alive()
         except RefreshError as error:
-            remedy = error.remedy or "see vault.auth_method and its settings"
-            return Line("login", ok=False, detail=str(error), remedy=remedy)
+            return failed("login", error, "see vault.auth_method and its settings")
         return Line("login", ok=True, detail=f"by {self._login.method}")
 
-    def _engine(self, setting: str) -> Line:
+    def _uses(self, accounts: int) -> Line:
+        requests = self._requests_per_hour(accounts)
+        if not self._login.revocable:  # a token that was given to us: there is no other one after it
+            return Line(
+                "login uses",
+                ok=False,
+                detail=f"{self._login.uses:.0f} left, of which about {requests:.0f} an hour are needed",
+                remedy="use a token without a limit of uses (num_uses)",
+            )
+        logins = math.ceil(self._login.logins_for(requests))
+        cost = ", each of which may use up a secret_id" if self._login.method == "approle" else ""
+        detail = f"warning: {self._login.uses:.0f} each (token_num_uses): about {logins} logins an hour{cost}"
+        return Line("login uses", ok=True, detail=detail)
+
+    def _mount(self, setting: str) -> Line:
+        mount = self._mounts[setting]
         try:
-            return Line(setting, ok=True, detail=self._engines[setting]())
+            return Line(setting, ok=True, detail=f"{mount.mount} is KV version {mount.version()}")
         except RefreshError as error:
             remedy = f"set {setting} to such a mount; a new one: vault secrets enable -path=NAME -version=2 kv"
-            if error.status == _FORBIDDEN:
+            if error.status == FORBIDDEN:
                 remedy = f"set {setting} to a mount there is, and give the login config/policies/worker.hcl for it"
-            return Line(setting, ok=False, detail=str(error), remedy=remedy)
+            return failed(setting, error, remedy)
+
+    def _deletion(self) -> Line:
+        """Check after how long the tokens' mount deletes a version; the right to read that is optional."""
+        check = "tokens.mount delete_version_after"
+        try:
+            retention = self._mounts["tokens.mount"].retention()
+        except RefreshError as error:
+            return Line(check, ok=True, detail=f"cannot be read: {error}")
+        if retention is None:
+            return Line(check, ok=True, detail="unset: a token is kept until it is replaced")
+        after, remedy = f"{retention.total_seconds():.0f} s", self._retention_command()
+        if retention < _USUAL_LIFETIME:
+            return Line(check, ok=False, detail=f"{after}: Vault deletes tokens before they expire", remedy=remedy)
+        return Line(check, ok=True, detail=f"{after}; warning: some agents take such tokens for deleted: {remedy}")
 
     def _rights(self) -> Iterator[Line]:
         try:
@@ -151,62 +198,5 @@ class Preflight:
                 )
         except RefreshError as error:
             remedy = 'add to the policy: path "sys/capabilities-self" { capabilities = ["update"] }'
-            forbidden = error.status == _FORBIDDEN
-            yield Line("rights", ok=False, detail=str(error), remedy=remedy if forbidden else _of_vault(error))
-
-    def _each_account(self, names: Iterable[str]) -> Iterator[Line]:
-        hosts: dict[str, list[str]] = {}
-        for name in names:
-            try:
-                self._tokens.read(name)
-                account = self._accounts.read(name)
-                host = self._domains.sentinel_host(account, self._timeout)
-            except AccountDisabledError:
-                yield Line(f"account {name}", ok=True, detail="disabled")
-            except AccountGoneError as error:  # a LIST holds deleted ones too
-                yield Line(f"account {name}", ok=True, detail=f"removed: {error}")
-            except RefreshError as error:
-                yield Line(f"account {name}", ok=False, detail=str(error), remedy=self._remedy(name, error))
-            else:
-                hosts.setdefault(host, []).append(name)
-                # whether the client_secret is right, only Sentinel could say
-                unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
-                detail = f"well-formed, at {host}; its secret is not tried{unread}"
-                yield Line(f"account {name}", ok=True, detail=detail)
-        for host in sorted(hosts):
-            yield from self._host(host)
-
-    def _remedy(self, name: str, error: RefreshError) -> str | None:
-        match error:
-            case RefreshError(remedy=str()):
-                return error.remedy
-            case InvalidAccountError():
-                field = re.match(r"\w+(?=: )", str(error))
-                return self._mend_account(name, field[0]) if field else "give it another name"
-        return _of_vault(error)
-
-    def _host(self, host: str) -> Iterator[Line]:
-        try:
-            now = self._reach(host, self._timeout)
-        except RefreshError as error:
-            remedy = "see the network's way out to it, HTTPS_PROXY and sentinel.ca_cert"
-            yield Line(f"sentinel {host}", ok=False, detail=str(error), remedy=remedy)
-        else:
-            yield Line(f"sentinel {host}", ok=True, detail="reachable")
-            if now:
-                yield self._clock(host, now)
-
-    def _clock(self, against: str, now: datetime) -> Line:
-        ahead = (datetime.now(UTC) - now).total_seconds()
-        detail = f"this machine's is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} it"
-        if abs(ahead) < _NEXT_TO_NOTHING:
-            detail = "this machine's is the same, to a second or two"
-        ok = abs(ahead) <= _LARGEST_SKEW.total_seconds()
-        remedy = None if ok else "set this machine's clock, for example by NTP"
-        return Line(f"clock {against}", ok=ok, detail=detail, remedy=remedy)
-
-
-def _of_vault(error: RefreshError) -> str:
-    if error.status == _FORBIDDEN:
-        return "add the rights that are missing above to the policy; if none is, another policy denies this path"
-    return "see Vault itself"
+            forbidden = error.status == FORBIDDEN
+            yield failed("rights", error, remedy if forbidden else of_vault(error))

@@ -8,100 +8,112 @@ import difflib
 import gc
 import os
 import re
-import signal
-import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from worker import process
 
 if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.wiring import Parts
 
 OK, ACCOUNT_FAILED, WRONG_INPUT, VAULT_UNUSABLE = 0, 1, 2, 3
-_INTERRUPTED = 130  # what a shell says of Ctrl-C
 _FORBIDDEN = 403
 
 _ABOUT = """\
-Keeps a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao.
-
-Without a mode it is the daemon: it watches the accounts in Vault, gets each AppJWT
-from LivePerson Sentinel well before its hour is over and writes it back to Vault.
+Keep a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao.
+Without a mode, run the daemon: it refreshes each token well before its expiry.
 """
 
 _MORE = """\
-exit status: 0 all well, 1 an account failed (--status: one has no live token),
-2 wrong flags or settings, 3 Vault cannot be used. SIGTERM or Ctrl-C ends the
-daemon, with 0.
-
-Settings come from the environment (APPJWT_VAULT_ADDRESS and so on) and from a TOML
-file; the environment wins. config/worker.toml lists all of them.
+exit status: 0 all well, 1 an account failed or has no live token, or a check
+failed, 2 wrong flags or settings, 3 Vault cannot be used, 130 interrupted
+settings: the environment (APPJWT_VAULT_ADDRESS, ...) overrides the TOML file
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the mode that the flags ask for; its exit status."""
+    """Run the mode that the flags ask for, and return its exit status."""
+    process.open_streams()
+    try:
+        flags = _parse(arguments)
+        is_daemon = not (_is_refresh(flags) or flags.status or flags.check)
+        process.exit_on_signals(OK if is_daemon else process.INTERRUPTED, ignored=is_daemon)
+        try:
+            process.require_room()
+        except (RuntimeError, OSError) as error:
+            process.start_again(error)
+        return _run(flags)
+    except KeyboardInterrupt:
+        process.complain("interrupted")
+        return process.INTERRUPTED
+    finally:
+        process.flush_streams()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     flags, unknown = parser.parse_known_args(arguments)
     if unknown:
         near = difflib.get_close_matches(unknown[0], re.findall(r"--[a-z-]+", parser.format_help()), n=1)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
-    manual = flags.refresh or flags.refresh_all
-    if flags.output and not (manual or flags.status or flags.check):
+    if flags.output and not (_is_refresh(flags) or flags.status or flags.check):
         parser.error("--output goes with --refresh, --refresh-all, --status or --check")
-    if (flags.if_less_than is not None or flags.dry_run) and not manual:
-        parser.error(f"{'--dry-run' if flags.dry_run else '--if-less-than'} goes with --refresh or --refresh-all")
-    if not (manual or flags.status or flags.check):
-        # until the daemon has handlers of its own, there is nothing to be ended in order
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: os._exit(OK))
-    try:
-        return _run(flags)
-    except KeyboardInterrupt:
-        return _complain("interrupted", _INTERRUPTED)
-    except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ACCOUNT_FAILED
+    if (flags.expires_within is not None or flags.dry_run) and not _is_refresh(flags):
+        parser.error(f"{'--dry-run' if flags.dry_run else '--expires-within'} goes with --refresh or --refresh-all")
+    return flags
+
+
+def _is_refresh(flags: argparse.Namespace) -> bool:
+    return bool(flags.refresh or flags.refresh_all)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="appjwt-worker",
-        usage="%(prog)s [--refresh ACCOUNT... | --refresh-all | --status | --check] [options]",
+        usage="%(prog)s [mode] [options]",
         description=_ABOUT,
         epilog=_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=25),
+        add_help=False,
         allow_abbrev=False,
     )
-    modes = parser.add_mutually_exclusive_group()
+    modes = parser.add_argument_group("modes").add_mutually_exclusive_group()
     modes.add_argument(
         "--refresh",
         metavar="ACCOUNT",
         nargs="+",
         action="extend",
-        help="get and write new tokens for these accounts now, whatever the schedule says",
+        help="obtain and write new tokens for these accounts now",
     )
     modes.add_argument("--refresh-all", action="store_true", help="the same for every account")
-    modes.add_argument("--status", action="store_true", help="how every account stands, from Vault alone")
-    modes.add_argument(
-        "--check", action="store_true", help="what has to be right first: Vault, rights, accounts, hosts"
-    )
-    parser.add_argument(
-        "--if-less-than",
+    modes.add_argument("--status", action="store_true", help="show account status (reads Vault only)")
+    modes.add_argument("--check", action="store_true", help="run preflight checks")
+    options = parser.add_argument_group("options")
+    options.add_argument("-h", "--help", action="help", help="show this help and exit")
+    options.add_argument(
+        "--expires-within",
         metavar="TIME",
-        type=_life,
-        help="with a refresh: only where less life than that is left, such as 20m",
+        type=_seconds,
+        help="refresh only tokens that expire within TIME: 20m",
     )
-    parser.add_argument("--dry-run", action="store_true", help="with a refresh: only say which, and why")
-    parser.add_argument("--output", choices=("table", "json"), help="how a mode reports on stdout (default: table)")
-    parser.add_argument(
+    options.add_argument("--dry-run", action="store_true", help="only say which tokens would be refreshed, and why")
+    options.add_argument("--output", choices=("table", "json"), help="format of a mode's report (default: table)")
+    options.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
-        help="TOML file (default: $APPJWT_CONFIG, else /etc/appjwt-worker/worker.toml if there)",
+        help="TOML file with the settings (default: $APPJWT_CONFIG, /etc/appjwt-worker/worker.toml)",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('appjwt-worker')}")
+    options.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {version('appjwt-worker')}",
+        help="show the version and exit",
+    )
     return parser
 
 
@@ -121,28 +133,49 @@ def _run(flags: argparse.Namespace) -> int:
         logs.configure("warning" if quiet else loaded.log.level, loaded.log.format)
         parts = wiring.build(loaded)
     except settings.SettingsError as error:
-        return _complain(str(error), WRONG_INPUT)
+        process.complain(str(error))
+        return WRONG_INPUT
     if mode is None:
         return _daemon(loaded, parts)
     from worker.core.errors import RefreshError
 
     try:
-        return mode(flags, loaded, parts)
+        try:
+            process.interrupt_on_signals()
+            status = mode(flags, loaded, parts)
+        finally:
+            signals = process.stop_requests(exit_at_second=True)  # the first does not interrupt what is below
     except RefreshError as error:
         hint = "; --check tells which right is missing" if error.status == _FORBIDDEN and not error.remedy else ""
-        return _complain(f"Vault cannot be used: {error}{hint}", VAULT_UNUSABLE)
+        process.complain(f"Vault cannot be used: {error}{hint}")
+        status = VAULT_UNUSABLE
     finally:
-        parts.session.login.close()
+        _finish(parts)  # what runs may still log in
+        parts.session.close()
+    if status != process.INTERRUPTED:
+        process.interrupt_on_signals()
+        if signals.empty():
+            logs.QUEUE.wait()
+    return status
 
 
 def _daemon(loaded: "Settings", parts: "Parts") -> int:
-    from worker import daemon, serving, settings
+    from worker import mainloop, serving, settings
+    from worker.ops import logs
 
     try:
-        made, clockwork, http = serving.build(loaded, parts)
+        made, timer, http, tidy = serving.build(loaded, parts)
+        parts.pool.call(lambda: None)  # with one thread of its own, work waits at worst; without any it would be lost
+        timer.start()
+        if http:
+            http.start()
     except settings.SettingsError as error:
-        return _complain(str(error), WRONG_INPUT)
-    if not daemon.run(made, clockwork, parts.pool, http, parts.session.login.close):
+        process.complain(str(error))
+        return WRONG_INPUT
+    except (RuntimeError, OSError) as error:  # there is less room than a moment ago
+        process.start_again(error)
+    if not mainloop.run(made, timer, parts.pool, http, parts.session.close, tidy):
+        logs.QUEUE.flush()
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK
 
@@ -152,40 +185,52 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") ->
 
     from worker import wiring
     from worker.ops import terminal
-    from worker.refresh import ByHand
+    from worker.refresh import ForceRefresh
 
-    parts.session.login.keep_alive()
+    parts.pool.call(parts.session.login.keep_alive)
     names = flags.refresh or sorted(parts.accounts.names())
-    less_than = float("inf") if flags.if_less_than is None else flags.if_less_than
-    by_hand = ByHand(less_than, dry_run=flags.dry_run)
+    less_than = float("inf") if flags.expires_within is None else flags.expires_within
+    refresh = wiring.manual_refresh(parts, ForceRefresh(less_than, dry_run=flags.dry_run))
+    signals = process.stop_requests(exit_at_second=True)
     with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
-        lines = wiring.manual_refresh(parts, by_hand).run(names, progress, named=not flags.refresh_all)
-    rows = [asdict(line) for line in lines]
+        refresh.run(names, progress, lambda: not signals.empty())
+    interrupted = "" if signals.empty() else "interrupted: "
+    if interrupted:
+        process.complain("interrupted: waiting for the running attempts; interrupt again to end at once")
+        refresh.stop()
+        _finish(parts)
+    else:
+        process.interrupt_on_signals()
+    rows = [asdict(result) for result in refresh.results(named=not flags.refresh_all)]
     refreshed, failed = (sum(row["outcome"] == result for row in rows) for result in ("refreshed", "failed"))
     counts = {"refreshed": refreshed, "failed": failed, "skipped": len(rows) - refreshed - failed}
-    summary = ", ".join(f"{count} {what}" for what, count in counts.items())
+    summary = interrupted + ", ".join(f"{count} {what}" for what, count in counts.items())
     if flags.dry_run:
         due = sum(row["outcome"] == "skipped" and row["reason"] is not None for row in rows)
-        summary = f"dry run: {due} would be refreshed, for the reason given; {failed} could not be"
-    _print(flags, {"accounts": rows, **counts}, rows, summary if rows else _no_account(settings))
-    return ACCOUNT_FAILED if failed else OK
+        summary = f"{interrupted}dry run: {due} would be refreshed, for the reason given; {failed} could not be"
+    table = [{key: value for key, value in row.items() if key != "claims"} for row in rows]
+    _show(flags, {"accounts": rows, **counts}, table, summary if rows or interrupted else _no_account(settings))
+    return process.INTERRUPTED if interrupted else ACCOUNT_FAILED if failed else OK
 
 
 def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
-    from dataclasses import asdict
-
     from worker import status
     from worker.ops import terminal
 
-    parts.session.login.keep_alive()
-    lines = status.lines(parts.accounts.names(), parts.tokens, parts.pool)
-    rows = [asdict(line) for line in lines]
-    ended = sum(not line.is_well for line in lines)
+    parts.pool.call(parts.session.login.keep_alive)
+    statuses = status.statuses(parts.accounts.names(), parts.tokens, parts.pool)
+    rows = [each.as_json() for each in statuses]
+    ended = sum(not each.has_what_it_needs for each in statuses)
     summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
-    if rows and flags.output != "json" and terminal.show_status(rows):
-        print(f"\n{summary}")
+    shown = terminal.status_table(statuses) if rows and flags.output != "json" else None
+    if shown:
+        process.show(f"{shown}\n{summary}")
     else:
-        _print(flags, {"accounts": rows}, rows, summary if rows else _no_account(settings))
+        table = [
+            {**row, "margin": None if each.margin is None else f"{each.margin:.2f}"}
+            for row, each in zip(rows, statuses, strict=True)
+        ]
+        _show(flags, {"accounts": rows}, table, summary if rows else _no_account(settings))
     return ACCOUNT_FAILED if ended else OK
 
 
@@ -193,24 +238,31 @@ def _check(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> i
     from dataclasses import asdict
 
     from worker import wiring
+    from worker.ops import terminal
 
-    lines = list(wiring.preflight(settings, parts).run())
+    with terminal.progress_bar("checking", None, shown=True) as progress:
+        lines = list(wiring.preflight(settings, parts).run(parts.pool, progress))
     rows = [asdict(line) for line in lines]
     failed = [line.check for line in lines if not line.ok]
-    _print(flags, {"checks": rows}, rows, f"{_counted(len(rows) - len(failed), 'check')} passed, {len(failed)} did not")
-    if {"vault", "login"} & {*failed}:
+    _show(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} passed, {len(failed)} failed")
+    if not any(line.check == "login" and line.ok for line in lines):
         return VAULT_UNUSABLE
     return ACCOUNT_FAILED if failed else OK
 
 
-def _print(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[str, Any]], summary: str) -> None:
+def _finish(parts: "Parts") -> None:
+    """Start no further work, and wait until what runs is done."""
+    parts.pool.shutdown(wait=False, cancel_futures=True)
+    parts.pool.join()
+
+
+def _show(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[str, Any]], summary: str) -> None:
     from worker.ops import terminal
 
     if flags.output == "json":
-        print(terminal.as_json(document))
+        process.show(terminal.as_json(document))
     else:
-        print(*([terminal.as_table(rows)] if rows else []), summary, sep="\n\n")
-    sys.stdout.flush()
+        process.show("\n\n".join([*([terminal.as_table(rows)] if rows else []), summary]))
 
 
 def _counted(number: int, what: str) -> str:
@@ -218,22 +270,13 @@ def _counted(number: int, what: str) -> str:
 
 
 def _no_account(settings: "Settings") -> str:
-    return f"there is no account below {settings.accounts.mount}/{settings.accounts.prefix}"
+    return f"there is no account below {settings.accounts.path}"
 
 
-def _life(text: str) -> float:
-    """Seconds."""
+def _seconds(text: str) -> float:
     from worker.values import duration
 
     try:
         return duration(text).total_seconds()
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _complain(text: str, status: int) -> int:
-    from worker.core.redact import redacted
-
-    for line in text.splitlines():
-        print(f"appjwt-worker: {redacted(line)}", file=sys.stderr)
-    return status

@@ -1,39 +1,43 @@
-"""The daemon: accounts come and go, what is due is refreshed, a clean stop. It ends only when told to."""
+"""The daemon: follow the list of accounts, refresh what is due, and stop cleanly when asked to."""
 
 import contextlib
-import signal
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
-from importlib.metadata import version
-from typing import Protocol
+from concurrent.futures import Executor
+from typing import Final, Protocol
 
 import structlog
 
 from worker.core import plan
-from worker.core.entry import Entry
 from worker.core.errors import Kind, RefreshError
-from worker.core.outcome import Next, Outcome
+from worker.core.outcome import Next, Outcome, Result
+from worker.core.record import AccountRecord
 from worker.refresh import Accounts, Refresher
-from worker.schedule.clockwork import Clockwork
+from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher
-from worker.schedule.fleet import Fleet
-from worker.schedule.sweep import Sweep, Timer
+from worker.schedule.resync import Resync
 
-# the timer's names for what is not an account; no account's name begins with a slash
-_SYNC, _LOGIN, _PUMP, _SWEEP = "/sync", "/login", "/pump", "/sweep"
-_FAST_PAUSES = 3
-"""A sync that failed is repeated at these first of the pauses, for it is what notices that Vault is back."""
-
-_LOOKERS = 32
-"""Threads, at most, that look at the stored tokens of new accounts; at a start that is all of them."""
-_TICK = 1.0
-_PATIENCE = 14.0
-"""Seconds that what runs has to end after SIGTERM; with the revocation of the login it stays under the promised 20."""
+_FAST_PAUSES: Final = 3
+"""A failed sync is repeated after these first of the pauses, for it is what notices that Vault is back."""
+_INITIAL_READERS: Final = 32
+"""Threads, at most, that read the stored tokens of many accounts: at a start, and after a clock jump."""
+TICK: Final = 1.0
+"""Seconds between two passes of the main loop."""
+_LONGEST_STALL: Final = 60.0
+"""Seconds without a scheduling pass, or without work that could run being started, from which the process is stuck."""
+_PAUSED: Final = 5.0
+"""Seconds by which a tick is late, at least, where the process stood still."""
+_REREAD_INTERVAL: Final = 60.0
+"""Seconds between two readings of all tokens because of a clock jump: nodes whose clocks differ must not make more."""
 
 log = structlog.get_logger()
+
+
+class Timer(Protocol):
+    def at(self, name: str, when: float, call: Callable[[], None]) -> None: ...
+    def check_clock_jump(self) -> bool: ...
 
 
 class Daemon:
@@ -42,173 +46,246 @@ class Daemon:
         *,
         accounts: Accounts,
         refresher: Refresher,
-        fleet: Fleet,
+        scheduler: AccountScheduler,
         timer: Timer,
         pool: Executor,
         clock: Callable[[], float],
         keep_login_alive: Callable[[], float],
         report: Callable[[Outcome, Next], None],
-        sync_every: float,
-        sweep_every: float,
+        sync_interval: float,
+        resync_interval: float,
     ) -> None:
         """
         :param keep_login_alive: returns the steady moment at which it wants to be called again.
-        :param report: tells people about an outcome.
-        :param sync_every: seconds, as sweep_every.
+        :param report: called with each outcome, to tell people.
+        :param sync_interval: seconds, as resync_interval.
         """
         self._accounts = accounts
         self._refresher = refresher
+        refresher.removal_delay = sync_interval
         self._timer = timer
         self._pool = pool
         self._clock = clock
         self._keep_login_alive = keep_login_alive
         self._report = report
-        self._sync_every = sync_every
+        self.throttled_until: Callable[[], float] = lambda: -math.inf
+        """Returns the steady moment until which Vault's rate limit holds requests back."""
+        self._sync_interval = sync_interval
         self._sync_failures = 0
-        self._list_refused = False
         self._retrying = threading.Lock()
-        self._unlooked: set[str] = set()
+        self._unread: set[str] = set()
+        self._wake_at = float("inf")
+        self._ticked_at = clock()
+        self._reread_from = float("-inf")  # inf = a reading of all tokens is planned already
+        self.on_list: Callable[[RefreshError | None], object] = lambda _: None
+        """Called with what Vault's LIST failed by, None = it worked."""
         self.synced_at: float | None = None
-        """The steady moment of the latest sync that went well."""
+        """The steady moment of the latest sync that succeeded."""
         self._stopping = False
         self.ready = threading.Event()
-        """Logged in, and every stored token was looked at once; it stays true."""
+        """Set once logged in and every stored token was read; it stays set."""
         self._dispatcher = Dispatcher(
-            fleet=fleet,
+            scheduler=scheduler,
             refresher=refresher,
             pool=pool,
             clock=clock,
-            by_hand=None,
-            on_done=self._plan,
-            on_wait=partial(timer.at, _PUMP),
+            force=None,
+            on_done=self._done,
+            on_wait=self._wake_later,
         )
-        self._sweep = Sweep(self._dispatcher, timer, _SWEEP, clock=clock, every=sweep_every)
+        self._resync = Resync(self._dispatcher, clock=clock, interval=resync_interval)
 
     def begin(self) -> None:
-        self._timer.at(_SYNC, self._clock())
+        self._arm("sync", self._clock(), self._sync)
 
-    def ring(self, name: str) -> None:
-        """What the timer does when the moment of a name has come."""
-        if self._stopping:
-            return
-        if name == _SYNC:
-            self._in_pool(self._sync)
-        elif name == _LOGIN:
-            self._in_pool(self._log_in)
-        elif name == _SWEEP:
-            self._in_pool(self._sweep.step)
-        elif name == _PUMP:
-            self._dispatcher.pump()
-        else:
-            self._dispatcher.queue(name)
+    def tick(self) -> None:
+        """Start what is due; to be called each second, so that no lost wake costs more."""
+        late = self._clock() - self._ticked_at - TICK
+        if late > _PAUSED:
+            log.warning("worker.paused", duration=round(late, 3))
+        if self._timer.check_clock_jump():  # maybe the machine slept: the answer to a sync has Vault's clock
+            self._arm("sync", self._clock(), self._sync)
+        self._dispatcher.start_due()
+        self._ticked_at = self._clock()
 
-    def entries(self) -> list[Entry]:
-        """All accounts, for showing."""
+    @property
+    def trouble(self) -> str | None:
+        """Say why the process counts as stuck; None = it is alive, whatever Vault and Sentinel do."""
+        if (stuck := self._clock() - self._ticked_at) > _LONGEST_STALL:
+            return f"no scheduling pass for {stuck:.0f} s"
+        stuck = min(self._dispatcher.stalled_for(), self._clock() - self.throttled_until())
+        if stuck > _LONGEST_STALL:
+            return f"work that could run was not started for {stuck:.0f} s"
+        return None
+
+    def records(self) -> list[AccountRecord]:
+        """Return all accounts, for display."""
         with self._dispatcher.lock:
-            return self._dispatcher.fleet.entries()
+            return self._dispatcher.scheduler.records()
+
+    def on_clock_jump(self, jump: float, *, paused: bool) -> None:
+        """Read every stored token again: Vault's clock jumped by so many seconds.
+
+        :param paused: this machine's wall clock jumped alike, so the process was paused.
+        """
+        self._refresher.clocks.forget()
+        if not self._plan_reread():
+            return
+        if not paused:
+            log.warning("clock.skewed", against="vault", skew=round(-jump, 3), hint="every token is read again")
+            return
+        log.warning("worker.paused", duration=round(jump, 3))
+        with self._dispatcher.lock:
+            failing = self._dispatcher.scheduler.failing(self._clock())
+        self._dispatcher.queue(*(record.name for record in failing))  # their next attempts are late by the pause
+
+    def on_vault_skewed(self, host: str, skew: float) -> None:
+        """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's."""
+        if self._plan_reread():
+            hint = "--check names the clock to set; meanwhile Sentinel's decides, and every token is read again"
+            log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
+
+    def _plan_reread(self) -> bool:
+        """Let every stored token be read again, now or a minute after the last time. Return False if it is planned."""
+        with self._dispatcher.lock:  # many requests may see one jump
+            if self._reread_from == float("inf"):
+                return False
+            when, self._reread_from = max(self._clock(), self._reread_from), float("inf")
+        self._arm("reread", when, self._reread_all)
+        return True
 
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopping = True
         self._dispatcher.stop()
 
-    def _in_pool(self, work: Callable[..., None], *names: str) -> None:
-        self._pool.submit(self._guarded, work, *names)
+    def _arm(self, name: str, when: float, work: Callable[[], None]) -> None:
+        """Let the timer run this work in the pool."""
+        self._timer.at(name, when, lambda: self._submit(work))
 
-    def _guarded(self, work: Callable[..., None], *names: str) -> None:
+    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
+        if not self._stopping:
+            self._pool.submit(self._log_exceptions, work, *arguments)
+
+    def _log_exceptions(self, work: Callable[..., None], *arguments: object) -> None:
         try:
-            work(*names)
+            work(*arguments)
         except Exception:
-            log.exception("worker.bug")  # the next sync makes good what was left undone
+            log.exception("worker.internal_error")  # the next sync makes good what was left undone
+
+    def _wake_later(self, when: float) -> None:
+        """Arm the wake job unless it is armed for an earlier moment; the tick starts what is due as well."""
+        if when < self._wake_at or self._wake_at <= self._clock():
+            self._wake_at = when
+            self._timer.at("wake", when, self._wake)
+
+    def _wake(self) -> None:
+        self._wake_at = float("inf")
+        if not self._stopping:
+            self._dispatcher.start_due()
 
     def _sync(self) -> None:
-        """Compare the accounts there are with those we know, so that no lost event stops one."""
-        pause = self._sync_every
+        """Compare the accounts in Vault's LIST with the known ones, so that no lost event stops one."""
+        pause = self._sync_interval
         try:
             listed = self._accounts.names()
         except RefreshError as error:
             self._sync_failures += 1
             failures = min(self._sync_failures, _FAST_PAUSES)
-            pause = min(pause, plan.next_retry(failures, life_left=0.0, kind=Kind.TRANSIENT).total_seconds())
-            if error.kind is Kind.LASTING and not self._list_refused:  # of the others the session told
-                self._list_refused = True
-                log.error("vault.unavailable", error=str(error), status=error.status)
+            pause = min(pause, plan.next_retry(failures, remaining=0.0, kind=Kind.TRANSIENT).total_seconds())
+            self.on_list(error)
         else:
-            if self._list_refused:
-                log.info("vault.recovered")
-            self._sync_failures, self._list_refused, self.synced_at = 0, False, self._clock()
-            self._take_in(listed)
+            self.on_list(None)
+            self._sync_failures, self.synced_at = 0, self._clock()
+            self._reconcile(listed)
         finally:
-            self._timer.at(_SYNC, self._clock() + pause)
-        self._in_pool(self._retry_edited)
+            self._arm("sync", self._clock() + pause, self._sync)
+        self._submit(self._retry_mended)
 
-    def _take_in(self, listed: frozenset[str]) -> None:
+    def _reconcile(self, listed: frozenset[str]) -> None:
         dispatcher, first = self._dispatcher, not self.ready.is_set()
         with dispatcher.lock:
-            dispatcher.fleet.vault_works()
-            new = dispatcher.fleet.add(sorted(listed))
-            missing = dispatcher.fleet.missing(listed)
-            overdue = dispatcher.fleet.overdue(self._clock())
-            self._unlooked.update(new)
-        for name in new:
-            if not first:
-                log.info("account.added", account=name)
-        unseen = deque(new)
-        for _ in range(min(len(new), _LOOKERS)):
-            self._pool.submit(self._look_at, unseen)
+            dispatcher.scheduler.on_sync()
+            new = dispatcher.scheduler.add(sorted(listed))
+            missing = dispatcher.scheduler.missing(listed)
+            self._unread.update(new)
+        for name in () if first else new:
+            log.info("account.added", account=name)
+        self._start_readers(deque(new), self._read_new)
         for name in missing:
-            self._in_pool(self._remove_if_gone, name)
-        dispatcher.queue(*overdue)
+            self._submit(self._remove_if_gone, name)
+        dispatcher.start_due()
         self._check_ready()
         say = log.info if first or new or missing else log.debug
         hint = None if listed else "there is no account below accounts.prefix"
         say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing), hint=hint)
         self._log_in()
 
-    def _look_at(self, names: deque[str]) -> None:
-        """One after the other, until others have taken the rest: a job for each would be thousands at once."""
+    def _start_readers(self, names: deque[str], read: Callable[[str], None]) -> None:
+        for _ in range(min(len(names), _INITIAL_READERS)):
+            self._pool.submit(self._read_batch, names, read)
+
+    def _read_batch(self, names: deque[str], read: Callable[[str], None]) -> None:
+        """Read one after the other until others have taken the rest: a job for each would be thousands at once."""
         while names and not self._stopping:
             with contextlib.suppress(IndexError):
-                self._guarded(self._look, names.popleft())
+                self._log_exceptions(read, names.popleft())
 
-    def _look(self, name: str) -> None:
-        self._dispatcher.settle(self._dispatcher.look(name, None))
+    def _read_new(self, name: str) -> None:
+        self._dispatcher.complete(self._dispatcher.look(name, None))
         with self._dispatcher.lock:
-            self._unlooked.discard(name)
+            self._unread.discard(name)
         self._check_ready()
 
-    def _retry_edited(self) -> None:
-        """Try the failing accounts whose secret was edited: their own next attempt may be far off."""
+    def _reread_all(self) -> None:
+        with self._dispatcher.lock:
+            self._reread_from = self._clock() + _REREAD_INTERVAL
+            names = deque(self._dispatcher.scheduler.healthy())
+        self._start_readers(names, self._reread)
+
+    def _reread(self, name: str) -> None:
+        """Read a known account's token as if it were new: its remaining lifetime is counted again."""
+        with self._dispatcher.lock:
+            record = self._dispatcher.scheduler.reserve(name)
+        if record:
+            self._dispatcher.complete(self._dispatcher.look(name, None))
+
+    def _retry_mended(self) -> None:
+        """Try failing accounts that were edited, or refreshed by hand: their own next attempt may be far off."""
         if not self._retrying.acquire(blocking=False):
             return  # they are many, and each costs a read
         try:
             with self._dispatcher.lock:
-                failing = self._dispatcher.fleet.failing(self._clock())
-            for name in failing:
-                if self._is_edited(name):
-                    self._dispatcher.queue(name)
+                failing = self._dispatcher.scheduler.failing(self._clock())
+            for record in failing:
+                with contextlib.suppress(RefreshError):
+                    if self._is_mended(record):
+                        self._dispatcher.queue(record.name)
         finally:
             self._retrying.release()
 
-    def _is_edited(self, name: str) -> bool:
-        try:
-            return self._refresher.has_changed(name)
-        except RefreshError:
-            return False
+    def _is_mended(self, record: AccountRecord) -> bool:
+        if self._refresher.has_changed(record.name):
+            return True
+        return not record.has_live_token(self._clock()) and self._refresher.has_live_token(record.name)
 
     def _remove_if_gone(self, name: str) -> None:
         if self._refresher.is_gone(name):
             with self._dispatcher.lock:
-                news = self._dispatcher.fleet.remove(name)
-            self._timer.drop(name)
+                news = self._dispatcher.scheduler.remove(name)
             if news:
                 log.info("account.removed", account=name)
 
-    def _plan(self, outcome: Outcome, following: Next) -> None:
-        """The last act of each attempt: were the next one planned before, it could come due while this one runs."""
-        if not outcome.is_to_do:
+    def _done(self, outcome: Outcome, following: Next) -> None:
+        if outcome.result is not Result.DUE:
             self._report(outcome, following)
-        self._timer.at(outcome.account, following.due)
+
+    def _resync_step(self) -> None:
+        again = self._clock() + plan.SHORTEST_PAUSE.total_seconds()
+        try:
+            again = self._resync.step()
+        finally:
+            self._arm("resync", again, self._resync_step)
 
     def _log_in(self) -> None:
         try:
@@ -217,43 +294,13 @@ class Daemon:
             again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
         if again != float("inf"):
             # not at once: another thread may be at it
-            self._timer.at(_LOGIN, max(again, self._clock() + plan.SHORTEST_PAUSE.total_seconds()))
+            again = max(again, self._clock() + plan.SHORTEST_PAUSE.total_seconds())
+            self._arm("login", again, self._log_in)
 
     def _check_ready(self) -> None:
         with self._dispatcher.lock:
-            if self._unlooked or self.ready.is_set():
+            if self._unread or self.ready.is_set():
                 return
             self.ready.set()
-        self._sweep.begin()
-        log.info("worker.ready", accounts=len(self._dispatcher.fleet))
-
-
-class Http(Protocol):
-    address: str
-
-    def start(self) -> None: ...
-
-
-def run(
-    daemon: Daemon, clockwork: Clockwork, pool: ThreadPoolExecutor, http: Http | None, log_out: Callable[[], None]
-) -> bool:
-    """Run until SIGTERM or SIGINT; whether every thread ended in time."""
-    told = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: told.set())
-    log.info("worker.started", version=version("appjwt-worker"), http=http.address if http else None)
-    if http:
-        http.start()
-    clockwork.start()
-    daemon.begin()
-    while not told.wait(_TICK):
-        clockwork.watch()
-    log.info("worker.stopping")
-    daemon.stop()
-    clockwork.stop()
-    ending = threading.Thread(target=pool.shutdown, kwargs={"wait": True, "cancel_futures": True}, daemon=True)
-    ending.start()
-    ending.join(_PATIENCE)
-    log_out()
-    log.info("worker.stopped")
-    return not ending.is_alive()
+        self._arm("resync", self._clock() + self._resync.interval, self._resync_step)
+        log.info("worker.ready", accounts=len(self._dispatcher.scheduler))

@@ -2,33 +2,37 @@
 
 import difflib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
+from worker.core.account import Absence
 from worker.core.appjwt import utc
-from worker.core.errors import AccountGoneError, RefreshError
-from worker.core.notes import PREVIOUS_USED
+from worker.core.errors import RefreshError
 from worker.core.outcome import Next, Outcome, Result
-from worker.refresh import Accounts, ByHand, Refresher
+from worker.core.status import PREVIOUS_USED
+from worker.refresh import Accounts, ForceRefresh, Refresher
+from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher
-from worker.schedule.fleet import Fleet
 
 _LONGEST_WAIT = 0.1
 """Seconds between two looks at how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What the report says of one account."""
+class RefreshResult:
+    """One account in the report."""
 
     account: str
-    outcome: Result
-    reason: str | None
-    expires_at: str | None
-    fingerprint: str | None
-    vault_version: int | None
-    error: str | None
+    outcome: str
+    reason: str | None = None
+    expires_at: str | None = None
+    fingerprint: str | None = None
+    vault_version: int | None = None
+    error: str | None = None
+    claims: Mapping[str, str | int] | None = None
+    """Header and claims of the token in Vault, as `token.refreshed` has them."""
 
 
 class ManualRefresh:
@@ -37,59 +41,71 @@ class ManualRefresh:
         *,
         accounts: Accounts,
         refresher: Refresher,
-        fleet: Fleet,
+        scheduler: AccountScheduler,
         pool: Executor,
         clock: Callable[[], float],
         report: Callable[[Outcome, Next], None],
-        by_hand: ByHand,
+        force: ForceRefresh,
     ) -> None:
-        """:param report: tells people about an outcome."""
+        """:param report: reports an outcome."""
         self._accounts = accounts
         self._clock = clock
         self._report = report
-        self._wanted = 0
+        self._names: list[str] = []
         self._outcomes: dict[str, Outcome] = {}
         self._changed = threading.Condition()
         self._pump_at = float("inf")
         self._dispatcher = Dispatcher(
-            fleet=fleet,
+            scheduler=scheduler,
             refresher=refresher,
             pool=pool,
             clock=clock,
-            by_hand=by_hand,
+            force=force,
             on_done=self._done,
             on_wait=self._pump_later,
         )
 
     def run(
-        self, names: Iterable[str], progress: Callable[[int], object] = lambda _: None, *, named: bool = True
-    ) -> list[Line]:
-        """Refresh these accounts, wait for all of them, and tell what became of each, in the order given.
+        self,
+        names: Iterable[str],
+        progress: Callable[[int], object] = lambda _: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Refresh these accounts, and wait until all are done, or until it is to stop.
 
         :param progress: called with the number of accounts that are done.
+        """
+        self._names = self._dispatcher.scheduler.add(dict.fromkeys(names))
+        self._dispatcher.queue(*self._names)
+        while len(self._outcomes) < len(self._names) and not is_stopped():
+            self._wait()
+            progress(len(self._outcomes))
+
+    def stop(self) -> None:
+        """Start no further account. Those that run may hold a token that is not written yet: let the pool finish."""
+        self._dispatcher.stop()
+
+    def results(self, *, named: bool = True) -> list[RefreshResult]:
+        """Return what became of each account, in the order given.
+
         :param named: the operator named them, so that none may be missing; a LIST holds deleted ones too.
         """
-        wanted = self._dispatcher.fleet.add(dict.fromkeys(names))
-        self._wanted = len(wanted)
-        try:
-            self._dispatcher.queue(*wanted)
-            self._wait(progress)
-        finally:
-            self._dispatcher.stop()  # Ctrl-C: what runs ends, nothing new begins
-        return [self._line(self._outcomes[name], named) for name in wanted]
+        skipped = partial(RefreshResult, outcome=Result.DUE.public, error="interrupted before it was started")
+        return [
+            self._result(self._outcomes[name], named) if name in self._outcomes else skipped(name)
+            for name in self._names
+        ]
 
-    def _wait(self, progress: Callable[[int], object]) -> None:
-        while len(self._outcomes) < self._wanted:
-            with self._changed:
-                # looked at again under the lock, or the last one's notice is missed
-                if len(self._outcomes) < self._wanted:
-                    self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
-                pump = self._pump_at <= self._clock()
-                if pump:
-                    self._pump_at = float("inf")
+    def _wait(self) -> None:
+        with self._changed:
+            # looked at again under the lock, or the last one's notice is missed
+            if len(self._outcomes) < len(self._names):
+                self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
+            pump = self._pump_at <= self._clock()
             if pump:
-                self._dispatcher.pump()
-            progress(len(self._outcomes))
+                self._pump_at = float("inf")
+        if pump:
+            self._dispatcher.start_due()
 
     def _done(self, outcome: Outcome, following: Next) -> None:
         try:
@@ -97,20 +113,25 @@ class ManualRefresh:
         finally:  # whatever became of the report, somebody waits for this
             with self._changed:
                 self._outcomes[outcome.account] = outcome
-                if len(self._outcomes) == self._wanted:  # how far it is will be seen in time
+                if len(self._outcomes) == len(self._names):  # how far it is will be seen in time
                     self._changed.notify()
 
     def _pump_later(self, when: float) -> None:
         with self._changed:
-            self._pump_at = when
-            self._changed.notify()
+            sooner, self._pump_at = when < self._pump_at, when
+            if sooner:  # waking the main thread costs, at each account that is done
+                self._changed.notify()
 
-    def _line(self, outcome: Outcome, named: bool) -> Line:  # noqa: FBT001 - see run
-        result, token = outcome.result, outcome.token
+    def _result(self, outcome: Outcome, named: bool) -> RefreshResult:  # noqa: FBT001 - see results
+        result, token = outcome.result.public, outcome.token
         error = str(outcome.error) if outcome.error else PREVIOUS_USED if outcome.previous_used else None
-        if named and isinstance(outcome.error, AccountGoneError):
-            result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
-        return Line(
+        if outcome.absence is Absence.DISABLED:
+            error = "the account is disabled"
+        elif outcome.absence is Absence.REMOVED:
+            error = f"there is no secret at {self._accounts.path(outcome.account)}"
+            if named:
+                result, error = Result.FAILED, f"{error}{self._nearest(outcome.account)}"
+        return RefreshResult(
             account=outcome.account,
             outcome=result,
             reason=outcome.reason,
@@ -118,6 +139,7 @@ class ManualRefresh:
             fingerprint=token.fingerprint if token else None,
             vault_version=outcome.version,
             error=error,
+            claims=token.fields() if token else None,
         )
 
     def _nearest(self, name: str) -> str:

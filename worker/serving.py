@@ -1,70 +1,106 @@
 """Builds what only the daemon has, and joins it: its timer, metrics, page and HTTP port."""
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from importlib.metadata import version
 
 from worker.core.outcome import Next, Outcome
+from worker.core.redact import redacted
 from worker.daemon import Daemon
 from worker.ops import metrics, page
 from worker.ops.http import HttpServer, View
 from worker.ops.metrics import Metrics
 from worker.ops.page import Page
-from worker.schedule.clockwork import Clockwork
-from worker.schedule.steady import steady
+from worker.schedule.boottime import boottime
+from worker.schedule.timer import SteadyScheduler
 from worker.settings import HttpSettings, Settings, SettingsError, variable
 from worker.wiring import Parts
 
 
-def build(settings: Settings, parts: Parts) -> tuple[Daemon, Clockwork, HttpServer | None]:
-    """SettingsError where http.listen cannot be had."""
+def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, HttpServer | None, Callable[[], None]]:
+    """Return the daemon, its timer and HTTP port, and what is to be called each second to drop what is not needed.
+
+    SettingsError if `http.listen` cannot be bound.
+    """
+
+    def tidy() -> None:
+        parts.close_idle()
+        hosts = parts.connected_hosts() | {record.host for record in daemon.records() if record.host}
+        parts.source.keep_hosts(hosts)
+        counted.keep_hosts(hosts)
 
     def report(outcome: Outcome, following: Next) -> None:
         counted.report(outcome, following)
+        outage.attempted(outcome, len(parts.scheduler))
         parts.events.report(outcome, following)
 
-    clockwork = Clockwork(lambda name: daemon.ring(name))  # noqa: PLW0108 - the two need each other
+    def now() -> datetime:
+        return parts.session.now() + timedelta(seconds=clocks.skew)
+
+    clocks = parts.source.clocks
+    outage = parts.session.outage
+    timer = SteadyScheduler()
     daemon = Daemon(
         accounts=parts.accounts,
         refresher=parts.refresher,
-        fleet=parts.fleet,
-        timer=clockwork,
+        scheduler=parts.scheduler,
+        timer=timer,
         pool=parts.pool,
-        clock=steady,
+        clock=boottime,
         keep_login_alive=parts.session.login.keep_alive,
         report=report,
-        sync_every=settings.accounts.sync_every.total_seconds(),
-        sweep_every=settings.tokens.sweep_every.total_seconds(),
+        sync_interval=settings.accounts.sync_interval.total_seconds(),
+        resync_interval=settings.tokens.resync_interval.total_seconds(),
     )
+    daemon.throttled_until = lambda: parts.session.throttled_until
     counted = Metrics(
         version=version("appjwt-worker"),
-        entries=daemon.entries,
-        clock=steady,
-        now=parts.session.now,
-        login_ends=lambda: parts.session.login.ends,
+        records=daemon.records,
+        clock=boottime,
+        now=now,
+        vault_now=parts.session.now,
+        login_ends=lambda: parts.session.login.expiry,
         synced_at=lambda: daemon.synced_at,
     )
+    daemon.on_list = outage.listed
     parts.session.on_request = counted.vault_asked
+    parts.session.on_clock_jump = lambda jump, paused: daemon.on_clock_jump(jump, paused=paused)
+    clocks.on_skew = daemon.on_vault_skewed
     parts.sentinel.on_request = counted.sentinel_asked
     shown = Page(
         version=version("appjwt-worker"),
-        entries=daemon.entries,
-        clock=steady,
-        now=parts.session.now,
+        records=daemon.records,
+        clock=boottime,
+        now=now,
         synced_at=lambda: daemon.synced_at,
-        vault_trouble=lambda: parts.session.trouble,
+        vault_trouble=lambda: outage.error,
+        skew=lambda: clocks.skew,
     )
     views = {
         "/": View("text/html; charset=utf-8", shown.html, page.STYLE_HASH),
         "/status.json": View("application/json", lambda _: shown.json()),
         "/metrics": View(metrics.CONTENT_TYPE, lambda _: counted.text()),
     }
-    return daemon, clockwork, _http_server(settings.http, daemon, clockwork, views)
+
+    def is_ready() -> str | None:
+        if daemon.ready.is_set():
+            return None
+        error = outage.error
+        cause = f"Vault cannot be used: {redacted(error)}" if error else "the stored tokens were not read yet"
+        return f"not ready: {cause}"
+
+    return daemon, timer, _http_server(settings.http, lambda: daemon.trouble, is_ready, views), tidy
 
 
-def _http_server(http: HttpSettings, daemon: Daemon, clockwork: Clockwork, views: dict[str, View]) -> HttpServer | None:
+def _http_server(
+    http: HttpSettings,
+    is_alive: Callable[[], str | None],
+    is_ready: Callable[[], str | None],
+    views: dict[str, View],
+) -> HttpServer | None:
     if http.address is None:
         return None
     try:
-        return HttpServer(*http.address, is_alive=lambda: clockwork.turns, is_ready=daemon.ready.is_set, views=views)
+        return HttpServer(*http.address, is_alive=is_alive, is_ready=is_ready, views=views)
     except OSError as error:
-        reason = (error.strerror or "unknown").lower()
-        raise SettingsError(f"http.listen ({variable('http.listen')}): {http.listen} cannot be had: {reason}") from None
+        raise SettingsError(f"http.listen ({variable('http.listen')}): {error.strerror}") from None

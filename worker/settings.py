@@ -1,4 +1,4 @@
-"""Every setting; the only reader of environment and files that configure the program."""
+"""All settings, and the only reader of the environment and the files that configure the program."""
 
 import difflib
 import os
@@ -7,13 +7,30 @@ import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.values import Duration, Hosts, Listen, Url, VaultPath
+from worker.core.account import ApiVersion, join_path
+from worker.core.loopback import is_loopback
+from worker.values import (
+    Duration,
+    File,
+    Headers,
+    HostName,
+    Hosts,
+    Listen,
+    LogFormat,
+    LoginMethod,
+    LogLevel,
+    Prefix,
+    Text,
+    Url,
+    VaultPath,
+    Verification,
+)
 
 DEFAULT_FILE = Path("/etc/appjwt-worker/worker.toml")
 
@@ -21,129 +38,153 @@ _PREFIX = "APPJWT_"
 _FILE_VARIABLE = "APPJWT_CONFIG"
 _KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EARLIEST, _LATEST = 0.05, 0.95
-"""Shares of life: a refresh right at the beginning would be a hot loop, one at the end would come too late."""
-_VAULTS_OWN_NAMES = {"address": "ADDR", "namespace": "NAMESPACE", "ca_cert": "CACERT", "token": "TOKEN"}
+"""Fractions of the lifetime: a refresh at its start would be a hot loop, one at its end too late."""
+_VAULTS_OWN_NAMES = {"ADDR": "address", "CACERT": "ca_cert", "CAPATH": "ca_cert"} | {
+    name: name.lower() for name in ("NAMESPACE", "CLIENT_CERT", "CLIENT_KEY", "TLS_SERVER_NAME", "TOKEN")
+}
+"""Of two names for one setting the first that is set counts."""
+_UNREAD_NAMES = frozenset(
+    {"AGENT_ADDR", "CACERT_BYTES", "CLIENT_TIMEOUT", "HEADERS", "HTTP_PROXY", "PROXY_ADDR", "SKIP_VERIFY", "SRV_LOOKUP"}
+)
+"""They change how Vault's own clients connect, and who sets one expects that here too."""
+_FALSE = ("", "0", "f", "false")
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; the text has a line for each fault."""
+    """The settings cannot be used; the text has a line per fault."""
 
 
 class _Table(BaseModel):
-    # extra: unknown names are found below; here, a service link such as APPJWT_VAULT_SERVICE_HOST would be one
+    # extra: unknown names are reported below; here a service link such as APPJWT_VAULT_SERVICE_HOST would be one
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    may_be_empty: ClassVar[str | None] = None
+    """The key that may be empty; for all others an empty value is an absent one."""
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_absent(cls, values: Any) -> Any:
-        return {key: value for key, value in values.items() if value != ""} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value != "" or key == cls.may_be_empty}
 
 
 class VaultSettings(_Table):
     address: Url = Field(description="https; plain http to loopback only, or with allow_http = true")
     allow_http: bool = False
     namespace: VaultPath | None = None
-    ca_cert: Path | None = Field(None, description="PEM file of the only CAs that count; absent = the system's")
+    ca_cert: File | None = Field(None, description="the only CAs that count: a PEM file or a folder of such")
+    client_cert: File | None = None
+    client_key: File | None = None
+    tls_server_name: HostName | None = Field(None, description="in Vault's certificate, where it is not the address's")
+    headers: Headers | None = None
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
-    auth_method: Literal["kubernetes", "jwt", "approle", "token"] | None = Field(
-        None, description="absent = token if one is set, else kubernetes"
-    )
+    auth_method: LoginMethod | None = Field(None, description="absent = token if one is set, else kubernetes")
     auth_mount: VaultPath | None = Field(None, description="absent = the method's name")
-    role: str | None = None
-    jwt_file: Path = _SERVICE_ACCOUNT_TOKEN
-    role_id: str | None = None
-    secret_id_file: Path | None = None
+    role: Text | None = None
+    jwt_file: File = _SERVICE_ACCOUNT_TOKEN
+    role_id: Text | None = None
+    secret_id_file: File | None = None
     token: SecretStr | None = None
-    token_file: Path | None = None
+    token_file: File | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (
             self.address.startswith("http:")
-            and urlsplit(self.address).hostname not in _LOOPBACK
+            and not is_loopback(urlsplit(self.address).hostname)
             and not self.allow_http
         ):
             raise ValueError("vault.address: plain http only to loopback, or where vault.allow_http is true")
+        if bool(self.client_cert) is not bool(self.client_key):
+            raise ValueError("vault.client_cert and vault.client_key: set both")
         if self.token and self.token_file:
             raise ValueError("vault.token and vault.token_file: set one of them")
         if self.method == "token" and not (self.token or self.token_file):
             raise ValueError("vault.auth_method is token: set vault.token or vault.token_file")
-        if self.method == "approle" and not (self.role_id and self.secret_id_file):
-            raise ValueError("vault.auth_method is approle: set vault.role_id and vault.secret_id_file")
+        if self.method == "approle" and not self.role_id:
+            raise ValueError(
+                "vault.auth_method is approle: set vault.role_id, and vault.secret_id_file where the role wants one"
+            )
         if self.method in ("kubernetes", "jwt") and not self.role:
-            other = "" if self.auth_method else "; vault.auth_method or vault.token choose another one"
+            other = "" if self.auth_method else "; vault.auth_method or vault.token select another one"
             raise ValueError(f"vault.role: missing for the login by {self.method}{other}")
         return self
 
     @property
-    def method(self) -> Literal["kubernetes", "jwt", "approle", "token"]:
+    def method(self) -> LoginMethod:
         return self.auth_method or ("token" if self.token or self.token_file else "kubernetes")
 
 
 class AccountsSettings(_Table):
+    may_be_empty = "prefix"
+
     mount: VaultPath = "secret"
-    prefix: VaultPath = "liveperson/accounts"
-    sync_every: Duration = Field(timedelta(seconds=60), ge=timedelta(seconds=1))
+    prefix: Prefix = "liveperson/accounts"
+    sync_interval: Duration = Field(timedelta(seconds=60), ge=timedelta(seconds=1))
+
+    @property
+    def path(self) -> str:
+        """Return the accounts' path in Vault, with the mount."""
+        return join_path(self.mount, self.prefix)
 
 
 class TokensSettings(_Table):
+    may_be_empty = "prefix"
+
     mount: VaultPath = "secret"
-    prefix: VaultPath = "liveperson/tokens"
-    sweep_every: Duration = Field(timedelta(minutes=5), ge=timedelta(seconds=1))
+    prefix: Prefix = "liveperson/tokens"
+    resync_interval: Duration = Field(timedelta(minutes=5), ge=timedelta(seconds=1))
 
 
 class SentinelSettings(_Table):
     domain_api: Url = "https://api.liveperson.net"
-    domain_cache: Duration = Field(timedelta(hours=12), le=timedelta(hours=24))
+    domain_cache_ttl: Duration = Field(timedelta(hours=12), le=timedelta(hours=24))
     allowed_hosts: Hosts = Field((".liveperson.net",), min_length=1)
-    api_version: Literal["1.0", "2.0"] = "1.0"
+    api_version: ApiVersion = "1.0"
     timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), le=timedelta(minutes=1))
-    ca_cert: Path | None = None
-    verify: str = Field("off", description="off, jwks, or a PEM file with the public keys")
+    ca_cert: File | None = None
+    verify_signature: Verification = Field("off", description="off, jwks, or a PEM file with the public keys")
     max_in_flight: int = Field(8, ge=1, le=64)
     max_per_second: float = Field(20, gt=0, le=1000)
 
     @model_validator(mode="after")
     def _encrypted(self) -> Self:
-        if self.domain_api.startswith("http:") and urlsplit(self.domain_api).hostname not in _LOOPBACK:
+        if self.domain_api.startswith("http:") and not is_loopback(urlsplit(self.domain_api).hostname):
             raise ValueError("sentinel.domain_api: plain http only to loopback")
         return self
 
 
 class RefreshSettings(_Table):
     at: float = Field(0.5, ge=0.1, le=0.9)
-    spread: float = Field(0.05, ge=0, le=0.2)
+    jitter: float = Field(0.05, ge=0, le=0.2)
 
     @model_validator(mode="after")
     def _inside_the_life(self) -> Self:
-        earliest, latest = (round(share, 6) for share in (self.at - self.spread, self.at + self.spread))
+        earliest, latest = (round(share, 6) for share in (self.at - self.jitter, self.at + self.jitter))
         if earliest < _EARLIEST or latest > _LATEST:
             raise ValueError(
-                f"refresh.at, refresh.spread: at - spread must be {_EARLIEST} or more, at + spread {_LATEST} or less"
+                f"refresh.at, refresh.jitter: at - jitter must be {_EARLIEST} or more, at + jitter {_LATEST} or less"
             )
         return self
 
 
 class HttpSettings(_Table):
-    listen: Listen = "127.0.0.1:8080"
+    may_be_empty = "listen"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, values: Any) -> Any:
-        return values  # here it means none
+    listen: Listen = "127.0.0.1:8080"
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host and port; None = the port is not wanted."""
+        """Return host and port; None = no HTTP port."""
         host, _, port = self.listen.rpartition(":")
         return (host.strip("[]"), int(port)) if self.listen else None
 
 
 class LogSettings(_Table):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
 
 
 class Settings(BaseSettings):
@@ -167,9 +208,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        one, other = f"{self.accounts.prefix}/", f"{self.tokens.prefix}/"
+        one, other = (f"{each.prefix}/" if each.prefix else "" for each in (self.accounts, self.tokens))
         if self.accounts.mount == self.tokens.mount and (one.startswith(other) or other.startswith(one)):
-            raise ValueError("accounts.prefix and tokens.prefix: on one mount neither may contain the other")
+            root = "" if one and other else "; an empty one is the whole mount: set another accounts.mount"
+            raise ValueError(f"accounts.prefix and tokens.prefix: on one mount neither may contain the other{root}")
         return self
 
     @classmethod
@@ -186,25 +228,27 @@ class Settings(BaseSettings):
 
 
 def load(file: Path | None) -> Settings:
-    """Read environment and file, the environment first; SettingsError with a line for each fault.
+    """Read environment and file, of which the environment wins; SettingsError with a line per fault.
 
-    :param file: None = what APPJWT_CONFIG names, else the default file if there is one.
+    :param file: None = the one that APPJWT_CONFIG names, else the default file if it exists.
     """
     values = _read_file(file)
     faults = [*_unknown_variables(), *_unknown_keys(values)]
     tables: dict[str, Any] = {table: content for table, content in values.items() if isinstance(content, dict)}
     vault = tables.setdefault("vault", {})
-    for key, name in _VAULTS_OWN_NAMES.items():
+    for name, key in _VAULTS_OWN_NAMES.items():
         found = os.environ.get(f"VAULT_{name}") or os.environ.get(f"BAO_{name}")
         if found and not (key == "token" and ("token_file" in vault or os.environ.get(f"{_PREFIX}VAULT_TOKEN_FILE"))):
             vault.setdefault(key, found)
-    if os.environ.get(variable("http.listen")) == "":  # the one empty variable that says something
+    if os.environ.get(variable("http.listen")) == "":  # the only empty variable with a meaning
         tables["http"] = {**tables.get("http", {}), "listen": ""}
     try:
         loaded = Settings(**tables)
     except ValidationError as error:
-        faults += _in_words(error)
-    except ValueError:  # a variable that is called as a table: pydantic-settings wants JSON in it, we do not know it
+        faults += _messages(error)
+    except (
+        ValueError
+    ):  # a variable with the name of a table: pydantic-settings expects JSON in it, and it is reported as unknown
         if not faults:
             raise
     if faults:
@@ -212,30 +256,36 @@ def load(file: Path | None) -> Settings:
     return loaded
 
 
+def unread_variables() -> list[str]:
+    """Return the variables of Vault's own clients that are set, would change how it is reached, and are not read."""
+    candidates = sorted(f"{vendor}_{name}" for vendor in ("VAULT", "BAO") for name in _UNREAD_NAMES)
+    return [name for name in candidates if os.environ.get(name, "").lower() not in _FALSE]
+
+
 def names() -> list[str]:
-    """Every setting as `table.key`."""
+    """Return every setting as `table.key`."""
     tables = {table: field.annotation for table, field in Settings.model_fields.items()}
     return [f"{name}.{key}" for name, table in tables.items() if table for key in table.model_fields]
 
 
 def variable(name: str) -> str:
-    """The environment's name of `table.key`."""
+    """Return the environment variable of `table.key`."""
     return _PREFIX + name.replace(".", "_").upper()
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:
     named = file or (Path(os.environ[_FILE_VARIABLE]) if os.environ.get(_FILE_VARIABLE) else None)
-    if named is None and not DEFAULT_FILE.exists():
-        return {}
     path = named or DEFAULT_FILE
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if named is None and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
         raise SettingsError(f"{path}: cannot be read: {(error.strerror or 'unknown').lower()}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{path}: is no UTF-8 text") from None
+        raise SettingsError(f"{path}: not valid UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: is no TOML: {error}") from None
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
 
 
 def _unknown_variables() -> Iterator[str]:
@@ -252,7 +302,7 @@ def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
         if not isinstance(content, dict):
             keys = {name.partition(".")[2]: name for name in known}
             near = difflib.get_close_matches(table, keys, n=1)
-            yield f"{table}: belongs into a table{f'; did you mean {keys[near[0]]}?' if near else ''}"
+            yield f"{table}: must be inside a [table]{f'; did you mean {keys[near[0]]}?' if near else ''}"
             continue
         for key in content:
             if f"{table}.{key}" not in known:
@@ -260,14 +310,15 @@ def _unknown_keys(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    without_table = [each for each in known if re.split(r"[._]", each, maxsplit=1)[-1] == name]
+    near = without_table or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def _in_words(error: ValidationError) -> Iterator[str]:
+def _messages(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False, include_context=False, include_input=False):
         if each["type"] == "model_type":
-            continue  # what should be a table was told as unknown
+            continue  # what should be a table was reported as unknown
         name = ".".join(str(part) for part in each["loc"][:2])
         text = "missing" if each["type"] == "missing" else each["msg"].removeprefix("Value error, ")
         if name == "vault" and each["type"] == "missing":

@@ -2,32 +2,37 @@
 
 import random
 import socket
-import ssl
 import time
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import requests
+import structlog
 
 from worker import net
-from worker.core.plan import Timing
-from worker.liveperson.domains import Domains
+from worker.core.plan import RefreshPolicy
+from worker.liveperson.domain_api import DomainApi
+from worker.liveperson.hosts import HostResolver
 from worker.liveperson.sentinel import SentinelClient
 from worker.manual import ManualRefresh
-from worker.mint import Keys, Mint
+from worker.obtain import Keys, TokenSource
 from worker.ops.events import Events
-from worker.refresh import ByHand, Refresher
-from worker.schedule.dispatch import Pool
-from worker.schedule.fleet import Fleet
-from worker.schedule.steady import steady
-from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings, variable
-from worker.vault.accounts import VaultAccounts
+from worker.refresh import ForceRefresh, Refresher
+from worker.schedule.accounts import AccountScheduler
+from worker.schedule.boottime import boottime
+from worker.schedule.dispatch import Limits, Pool
+from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings, unread_variables, variable
+from worker.vault.accounts import AccountStore
+from worker.vault.kv import VaultKv
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from worker.vault.operation import Operation
 from worker.vault.rights import VaultRights
 from worker.vault.session import VaultSession
-from worker.vault.tokens import VaultTokens
+from worker.vault.tokens import TokenStore
 
 if TYPE_CHECKING:
     from worker.check import Preflight
@@ -41,130 +46,190 @@ _KEPT_OPEN = 32
 """Connections to one host, at most, that stay open when they are idle: after a rush the rest is closed."""
 
 
+_REQUESTS_OF_A_REFRESH = 3
+"""To Vault: the token and the account are read, the token is written."""
+
+log = structlog.get_logger()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What every mode needs."""
+    """The parts that every mode needs."""
 
     session: VaultSession
-    accounts: VaultAccounts
-    tokens: VaultTokens
+    mounts: dict[str, VaultKv]
+    """By the setting that names it."""
+    accounts: AccountStore
+    tokens: TokenStore
     rights: VaultRights
-    domains: Domains
+    hosts: HostResolver
     sentinel: SentinelClient
+    source: TokenSource
     refresher: Refresher
-    fleet: Fleet
+    scheduler: AccountScheduler
     events: Events
     pool: Pool
+    sessions: tuple[net.Session, ...]
+
+    def close_idle(self) -> None:
+        """Close the connections that may not be used again."""
+        for each in self.sessions:
+            each.close_idle()
+
+    def connected_hosts(self) -> set[str]:
+        """Return the hosts that have connections."""
+        return set().union(*(each.hosts() for each in self.sessions))
 
 
 def build(settings: Settings) -> Parts:
     """SettingsError where a file that a setting names cannot be used."""
+    if unread := unread_variables():
+        hint = "see vault.address, vault.ca_cert, vault.timeout and HTTPS_PROXY; a certificate is always verified"
+        log.warning("settings.unread", variables=unread, hint=hint)
     vault, sentinel = settings.vault, settings.sentinel
+    vault_http = _vault_http(vault)
     session = VaultSession(
         vault.address,
         _login(vault),
-        http=_http("vault.ca_cert", vault.ca_cert),
+        http=vault_http,
         namespace=vault.namespace,
         timeout=vault.timeout,
-        clock=steady,
+        clock=boottime,
     )
-    accounts = VaultAccounts(session, mount=settings.accounts.mount, prefix=settings.accounts.prefix)
-    tokens = VaultTokens(session, mount=settings.tokens.mount, prefix=settings.tokens.prefix)
-    http = _http("sentinel.ca_cert", sentinel.ca_cert, largest=_LARGEST_OF_LIVEPERSON)
-    domains = Domains(
-        http,
-        url=sentinel.domain_api,
-        cache=sentinel.domain_cache,
+    accounts_kv = VaultKv(session, settings.accounts.mount, read=Operation.READ_ACCOUNT)
+    tokens_kv = VaultKv(session, settings.tokens.mount, read=Operation.READ_TOKEN, only_v2=True)
+    accounts = AccountStore(accounts_kv, prefix=settings.accounts.prefix)
+    tokens = TokenStore(tokens_kv, prefix=settings.tokens.prefix)
+    http = _http("sentinel", sentinel.ca_cert, max_body_bytes=_LARGEST_OF_LIVEPERSON)
+    hosts = HostResolver(
+        DomainApi(http, url=sentinel.domain_api),
+        cache_ttl=sentinel.domain_cache_ttl,
         allowed_hosts=sentinel.allowed_hosts,
-        clock=steady,
+        clock=boottime,
     )
     client = SentinelClient(http, api_version=sentinel.api_version)
-    timing = Timing(settings.refresh.at, settings.refresh.spread, replica=socket.gethostname())
-    mint = Mint(
-        domains=domains,
+    policy = RefreshPolicy(settings.refresh.at, settings.refresh.jitter, replica=socket.gethostname())
+    source = TokenSource(
+        hosts=hosts,
         sentinel=client,
         keys=_keys(sentinel, http),
         secrets=accounts,
-        timing=timing,
+        policy=policy,
         timeout=sentinel.timeout,
-        clock=steady,
+        clock=boottime,
     )
-    refresher = Refresher(accounts=accounts, tokens=tokens, mint=mint, timing=timing, clock=steady, sleep=time.sleep)
-    fleet = Fleet(
+    refresher = Refresher(
+        accounts=accounts, tokens=tokens, source=source, policy=policy, clock=boottime, sleep=time.sleep
+    )
+    session.least_remaining = refresher.least_remaining
+    scheduler = AccountScheduler(
         max_in_flight=sentinel.max_in_flight,
         max_per_second=sentinel.max_per_second,
-        recheck_after=settings.accounts.sync_every.total_seconds(),
+        recheck_after=settings.accounts.sync_interval.total_seconds(),
         jitter=random.random,
-        phase=timing.phase,
+        phase=policy.phase,
     )
-    events = Events(clock=steady, vault_path=tokens.path)
+    events = Events(clock=boottime, vault_path=tokens.path)
     return Parts(
         session=session,
+        mounts={"accounts.mount": accounts_kv, "tokens.mount": tokens_kv},
         accounts=accounts,
         tokens=tokens,
         rights=VaultRights(
             session,
-            accounts_mount=settings.accounts.mount,
+            accounts=accounts_kv,
             accounts_prefix=settings.accounts.prefix,
-            tokens_mount=settings.tokens.mount,
+            tokens=tokens_kv,
             tokens_prefix=settings.tokens.prefix,
         ),
-        domains=domains,
+        hosts=hosts,
         sentinel=client,
+        source=source,
         refresher=refresher,
-        fleet=fleet,
+        scheduler=scheduler,
         events=events,
         pool=Pool(_THREADS, thread_name_prefix="refresh"),
+        sessions=(vault_http, http),
     )
 
 
-def manual_refresh(parts: Parts, by_hand: ByHand) -> ManualRefresh:
+def manual_refresh(parts: Parts, force: ForceRefresh) -> ManualRefresh:
     return ManualRefresh(
         accounts=parts.accounts,
         refresher=parts.refresher,
-        fleet=parts.fleet,
+        scheduler=parts.scheduler,
         pool=parts.pool,
-        clock=steady,
+        clock=boottime,
         report=parts.events.report,
-        by_hand=by_hand,
+        force=force,
     )
 
 
 def preflight(settings: Settings, parts: Parts) -> "Preflight":
     from worker.check import Preflight
+    from worker.check_accounts import AccountChecks
 
+    sentinel = settings.sentinel
     return Preflight(
         vault=parts.session,
-        login=parts.session.login,
-        engines={"accounts.mount": parts.accounts.engine, "tokens.mount": parts.tokens.engine},
+        mounts=parts.mounts,
         granted=parts.rights.granted,
         accounts=parts.accounts,
-        tokens=parts.tokens,
-        domains=parts.domains,
-        reach=parts.sentinel.reach,
-        timeout=settings.sentinel.timeout,
-        mend_account=parts.accounts.mending,
+        account_checks=AccountChecks(
+            accounts=parts.accounts,
+            tokens=parts.tokens,
+            host_of=partial(parts.hosts.sentinel_host, timeout=sentinel.timeout),
+            reach=partial(parts.sentinel.reach, timeout=sentinel.timeout),
+            limits=Limits(sentinel.max_in_flight, sentinel.max_per_second),
+        ),
+        domain_api=sentinel.domain_api,
+        retention_command=parts.tokens.retention_command,
+        requests_per_hour=partial(_requests_per_hour, settings),
     )
 
 
-def _http(setting: str, ca_cert: Path | None, *, largest: int = net.MAX_ANSWER) -> requests.Session:
-    agent, file = f"appjwt-worker/{version('appjwt-worker')}", str(ca_cert) if ca_cert else None
+def _requests_per_hour(settings: Settings, accounts: int) -> float:
+    """Estimate the daemon's requests to Vault, where tokens live for an hour."""
+    hour, resync, sync = timedelta(hours=1), settings.tokens.resync_interval, settings.accounts.sync_interval
+    return accounts * (_REQUESTS_OF_A_REFRESH / settings.refresh.at + hour / resync) + hour / sync
+
+
+def _http(table: str, ca_cert: Path | None, **options: Any) -> net.Session:
     try:
-        return net.session(user_agent=agent, ca_cert=file, connections=_KEPT_OPEN, largest=largest)
-    except OSError as error:
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else (error.strerror or "unknown").lower()
-        raise SettingsError(f"{setting} ({variable(setting)}): {ca_cert} cannot be used: {reason}") from None
+        return net.session(
+            user_agent=f"appjwt-worker/{version('appjwt-worker')}",
+            ca_cert=str(ca_cert) if ca_cert else None,
+            max_idle_connections=_KEPT_OPEN,
+            on_reload_failed=lambda error: log.warning("settings.reload_failed", error=f"{table}.{error}"),
+            clock=boottime,
+            **options,
+        )
+    except net.TlsFileError as error:
+        setting = f"{table}.{error.option}"
+        raise SettingsError(f"{setting} ({variable(setting)}): {error.file} cannot be used: {error.reason}") from None
+
+
+def _vault_http(vault: VaultSettings) -> net.Session:
+    certificate, key = vault.client_cert, vault.client_key
+    return _http(
+        "vault",
+        vault.ca_cert,
+        client_cert=(str(certificate), str(key)) if certificate and key else None,
+        server_name=vault.tls_server_name,
+        headers={name: value.get_secret_value() for name, value in (vault.headers or {}).items()},
+        retry_on_new_connection=True,  # behind a balancer it may lead to another server, and one that serves
+    )
 
 
 def _keys(sentinel: SentinelSettings, http: requests.Session) -> Keys | None:
-    if sentinel.verify == "off":
+    if sentinel.verify_signature == "off":
         return None
     from worker.liveperson.keys import PinnedKeys, PublishedKeys  # the cryptography library takes its time to load
 
-    name = "sentinel.verify"
-    match sentinel.verify:
+    name = "sentinel.verify_signature"
+    match sentinel.verify_signature:
         case "jwks":
-            return PublishedKeys(http, clock=steady)
+            return PublishedKeys(http, clock=boottime)
         case file:
             try:
                 return PinnedKeys(Path(file))
@@ -177,10 +242,10 @@ def _login(vault: VaultSettings) -> Login:
     mount = vault.auth_mount or vault.method
     if vault.method in ("kubernetes", "jwt") and vault.role:
         return JwtLogin(vault.method, mount, vault.role, vault.jwt_file)
-    if vault.method == "approle" and vault.role_id and vault.secret_id_file:
+    if vault.method == "approle" and vault.role_id:
         return AppRoleLogin(mount, vault.role_id, vault.secret_id_file)
     if vault.token_file:
         return TokenFileLogin(vault.token_file)
     if vault.token:
         return TokenLogin(vault.token)
-    raise SettingsError("vault: a login is missing")
+    raise SettingsError("vault.auth_method: no credentials configured")

@@ -5,9 +5,10 @@
 # For others put yours in place of MOUNT and PREFIX:
 #
 #   sed -e 's|"secret/\(.*\)/liveperson/accounts/|"MOUNT/\1/PREFIX/|' \
-#       -e 's|"secret/\(.*\)/liveperson/tokens/|"MOUNT/\1/PREFIX/|' worker.hcl | vault policy write appjwt-worker -
+#       -e 's|"secret/\(.*\)/liveperson/tokens/|"MOUNT/\1/PREFIX/|' \
+#       -e 's|"secret/config"|"MOUNT/config"|' worker.hcl | vault policy write appjwt-worker -
 #
-# Where the accounts are on KV version 1 leave out the first \1/.
+# Where the accounts are on KV version 1 leave out the first \1/; for an empty prefix leave out PREFIX/.
 
 # the list of accounts, and their credentials
 path "secret/metadata/liveperson/accounts/*" {
@@ -17,12 +18,16 @@ path "secret/data/liveperson/accounts/*" {
   capabilities = ["read"]
 }
 
-# the tokens, and the settings of their paths with what they tell of the accounts
+# the tokens, and in the metadata of their paths the worker's mark and each account's state
 path "secret/data/liveperson/tokens/*" {
   capabilities = ["create", "read", "update"]
 }
 path "secret/metadata/liveperson/tokens/*" {
-  capabilities = ["create", "read", "update", "patch"]
+  capabilities = ["create", "read", "patch"]
+}
+# optional: with it --check can tell that the tokens' mount deletes what it is given
+path "secret/config" {
+  capabilities = ["read"]
 }
 
 # its own login, and --check

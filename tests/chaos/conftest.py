@@ -1,4 +1,7 @@
-"""`--long` runs every row, prints the table, and writes it to docs/chaos.md if none was left out."""
+"""`--long` runs every row, prints the table, and writes it to docs/chaos.md if none was left out.
+
+So is what came of the networks that part: of the page each keeps what the other wrote.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +30,14 @@ second in place of ten.
 {legend}
 
 """
+_PARTED = """## Networks that part
+
+Written by `make chaos` ({origin}).
+
+"""
 _RESULTS = pytest.StashKey[list[Result]]()
+PARTITION = pytest.StashKey[str]()
+"""What came of the networks that parted."""
 _SOAKED = pytest.StashKey[Future[Soak]]()
 
 Runs = dict[Row, Future[Result]]
@@ -45,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("long", default=False):
         return
-    left_out = [item for item in items if (row := _row_of(item)) and not row.short]
+    left_out = [item for item in items if item.get_closest_marker("long") or ((row := _row_of(item)) and not row.short)]
     items[:] = [item for item in items if item not in left_out]
 
 
@@ -107,10 +117,13 @@ def _run_lane(kind: Kind, rows: list[Row], runs: Runs, folders: pytest.TempPathF
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not (results := config.stash[_RESULTS]):
+    results, parted = config.stash[_RESULTS], config.stash.get(PARTITION, "")
+    if not results and not parted:
         return
     terminalreporter.section("chaos")
-    terminalreporter.write(table(results) + "\n")
+    terminalreporter.write("\n\n".join([*([table(results)] if results else []), parted]))
     if config.getoption("long", default=False) and not terminalreporter.stats.get("deselected"):
-        _DOCUMENT.parent.mkdir(exist_ok=True)
-        _DOCUMENT.write_text(_HEAD.format(origin=origin(), life=LIFE, legend=LEGEND) + table(results) + "\n")
+        rows_before, heading, parted_before = _DOCUMENT.read_text().partition(_PARTED.partition("\n")[0])
+        rows = _HEAD.format(origin=origin(), life=LIFE, legend=LEGEND) + table(results) if results else rows_before
+        parted = _PARTED.format(origin=origin()) + parted if parted else heading + parted_before
+        _DOCUMENT.write_text(f"{rows.rstrip()}\n\n{parted}".rstrip() + "\n")

@@ -5,11 +5,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from tests.chaos.stand import Kind, Line, Stand
 from tests.chaos.watch import Book
+from tests.integration.processes import eventually
 
 Fault = Callable[[Stand], AbstractContextManager[None]]
 """Breaks something on entry, mends it on exit."""
@@ -56,6 +57,8 @@ class Result:
     bites: int = 0
     book: Book = field(default_factory=Book)
     recovery: float = 0.0
+    agent: float = 0.0
+    """Seconds from the agent's first new rendering until its files held the newest tokens."""
     problems: list[str] = field(default_factory=list)
     """Empty = all is as it should be."""
 
@@ -80,9 +83,14 @@ def _run(row: Row, stand: Stand) -> Result:
         time.sleep(max(0.0, row.lasts * stand.life - (time.monotonic() - began)))
     result.length = time.monotonic() - began
     result.recovery = stand.wait_until_fresh(_LONGEST_RECOVERY)
+    assert stand.rendering
+    result.agent = stand.rendering.lag(stand.watch.fingerprints)
     during, result.book = (result.book, watch.open()) if row.outlives else (None, result.book)
     if row.goes_on:
         stand.wait_until_renewed(1.5 * stand.life)
+    if row.outages[1]:  # what nobody needs for a refresh, such as the list, is tried again later
+        with suppress(TimeoutError):
+            eventually(lambda: _outages(stand.lines(mark)) == _returns(stand.lines(mark)), stand.life)
     lines = stand.lines(mark)
     result.bites = stand.bites if stand.bites is not None else sum(line["event"] == row.sign for line in lines)
     result.problems = [*watch.failures, *_wrong(row, result, lines)]
@@ -100,6 +108,8 @@ def _wrong(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
     for name in ("expired", "backwards", "foreign"):
         if count := getattr(book, name):
             yield f"{count} {name}"
+    if any(line["event"] == "account.removed" for line in lines):
+        yield "an account was removed"
     for said in {line["error"] for line in lines if line["event"] == "refresh.failed"}:
         if not row.says or not re.search(row.says, said):
             yield f"it says {said!r}"
@@ -108,8 +118,7 @@ def _wrong(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
 
 def _repeated(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
     """What was said more often than it changed."""
-    said = [line["event"] for line in lines]
-    outages, returns = said.count("vault.unavailable"), said.count("vault.recovered")
+    outages, returns = _outages(lines), _returns(lines)
     least, most = row.outages
     if not least <= outages <= most or returns != outages:
         errors = [line["error"] for line in lines if line["event"] == "vault.unavailable"]
@@ -122,18 +131,41 @@ def _repeated(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
             yield f"{event} {count} times for {account}"
 
 
-LEGEND = """- **s**: how long it lasted; less than what the tokens had left when it began, but for `*`.
+def _outages(lines: list[Line]) -> int:
+    return sum(line["event"] == "vault.unavailable" for line in lines)
+
+
+def _returns(lines: list[Line]) -> int:
+    return sum(line["event"] == "vault.recovered" for line in lines)
+
+
+LEGEND = """- **s**: how long it lasted; less than what the tokens had left when it began, but for `*`, and where half
+  of the accounts hang: only the others' tokens are read then.
 - **bites**: attempts that failed by it, or what else shows that it took effect. A row without any fails.
 - **expired, backwards, foreign**: tokens read that had ended, that end earlier than one read there before, that are
   another's or passed no check. `*`: longer than a token's life, so none could live through it; after it all is well.
 - **lost**: reads that found nothing where a token had been.
 - **least life**: the least share of a token's life that a reader found left.
-- **recovery**: seconds from the fault's end until every reader found at least 40 % of life left again."""
+- **recovery**: seconds from the fault's end until every reader found at least 40 % of life left again.
+- **agent**: a real `bao agent` renders each token into a file: seconds from its first successful read after the fault
+  until every file held the newest token, 5 at most."""
 
 
 def table(results: Iterable[Result]) -> str:
     """For people, in Markdown."""
-    head = ["fault", "s", "bites", "reads", "expired", "backwards", "foreign", "lost", "least life", "recovery s"]
+    head = [
+        "fault",
+        "s",
+        "bites",
+        "reads",
+        "expired",
+        "backwards",
+        "foreign",
+        "lost",
+        "least life",
+        "recovery s",
+        "agent s",
+    ]
     rows = [head, ["-" * len(each) for each in head]]
     for result in results:
         book, row = result.book, result.row
@@ -149,6 +181,7 @@ def table(results: Iterable[Result]) -> str:
                 str(book.lost),
                 f"{max(0.0, book.least_share):.0%}",
                 f"{result.recovery:.1f}",
+                f"{result.agent:.1f}",
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -7,13 +7,17 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tests.integration.servers import Server, request
+from tests.integration.servers import Server, forget, request, reset
 
 Moment = Literal["before", "after"]
 """Before a request is passed on to Vault, or after Vault has done it and before its answer goes back."""
+
+_DATE = re.compile(rb"Date: ([^\r]+)")
 
 
 @dataclass
@@ -22,6 +26,8 @@ class Held:
 
     what: re.Pattern[str]
     moment: Moment
+    every: bool = False
+    """Not the next one alone."""
     caught: threading.Event = field(default_factory=threading.Event)
     _told: threading.Event = field(default_factory=threading.Event)
     _goes_on: bool = False
@@ -51,22 +57,46 @@ class Passed:
 
 
 class Gate(Server):
-    """Speaks HTTP in clear on both sides. Each new connection goes to the next Vault that takes it."""
+    """Speaks HTTP in clear on both sides. Each new connection goes to the next Vault that takes it, and stays there."""
 
     def __init__(self, vaults: Sequence[str]) -> None:
         super().__init__(self._carry)
-        self._vaults = [(str(parts.hostname), parts.port) for parts in map(urlsplit, vaults)]
+        self.lead_to(vaults)
         self._turn = 0
+        self.by_health = False
+        """Whether new connections go to those only whose health is well."""
+        self.no_route: bytes | None = None
+        """Its own answer to every request, in place of Vault's."""
+        self._forgotten: set[StreamWriter] = set()
+        self.resets = 0
         self.delay = 0.0
         """Seconds by which each answer comes later."""
+        self.behind = timedelta()
+        """By how much the clock of each answer is behind."""
         self.cuts = False
         """Whether each answer ends in its middle."""
         self.passed: list[Passed] = []
         self._holding: Held | None = None
 
-    def hold(self, what: str, moment: Moment) -> Held:
-        """Hold the next request whose method and path match."""
-        self._holding = held = Held(re.compile(what), moment)
+    def lead_to(self, vaults: Sequence[str]) -> None:
+        """Lead new connections to these."""
+        self._vaults = [(str(parts.hostname), parts.port) for parts in map(urlsplit, vaults)]
+
+    def forget(self) -> None:
+        """Let every connection there is end by a reset at its next request."""
+        self._loop.call_soon_threadsafe(lambda: self._forgotten.update(self._open.values()))
+
+    def forget_in_silence(self) -> set[int]:
+        """Drop whatever comes on the connections there are; return their clients' ports."""
+        forgotten = set()
+        for writer in list(self._open.values()):
+            forget(writer)
+            forgotten.add(writer.get_extra_info("peername")[1])
+        return forgotten
+
+    def hold(self, what: str, moment: Moment, *, every: bool = False) -> Held:
+        """Hold the next request whose method and path match, or every one until they are let go."""
+        self._holding = held = Held(re.compile(what), moment, every)
         return held
 
     async def _carry(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -74,6 +104,13 @@ class Gate(Server):
         try:
             while True:
                 asked = await _next(reader, vault_reader)
+                if writer in self._forgotten:
+                    self.resets += 1
+                    reset(writer)
+                    return
+                if self.no_route is not None:
+                    writer.write(self.no_route)
+                    continue
                 what = b" ".join(asked.split(b" ", 2)[:2]).decode()
                 await self._stop(what, "before")
                 vault_writer.write(asked)
@@ -81,6 +118,7 @@ class Gate(Server):
                 self.passed.append(Passed(what, int(answer.split(b" ", 2)[1])))
                 await self._stop(what, "after")
                 await asyncio.sleep(self.delay)
+                answer = _DATE.sub(self._set_back, answer, count=1) if self.behind else answer
                 if self.cuts:
                     writer.write(answer[: len(answer) // 2])
                     await writer.drain()
@@ -90,18 +128,34 @@ class Gate(Server):
         finally:
             vault_writer.transport.abort()
 
+    def _set_back(self, date: re.Match[bytes]) -> bytes:
+        moment = parsedate_to_datetime(date[1].decode()) - self.behind
+        return b"Date: " + format_datetime(moment, usegmt=True).encode()
+
     async def _connect(self) -> tuple[StreamReader, StreamWriter]:
         for _ in self._vaults:
             self._turn += 1
+            vault = self._vaults[self._turn % len(self._vaults)]
             with suppress(OSError):
-                return await asyncio.open_connection(*self._vaults[self._turn % len(self._vaults)])
+                if not self.by_health or await _is_well(*vault):
+                    return await asyncio.open_connection(*vault)
         raise ConnectionRefusedError
 
     async def _stop(self, what: str, moment: Moment) -> None:
         held = self._holding
         if held and held.moment == moment and held.what.search(what):
-            self._holding = None
+            if not held.every:
+                self._holding = None
             await held.wait()
+
+
+async def _is_well(host: str, port: int | None) -> bool:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"GET /v1/sys/health?standbyok=true HTTP/1.1\r\nHost: vault\r\n\r\n")
+        return (await reader.readline()).split(b" ")[1:2] == [b"200"]
+    finally:
+        writer.transport.abort()
 
 
 async def _next(reader: StreamReader, vault_reader: StreamReader) -> bytes:

@@ -4,15 +4,15 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import trustme
-
 from sandbox import faults
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
-from tests.chaos.stand import Stand, crowded, direct, restarted_directly
+from tests.chaos.stand import Stand, crowded, direct, named, neighbours, restarted_directly
 from tests.integration.processes import eventually
 
 _GROUP = "LivePerson"
+_LONGEST_PAUSE = 150.0
+"""Seconds: two minutes of pause where no token lives, and an attempt."""
 _HOST = r"localhost:\d+"
 
 
@@ -21,22 +21,32 @@ def answering(fault: faults.Fault, service: Service = "sentinel") -> Fault:
 
 
 @contextmanager
-def another_ca(stand: Stand) -> Iterator[None]:
-    """Nobody whom the worker trusts has signed LivePerson's certificates."""
-    file = stand.scene.liveperson.ca_file
-    before = file.read_bytes()
-    trustme.CA().cert_pem.write_to_path(file)
+def half_hang(stand: Stand) -> Iterator[None]:
+    """Nobody reads those that hang until they have a live token again: they are hurt, and the others must not be."""
+    sick = frozenset(list(stand.watch.accounts)[::2])
+    faults_in_force = stand.scene.liveperson.faults
+    stand.watch.ignored = sick
+    for name in sick:
+        faults_in_force.set(faults.Fault(hang=True), account=name)
     yield
-    file.write_bytes(before)
+    for name in sick:
+        faults_in_force.clear(account=name)
+    eventually(lambda: all(map(stand.has_live_token, sick)), _LONGEST_PAUSE)
+    stand.watch.ignored = frozenset()
 
 
 @contextmanager
 def domain_api_down(stand: Stand) -> Iterator[None]:
     seen = stand.scene.liveperson.seen
     before = len(seen)
+
+    def refused() -> int:
+        return sum(each.service == "domain" and each.status != 200 for each in seen[before:])
+
     with stand.scene.liveperson.faults.on(faults.Fault(status=503), service="domain"):
         yield
-    stand.bites = sum(each.service == "domain" and each.status != 200 for each in seen[before:])
+        eventually(refused, stand.life)  # a host that was looked up is known for a while
+    stand.bites = refused()
 
 
 @contextmanager
@@ -48,6 +58,20 @@ def domain_api_down_and_a_restart(stand: Stand) -> Iterator[None]:
         before = len(seen)
         eventually(lambda: any(each.service == "domain" for each in seen[before:]), stand.life)
         yield
+
+
+@contextmanager
+def name_moved(stand: Stand) -> Iterator[None]:
+    """To other servers; the old ones answer 503 from now on, and keep their connections."""
+    liveperson = stand.scene.liveperson
+    hosts, old, new = liveperson.hosts, f"localhost:{stand.ports[-1]}", liveperson.hosts["lo"]
+    before, hosts["lo"] = len(liveperson.seen), hosts["va"]
+    for name, app in stand.watch.accounts.items():
+        liveperson.add_account(name, "lo", app.client_id, app.client_secret)
+    liveperson.faults.set(faults.Fault(status=503), host=old)
+    stand.ports.append(int(new.rpartition(":")[2]))
+    yield
+    stand.bites = sum((each.region, each.status) == ("va", 503) for each in liveperson.seen[before:])
 
 
 @contextmanager
@@ -95,6 +119,15 @@ ROWS = [
     Row(_GROUP, "hanging", direct, answering(faults.Fault(hang=True)), f"{_HOST}: no complete answer within"),
     Row(
         _GROUP,
+        "half of the accounts hang",
+        neighbours,
+        half_hang,
+        f"{_HOST}: no complete answer within",
+        lasts=1.2,
+        at_once=True,
+    ),
+    Row(
+        _GROUP,
         "dripping",
         direct,
         answering(faults.Fault(drip=0.05, drip_from="headers")),
@@ -104,8 +137,20 @@ ROWS = [
     Row(_GROUP, "403 for all", direct, answering(faults.Fault(status=403)), f"{_HOST} answers 403"),
     Row(_GROUP, "500 with a credential's code", direct, answering(_CODE), f"{_HOST} answers 500: .*9007"),
     Row(_GROUP, "others' tokens", direct, answering(faults.Fault(claims={"azp": "other"})), "azp: expected"),
-    Row(_GROUP, "wrong certificates", direct, another_ca, f"{_HOST}: its certificate is refused"),
-    Row(_GROUP, "another host", direct, answering(_ELSEWHERE, "domain"), "sentinel.invalid, which .* does not allow"),
+    Row(
+        _GROUP,
+        "wrong certificates",
+        direct,
+        lambda stand: stand.scene.unknown_ca(),
+        f"{_HOST}: its certificate is refused",
+    ),
+    Row(
+        _GROUP,
+        "another host",
+        restarted_directly,
+        answering(_ELSEWHERE, "domain"),
+        "sentinel.invalid, which .* does not allow",
+    ),
     Row(_GROUP, "Domain API down", direct, domain_api_down),
     Row(
         _GROUP,
@@ -116,6 +161,7 @@ ROWS = [
         goes_on=False,
         short=True,
     ),
+    Row(_GROUP, "its name moved, the old servers unwell", named, name_moved, f"{_HOST} answers 503"),
     # whoever is between the two secrets when LivePerson takes the new one is refused with both
     Row(_GROUP, "new secret early", direct, secret_in_vault_first, _REFUSED, sign="credentials.previous_used"),
     Row(_GROUP, "new secret late", direct, secret_at_liveperson_first, _REFUSED),

@@ -1,15 +1,35 @@
 """Vault breaks: one server, and a cluster of three."""
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+from hvac.exceptions import VaultError
+
 from sandbox.kubernetes import Kubernetes
+from sandbox.openbao import OpenBao
 from sandbox.world import POLICIES
-from tests.chaos.engine import Row
-from tests.chaos.stand import ROLE, Stand, by_jwt, direct, gated, one_node, short_logins, three_nodes
+from tests.chaos.engine import Fault, Row
+from tests.chaos.stand import (
+    ROLE,
+    Stand,
+    by_jwt,
+    crowded,
+    direct,
+    few_uses,
+    gated,
+    one_node,
+    paged,
+    proxied,
+    short_logins,
+    three_nodes,
+    two_clusters,
+)
+from tests.integration.processes import eventually
+from tests.integration.servers import http
 
 _GROUP = "Vault"
 _THREE = "Vault of three"
@@ -47,6 +67,14 @@ def slow(stand: Stand) -> Iterator[None]:
 
 
 @contextmanager
+def behind(stand: Stand) -> Iterator[None]:
+    """Vault's clock is 90 s behind, four and a half lives; everybody else's is right."""
+    before, stand.way.behind = len(stand.way.passed), timedelta(seconds=90)
+    yield
+    stand.way.behind, stand.bites = timedelta(), len(stand.way.passed) - before
+
+
+@contextmanager
 def cut(stand: Stand) -> Iterator[None]:
     stand.way.cuts = True
     yield
@@ -66,6 +94,80 @@ def no_policy(stand: Stand) -> Iterator[None]:
     stand.vault.policy(ROLE, "# nothing")
     yield
     stand.vault.policy(ROLE, (POLICIES / "worker.hcl").read_text())
+
+
+@contextmanager
+def throttled(stand: Stand) -> Iterator[None]:
+    """One account may be read in each six seconds. Not the tokens: their readers come from the same address."""
+    quota, adapter = "/v1/sys/quotas/rate-limit/accounts", stand.vault.client.adapter
+    before = len(stand.daemon.events("vault.throttled"))
+    adapter.post(quota, json={"path": "secret/data/liveperson/accounts/*", "rate": 1, "interval": "6s"})
+    yield
+    adapter.delete(quota)
+    stand.daemon.wait_for("vault.throttled", count=before + 1)  # which is said some seconds after it is over
+
+
+@contextmanager
+def paged_list(stand: Stand) -> Iterator[None]:
+    """An account comes whose name is on the last page."""
+    before = len(stand.way.passed)
+    stand.add_account("le99999999")
+    yield
+    stand.bites = sum("?after=" in each.what for each in stand.way.passed[before:])
+
+
+# The way there
+
+
+def without_route(answer: bytes) -> Fault:
+    """A gateway whose route to Vault is lost has an answer of its own."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        stand.way.no_route = answer
+        yield
+        stand.way.no_route = None
+
+    return fault
+
+
+@contextmanager
+def forgotten(stand: Stand) -> Iterator[None]:
+    """By the network: whoever uses one of its connections again hears that there is none."""
+    before = stand.way.resets
+    stand.way.forget()
+    yield
+    stand.bites = stand.way.resets - before
+
+
+@contextmanager
+def forgotten_in_silence(stand: Stand) -> Iterator[None]:
+    """By the network, which tells neither end: what is sent is never acknowledged."""
+    clients, waited = stand.way.forget_in_silence(), set[int]()
+    ends = time.monotonic() + 0.3 * stand.life
+    while time.monotonic() < ends:
+        waited |= clients & _unacknowledged(stand.way.port)
+        time.sleep(0.05)
+    stand.bites = len(waited)
+    yield
+
+
+def _unacknowledged(port: int) -> set[int]:
+    """The ports here of connections to that port whose data wait to be acknowledged."""
+    lines = map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+    waiting = (line for line in lines if line[2].endswith(f":{port:04X}") and not line[4].startswith("00000000:"))
+    return {int(line[1].rpartition(":")[2], 16) for line in waiting}
+
+
+@contextmanager
+def proxy_down(stand: Stand) -> Iterator[None]:
+    """It is named for http, too, and http to this machine never goes there: Vault can be used all the while."""
+    assert stand.proxy
+    targets, stand.proxy.is_down = stand.proxy.targets, True
+    stand.proxy.abort_all()
+    yield
+    stand.proxy.is_down = False
+    assert all(re.match(r"CONNECT \w+\.proxied\.invalid:", target) for target in targets), targets
 
 
 # The login
@@ -155,24 +257,106 @@ def outcome_unknown(stand: Stand) -> Iterator[None]:
         yield
 
 
+def leader_sealed(*, still_offered: bool) -> Fault:
+    """It answers 503 on the connections that it has. The balancer sends it no new ones, or every third."""
+
+    @contextmanager
+    def fault(stand: Stand) -> Iterator[None]:
+        assert stand.cluster
+        leader = stand.cluster.leader()
+        before, stand.way.by_health = len(stand.way.passed), not still_offered
+        leader.client.sys.seal()
+        yield
+        # where its connections were closed just before, new ones may lead to the others for a while
+        stand.bites = eventually(lambda: _sealed_answers(stand, before), stand.life)
+        stand.way.by_health = False
+        leader.kill()
+        leader.start()
+
+    return fault
+
+
+@contextmanager
+def moved_to_another_cluster(stand: Stand) -> Iterator[None]:
+    """One that was restored from a snapshot; the old one is sealed, and keeps its connections.
+
+    No write gets through meanwhile, so that the snapshot is no older than what readers saw.
+    """
+    old, new = stand.vault, stand.elsewhere
+    assert new
+    held = stand.way.hold(_WRITE, "before", every=True)
+    new.client.sys.force_restore_raft_snapshot(old.client.sys.take_raft_snapshot().content)
+    new.root_token = new.client.token = old.root_token
+    eventually(lambda: all(_holds(new, name) for name in stand.watch.accounts))
+    before = len(stand.way.passed)
+    old.client.sys.seal()
+    stand.way.lead_to([new.address])
+    stand.scene.openbao, stand.vaults, stand.watch.vaults = new, [new], [new]
+    assert stand.rendering
+    stand.rendering.lead_to(new)
+    held.let_go()
+    yield
+    stand.bites = _sealed_answers(stand, before)
+
+
+def _holds(vault: OpenBao, account: str) -> bool:
+    """Whether it answers, and has the account's token."""
+    with suppress(OSError, VaultError):
+        return vault.get_token(account) is not None
+    return False
+
+
+def _sealed_answers(stand: Stand, since: int) -> int:
+    return sum(each.status == 503 for each in stand.way.passed[since:])
+
+
 _LEADERLESS = f"{_LOST}|{_SILENT}|a redirect \\(307\\)|status 50[03]|status 400, Waiting"
+
+_NO_ROUTE = http(b"", status="404 Not Found")
+_NO_ROUTE_JSON = http(b'{"message":"no Route matched with those values"}', status="404 Not Found")
+_NOT_VAULTS = "status 404, and the answer is not Vault's"
 
 ROWS = [
     Row(_GROUP, "killed and restarted", one_node, killed, _LOST, outages=(1, 1), short=True),
     Row(_GROUP, "frozen", direct, frozen, _SILENT, outages=(1, 1)),
     Row(_GROUP, "sealed and unsealed", direct, sealed, "status 503", outages=(1, 1)),
-    # before a policy is taken away: after a 403 there is no other login for half a minute
     Row(_GROUP, "login revoked", gated, revoked, lasts=0, sign="vault.login"),
     Row(_GROUP, "slow", gated, slow),
+    Row(_GROUP, "its clock 90 s behind", gated, behind, lasts=1.2),
+    Row(_GROUP, "429 of a rate limit", gated, throttled, sign="vault.throttled"),
     Row(_GROUP, "cut in the middle of an answer", gated, cut, _LOST, outages=(1, 1)),
     Row(_GROUP, "mount gone", gated, moved, "secret/|mounts/secret", outages=(0, 1)),
-    Row(_GROUP, "policy taken away", gated, no_policy, "status 403, permission denied", outages=(0, 1)),
     Row(_GROUP, "login ends while frozen", short_logins, frozen, _SILENT, outages=(1, 1)),
     Row(_GROUP, "renewals capped", short_logins, nothing, lasts=0.7, sign="vault.login"),
+    Row(_GROUP, "logins of 25 uses", few_uses, nothing, lasts=0.7, sign="vault.login"),
     Row(_GROUP, "secret_id rotated", gated, secret_id_rotated, "invalid role or secret ID", outages=(1, 1)),
+    Row(_GROUP, "list cut by pagination_limit", paged, paged_list),
+    Row(_GROUP, "gateway says 404, empty", gated, without_route(_NO_ROUTE), _NOT_VAULTS, outages=(1, 1)),
+    Row(_GROUP, "gateway says 404, JSON of its own", gated, without_route(_NO_ROUTE_JSON), _NOT_VAULTS, outages=(1, 1)),
+    Row(_GROUP, "idle connections forgotten", gated, forgotten),
+    # the last of its stand that is about logins: after a 403 there is no other login for half a minute
+    Row(_GROUP, "policy taken away", gated, no_policy, "status 403, permission denied", outages=(0, 1)),
+    Row(_GROUP, "idle connections forgotten in silence", crowded, forgotten_in_silence),
+    Row(
+        _GROUP,
+        "at loopback, the proxy down",
+        proxied,
+        proxy_down,
+        r"proxied\.invalid:\d+: (connection lost|the proxy failed)",
+    ),
+    Row(_GROUP, "moved to another cluster, the old one sealed", two_clusters, moved_to_another_cluster),
     Row(_GROUP, "JWT rotated", by_jwt, jwt_rotated, "jwt login: status 400", outages=(1, 1)),
     Row(_THREE, "leader killed", three_nodes, leader_killed, _LEADERLESS, outages=(1, 4), short=True),
     Row(_THREE, "leader frozen", three_nodes, leader_frozen, _LEADERLESS, outages=(1, 4)),
+    Row(_THREE, "leader sealed", three_nodes, leader_sealed(still_offered=False), _LEADERLESS, outages=(0, 2)),
+    Row(
+        _THREE,
+        "leader sealed and offered all the same",
+        three_nodes,
+        leader_sealed(still_offered=True),
+        _LEADERLESS,
+        outages=(0, 2),
+    ),
     Row(_THREE, "leader steps down amid a write", three_nodes, leader_steps_down, _LEADERLESS, lasts=0, outages=(1, 2)),
     Row(_THREE, "write's outcome unknown", three_nodes, outcome_unknown, _LEADERLESS, outages=(1, 2)),
 ]

@@ -1,6 +1,7 @@
 """The worker itself is killed, stopped, starved, doubled, and its clock is shifted."""
 
 import itertools
+import json
 import random
 import resource
 import signal
@@ -14,8 +15,8 @@ from sandbox.faults import Fault as Misbehaviour
 from sandbox.faults import Service
 from tests.chaos.engine import Fault, Row
 from tests.chaos.gate import Moment
-from tests.chaos.stand import Stand, clocked, clocked_and_restarted, crowded, gated, restarted
-from tests.integration.processes import eventually
+from tests.chaos.stand import Line, Stand, clocked, clocked_and_restarted, crowded, gated, restarted, shipped
+from tests.integration.processes import PIPE, eventually
 
 _GROUP = "Worker"
 _MANY = 12
@@ -83,8 +84,7 @@ _ON_ITS_WAY = Misbehaviour(drip=5, drip_from="headers")
 _STEPS: dict[str, tuple[str, str]] = {
     "the stored token": ("GET", "data/liveperson/tokens/{}"),
     "the credentials": ("GET", "data/liveperson/accounts/{}"),
-    "the path's settings": ("PATCH", "metadata/liveperson/tokens/{}"),
-    "a new path's settings": ("POST", "metadata/liveperson/tokens/{}"),
+    "the path's metadata": ("PATCH", "metadata/liveperson/tokens/{}"),
     "the token": ("POST", "data/liveperson/tokens/{}"),
 }
 _SERVICES: list[tuple[str, Service, Misbehaviour]] = [
@@ -146,6 +146,28 @@ def raced(stand: Stand) -> Iterator[None]:
     stand.bites = len(lost)
     yield
     sister.stop()
+
+
+# Unread
+
+
+@contextmanager
+def log_unread(stand: Stand) -> Iterator[None]:
+    """Its log shipper stops, and goes on later: the pipe between them is full meanwhile."""
+    assert stand.shipper
+    daemon, began = stand.daemon, len(stand.daemon.events())
+    stand.shipper.send_signal(signal.SIGSTOP)
+    yield
+    over = datetime.now(UTC)
+    stand.shipper.send_signal(signal.SIGCONT)
+    eventually(lambda: _moment(daemon.events()[-1]) > over)
+    waited = [line for line in daemon.events()[began:] if _moment(line) < over]
+    written = itertools.accumulate(len(json.dumps(line, separators=(",", ":"))) for line in waited)
+    stand.bites = sum(end > PIPE for end in written)
+
+
+def _moment(line: Line) -> datetime:
+    return datetime.fromisoformat(line["timestamp"])
 
 
 # Starved
@@ -239,6 +261,7 @@ ROWS = [
     ),
     Row(_GROUP, "killed at 50 moments", restarted, killed_again_and_again, lasts=0),
     Row(_GROUP, "SIGTERM amid a write", restarted, terminated_amid_a_write, lasts=0, goes_on=False),
+    Row(_GROUP, "its log unread", shipped, log_unread, lasts=0.7),
     Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
     Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
     Row(_GROUP, "two daemons and three operators", crowded, raced, lasts=0),

@@ -13,9 +13,12 @@ from typing import Any
 from sandbox.kubernetes import Kubernetes
 from sandbox.openbao import OpenBao
 from sandbox.raft import Cluster, RaftNode
+from sandbox.world import POLICIES
 from tests.chaos.gate import Gate
+from tests.chaos.rendering import Rendering
 from tests.chaos.watch import Watch
 from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
+from tests.integration.servers import Balancer, Proxy
 
 LIFE = 20
 """Seconds that a token lives: an hour, made short. The timeouts below are shortened with it."""
@@ -23,11 +26,16 @@ LONG_LIFE = 60
 _TIMEOUT_SHARE = 0.05
 """Of a life: a second of twenty. Of an hour it is three minutes, where the defaults are ten seconds."""
 _FAST: Settings = {
-    "APPJWT_SENTINEL_DOMAIN_CACHE": "1s",
-    "APPJWT_TOKENS_SWEEP_EVERY": "1s",
+    "APPJWT_SENTINEL_DOMAIN_CACHE_TTL": "1s",
+    "APPJWT_TOKENS_RESYNC_INTERVAL": "1s",
 }
+_PATIENT: Settings = {"APPJWT_VAULT_TIMEOUT": "10s", "APPJWT_SENTINEL_TIMEOUT": "10s"}
+_RENDERED = 5
+"""Accounts whose tokens the agent renders."""
 ACCOUNTS = {f"le4427019{number}": ("va", "lo")[number % 2] for number in range(5)}
+_ALL_IN_VA = dict.fromkeys(ACCOUNTS, "va")
 ROLE = "appjwt-worker"
+_PAGED = (POLICIES / "worker.hcl").read_text().replace('["list"]', '["list"]\n  pagination_limit = 5')
 
 Line = dict[str, Any]
 Mark = dict[int, int]
@@ -45,6 +53,16 @@ class Stand:
     cluster: Cluster | None = None
     daemons: list[Daemon] = field(default_factory=list)
     """The last one is the one that runs."""
+    rendering: Rendering | None = None
+    """A real agent as a reader."""
+    shipper: "subprocess.Popen[bytes] | None" = None
+    """Of the daemon's log."""
+    elsewhere: RaftNode | None = None
+    """Of another cluster."""
+    proxy: Proxy | None = None
+    """To everything but this machine."""
+    ports: list[int] = field(default_factory=list)
+    """Where the name of Sentinel leads, the last one now."""
     bites: int | None = None
     """What a fault counted itself; None = nothing was counted."""
 
@@ -75,6 +93,11 @@ class Stand:
     def start(self) -> Daemon:
         self.daemons.append(self.scene.daemon(self.settings))
         return self.daemon
+
+    def start_with_shipper(self) -> None:
+        """Let the daemon's log go through a pipe to another process."""
+        daemon, self.shipper = self.scene.daemon_with_shipper(self.settings)
+        self.daemons.append(daemon)
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -120,6 +143,11 @@ class Stand:
 
         eventually(renewed, within)
 
+    def has_live_token(self, account: str) -> bool:
+        """By what its writer says beside it."""
+        ends = (self.vault.get_token(account) or {}).get("expires_at")
+        return ends is not None and datetime.fromisoformat(ends).timestamp() > time.time()
+
     def _due_in(self) -> float:
         planned = [(self.vault.get_token(account) or {}).get("refresh_at") for account in self.watch.accounts]
         return min(datetime.fromisoformat(each).timestamp() - time.time() if each else 0.0 for each in planned)
@@ -134,6 +162,7 @@ def _stand(
     vaults: Sequence[OpenBao] = (),
     *,
     gated: bool = True,
+    ships_log: bool = False,
     changes: Callable[[Scene], Settings] = lambda _: {},
     life: int = LIFE,
     accounts: Mapping[str, str] = ACCOUNTS,
@@ -155,8 +184,12 @@ def _stand(
         stand = Stand(scene, watch, vaults, life, changes(scene), gate)
         for name, region in accounts.items():
             stand.add_account(name, region)
-        stand.start()
+        if ships_log:
+            stand.start_with_shipper()
+        else:
+            stand.start()
         stack.enter_context(watch)
+        stand.rendering = stack.enter_context(Rendering(folder / "agent", vaults[0], list(accounts)[:_RENDERED]))
         stand.wait_until_fresh(60)
         yield stand
         stand.daemon.wait_for("worker.ready")  # it may have been started just now
@@ -173,9 +206,14 @@ def gated(folder: Path) -> AbstractContextManager[Stand]:
     return _stand(folder)
 
 
+def shipped(folder: Path) -> AbstractContextManager[Stand]:
+    """A dev server behind a gate, and a daemon with a log that another process takes to its file."""
+    return _stand(folder, ships_log=True)
+
+
 def crowded(folder: Path) -> AbstractContextManager[Stand]:
-    """The same with the timeouts as they are by default: what runs here makes a machine slow."""
-    return _stand(folder, changes=lambda _: {"APPJWT_VAULT_TIMEOUT": "10s", "APPJWT_SENTINEL_TIMEOUT": "10s"})
+    """A dev server behind a gate, with the timeouts as they are by default: what runs here makes a machine slow."""
+    return _stand(folder, changes=lambda _: _PATIENT)
 
 
 def restarted(folder: Path) -> AbstractContextManager[Stand]:
@@ -195,6 +233,23 @@ def short_logins(folder: Path) -> AbstractContextManager[Stand]:
         return {}
 
     return _stand(folder, changes=changes)
+
+
+def few_uses(folder: Path) -> AbstractContextManager[Stand]:
+    """The same, where a login may be used 25 times."""
+
+    def changes(scene: Scene) -> Settings:
+        scene.openbao.approle(ROLE, [ROLE], token_num_uses=25)
+        return {}
+
+    return _stand(folder, changes=changes)
+
+
+def neighbours(folder: Path) -> AbstractContextManager[Stand]:
+    """A dev server over TLS, and one Sentinel host with many accounts for its few slots."""
+    names = {f"le{number:08}": "va" for number in range(30)}
+    slots = {"APPJWT_SENTINEL_MAX_IN_FLIGHT": "4"}
+    return _stand(folder, gated=False, accounts=names, life=LONG_LIFE, changes=lambda _: slots)
 
 
 @contextmanager
@@ -237,6 +292,67 @@ def three_nodes(folder: Path) -> Iterator[Stand]:
     with Cluster(folder) as cluster, _stand(folder, cluster.nodes) as stand:
         stand.cluster = cluster
         yield stand
+
+
+@contextmanager
+def two_clusters(folder: Path) -> Iterator[Stand]:
+    """A server behind a gate, and another one that knows nothing, with the timeouts as they are by default."""
+    with (
+        RaftNode(folder / "node") as node,
+        RaftNode(folder / "elsewhere", seal_key=node.seal_key) as elsewhere,
+        _stand(folder, [node], changes=lambda _: _PATIENT) as stand,
+    ):
+        stand.elsewhere = elsewhere
+        yield stand
+
+
+@contextmanager
+def named(folder: Path) -> Iterator[Stand]:
+    """A dev server behind a gate, and Sentinel behind a name that can move."""
+    ports: list[int] = []
+
+    def changes(scene: Scene) -> Settings:
+        hosts = scene.liveperson.hosts
+        ports.append(int(hosts["va"].rpartition(":")[2]))
+        hosts["va"] = f"localhost:{name.port}"
+        return {"APPJWT_SENTINEL_ALLOWED_HOSTS": hosts["va"]}
+
+    with Balancer(lambda: ports[-1]) as name, _stand(folder, changes=changes, accounts=_ALL_IN_VA) as stand:
+        stand.ports = ports
+        yield stand
+
+
+@contextmanager
+def proxied(folder: Path) -> Iterator[Stand]:
+    """A dev server behind a gate, in clear, and LivePerson behind a proxy that the environment names for everything."""
+
+    def changes(scene: Scene) -> Settings:
+        liveperson = scene.liveperson
+        api, va = (
+            f"{name}.proxied.invalid:{url.rpartition(':')[2]}"
+            for name, url in (("api", liveperson.domain_api), ("va", liveperson.hosts["va"]))
+        )
+        liveperson.hosts["va"] = va
+        return {
+            "APPJWT_SENTINEL_DOMAIN_API": f"https://{api}",
+            "APPJWT_SENTINEL_ALLOWED_HOSTS": va,
+            "HTTPS_PROXY": proxy.url,
+            "HTTP_PROXY": proxy.url,
+        }
+
+    with Proxy() as proxy, _stand(folder, changes=changes, accounts=_ALL_IN_VA) as stand:
+        stand.proxy = proxy
+        yield stand
+
+
+def paged(folder: Path) -> AbstractContextManager[Stand]:
+    """A dev server behind a gate, whose policy shows five names of twelve at a time."""
+
+    def changes(scene: Scene) -> Settings:
+        scene.openbao.policy(ROLE, _PAGED)
+        return {}
+
+    return _stand(folder, changes=changes, accounts={f"le{number:08}": "va" for number in range(12)})
 
 
 def clocked(folder: Path, life: int = LIFE) -> AbstractContextManager[Stand]:

@@ -40,7 +40,7 @@ def test_a_mount_of_accounts_becomes_v2_under_a_running_daemon(tmp_path: Path) -
             world.openbao.client.write_data("sys/mounts/old/tune", data={"options": {"version": "2"}})
             daemon.wait_for("token.refreshed", count=4, within=40)
         assert reader.failures == []
-        assert of_accounts(daemon, "account.removed", "account.added", "worker.bug") == []
+        assert of_accounts(daemon, "account.removed", "account.added", "worker.internal_error") == []
         daemon.stop()
 
 

@@ -58,6 +58,8 @@ class Watch:
     accounts: dict[str, Credentials]
     pause: float = 0.1
     """Seconds between two rounds."""
+    ignored: frozenset[str] = frozenset()
+    """Accounts that are not read for now."""
     newest: dict[str, Seen] = field(default_factory=dict)
     book: Book = field(default_factory=Book)
     failures: list[str] = field(default_factory=list)
@@ -101,7 +103,8 @@ class Watch:
         while not self._told.wait(self.pause):
             for account in list(self.accounts):
                 try:
-                    self._read(account)
+                    if account not in self.ignored:
+                        self._read(account)
                 except requests.RequestException:  # Vault did not answer, or not for them
                     self._turn += 1
                 except Exception as error:  # noqa: BLE001 - whatever it is, the test is to hear of it

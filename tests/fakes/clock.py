@@ -25,6 +25,10 @@ class Clock:
     def advance(self, by: timedelta) -> None:
         self._steady += by.total_seconds()
 
+    def stand_still(self, duration: timedelta) -> None:
+        """Let true time pass by, and not the steady clock."""
+        self._epoch += duration
+
     def advance_to(self, moment: float) -> None:
         self._steady = max(self._steady, moment)
 

@@ -1,6 +1,6 @@
-"""The one fake LivePerson: the second implementation of Domains and Sentinel.
+"""A LivePerson in memory: the look-up of the Domain API and the token request of Sentinel.
 
-tests/ports holds all it promises against the real parts and the LivePerson of the sandbox.
+tests/ports holds both against the real parts and the LivePerson of the sandbox.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests import builders
 from tests.fakes.clock import HOUR, Clock, nothing
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.core.unchecked import Answer
+from worker.core.unchecked import TokenResponse
 
 
 @dataclass
@@ -35,39 +35,8 @@ class _Customer:
     apps: dict[str, _App] = field(default_factory=dict)
 
 
-class FakeDomains:
-    """One process's look-ups, cached: a Domains of its own."""
-
-    def __init__(self, service: "FakeLivePerson") -> None:
-        self._service = service
-        self._looked_up: dict[str, tuple[str, float]] = {}
-
-    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
-        service = self._service
-        if account.sentinel_domain:
-            return service.allowed(account.sentinel_domain)
-        known, looked_up_at = self._looked_up.get(account.account_id, (None, 0.0))
-        if known and service.clock() < looked_up_at + service.cache.total_seconds():
-            return known
-        try:
-            host = service.allowed(service.look_up(account.account_id, timeout))
-        except RefreshError as error:
-            known = known or (last if last in service.allowed_hosts else None)
-            if known and error.kind is Kind.TRANSIENT:
-                self._looked_up.setdefault(account.account_id, (known, float("-inf")))
-                return known
-            raise
-        self._looked_up[account.account_id] = (host, service.clock())
-        return host
-
-    def doubt(self, account: Account) -> None:
-        host, looked_up_at = self._looked_up.get(account.account_id, (None, 0.0))
-        if host and self._service.clock() >= looked_up_at + 60.0:
-            self._looked_up[account.account_id] = (host, float("-inf"))
-
-
 class FakeLivePerson:
-    """Domains and Sentinel at once; whoever sets it up sees the same as of sandbox.liveperson.LivePerson.
+    """Look-up and Sentinel at once; a test sets it up like sandbox.liveperson.LivePerson.
 
     Of the faults it knows those that make a difference to a caller of the Protocols.
     """
@@ -78,22 +47,21 @@ class FakeLivePerson:
         *,
         token_life: timedelta = HOUR,
         regions: tuple[str, ...] = ("va", "lo"),
-        cache: timedelta = timedelta(hours=12),
         random: Random | None = None,
     ) -> None:
         """:param random: where ids and secrets come from; None = the system."""
         self.clock = clock
-        self.cache = cache
         self._random = random or SystemRandom()
         self.token_life = token_life
         self.faults = Faults()
         self.domain_api = "api.liveperson.test"
         self.hosts = {region: f"{region}.sentinel.liveperson.test" for region in regions}
-        self.allowed_hosts = set(self.hosts.values())
         self.records = True
         """Whether `requests` and `timeouts` are kept; a run of years has no room for them."""
         self.requests: list[tuple[Service, str]] = []
         """Service and account_id of each request."""
+        self.reached: list[str] = []
+        """Hosts that were asked for nothing but their clock."""
         self.timeouts: list[timedelta] = []
         """How long each of these requests might have taken."""
         self.at_request: Callable[[str, str], object] = nothing
@@ -104,7 +72,6 @@ class FakeLivePerson:
         """Called with each token that is handed out, and Sentinel's clock then."""
         self._customers: dict[str, _Customer] = {}
         self._mints: Counter[str] = Counter()
-        self._domains = FakeDomains(self)
 
     # as sandbox.liveperson has it
 
@@ -124,6 +91,13 @@ class FakeLivePerson:
         self._customers[account_id].apps[client_id].secret = credentials.client_secret
         return credentials
 
+    def prepare(self, client_id: str) -> Credentials:
+        """Make credentials that count from `accept` on; until then the old client_secret does."""
+        return Credentials(client_id, self._secret())
+
+    def accept(self, account_id: str, credentials: Credentials) -> None:
+        self._customers[account_id].apps[credentials.client_id].secret = credentials.client_secret
+
     def remove(self, account_id: str) -> None:
         del self._customers[account_id]
 
@@ -135,13 +109,7 @@ class FakeLivePerson:
 
     # the Protocols
 
-    def sentinel_host(self, account: Account, timeout: timedelta, last: str | None = None) -> str:
-        return self._domains.sentinel_host(account, timeout, last)
-
-    def doubt(self, account: Account) -> None:
-        self._domains.doubt(account)
-
-    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
+    def request_token(self, account: Account, host: str, timeout: timedelta) -> TokenResponse:
         fault = self._request("sentinel", account.account_id, host, timeout)
         if fault.status is not None:
             raise _refusal(Stage.SENTINEL, fault.status, fault)
@@ -160,31 +128,37 @@ class FakeLivePerson:
             app.last_end = now + self.token_life
             app.last_token = self._token(account, now, fault)
         self._mints[account.account_id] += 1
-        self.at_token(app.last_token, account, now)
+        token = app.last_token  # whoever is called below may ask for another
+        self.at_token(token, account, now)
         self.at_answer("sentinel", account.account_id)
         if fault.cut:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{host}: connection lost")
-        return Answer(SecretStr(app.last_token), "Bearer", None if fault.no_date else now)
+        return TokenResponse(SecretStr(token), "Bearer", None if fault.no_date else now)
 
-    def look_up(self, account_id: str, timeout: timedelta) -> str:
+    def reach(self, host: str, timeout: timedelta) -> datetime | None:
+        fault = self.faults.take("clock", "", host)
+        if fault.refuse or fault.hang or fault.delay >= timeout.total_seconds():
+            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{host}: no answer")
+        self.reached.append(host)
+        return None if fault.no_date else self.clock.now() + fault.skew
+
+    def look_up(self, account_id: str, timeout: timedelta) -> object:
         fault = self._request("domain", account_id, self.domain_api, timeout)
         if fault.status is not None:
             raise _refusal(Stage.DOMAIN, fault.status)
         if fault.answer is not None:
             try:
-                return str(json.loads(fault.answer)["baseURI"])
+                answer = json.loads(fault.answer)
             except ValueError:
                 raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, "no JSON", status=200) from None
+            if not answer.get("baseURI"):
+                raise RefreshError(Stage.DOMAIN, Kind.PERMANENT, "no Sentinel", status=200)
+            return answer["baseURI"]
         customer = self._customers.get(account_id)
         if customer is None:
             raise _refusal(Stage.DOMAIN, 404)
         self.at_answer("domain", account_id)
         return self.hosts[customer.region]
-
-    def allowed(self, host: str) -> str:
-        if host not in self.allowed_hosts:
-            raise RefreshError(Stage.DOMAIN, Kind.LASTING, f"{host} is not allowed")
-        return host
 
     def _request(self, service: Service, account_id: str, host: str, timeout: timedelta) -> Fault:
         if self.records:
@@ -196,8 +170,9 @@ class FakeLivePerson:
         if late or fault.delay:
             self.at_delay(timeout if late else timedelta(seconds=fault.delay))
         if fault.refuse or late:
-            stage = Stage.DOMAIN if service == "domain" else Stage.SENTINEL
-            raise RefreshError(stage, Kind.TRANSIENT, f"{host}: no answer")
+            if service == "domain":
+                raise RefreshError(Stage.DOMAIN, Kind.TRANSIENT, f"{host}: no answer")
+            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{host}: no answer", host=host, timed_out=late)
         return fault
 
     def _secret(self) -> str:

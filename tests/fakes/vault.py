@@ -1,36 +1,30 @@
-"""The one fake Vault: KV v2 in memory, and the second implementation of Accounts and Tokens over it.
+"""A Vault in memory: a KV engine as an operator uses it, and the port over it, with whatever can go wrong on the way.
 
-tests/ports holds all it promises against a real OpenBao.
+It holds no rule of the product: what the secrets mean, whose they are and in which order they are written is left to
+the stores above the port. tests/ports holds the port against a real OpenBao.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
-from pydantic import SecretStr
+from tests.fakes.clock import Clock, nothing
+from worker.core.errors import CasMismatchError, Kind, RefreshError, Stage, ThrottledError
+from worker.vault.accounts import AccountStore
+from worker.vault.kv import MetadataPatch, SecretVersion
+from worker.vault.tokens import TokenStore
 
-from tests.fakes.clock import HOUR, Clock, nothing
-from worker.core import account
-from worker.core.account import Account
-from worker.core.appjwt import AppJWT
-from worker.core.errors import (
-    AccountGoneError,
-    CasMismatchError,
-    ForeignSecretError,
-    InvalidAccountError,
-    Kind,
-    RefreshError,
-    Stage,
-)
-from worker.core.unchecked import Stored
-
-MANAGED_BY: Final = "appjwt-worker"
-_MAX_VERSIONS_BY_DEFAULT = 10
+ACCOUNTS: Final = "liveperson/accounts/"
+TOKENS: Final = "liveperson/tokens/"
+LONGEST_LAG: Final = timedelta(seconds=2)
+_MAX_VERSIONS_BY_DEFAULT: Final = 10
+_NO_TIME: Final = timedelta(0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Version:
     data: Mapping[str, object] | None
     """None = destroyed."""
@@ -38,30 +32,20 @@ class _Version:
     deletion: datetime | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Path:
-    """KV v2's metadata of one path."""
+    """A path at one moment. A change makes another one, so that what a standby still sees can be kept."""
 
     current: int = 0
-    versions: dict[int, _Version] = field(default_factory=dict)
+    versions: Mapping[int, _Version] = field(default_factory=dict)
     max_versions: int = 0
-    delete_version_after: timedelta = timedelta()
-    custom_metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Newest:
-    """What reading a path tells; `data` None = that version was deleted, ran out or was destroyed."""
-
-    version: int
-    data: Mapping[str, object] | None
-    custom_metadata: Mapping[str, str]
-    kept_for: timedelta
+    delete_version_after: timedelta = _NO_TIME
+    custom_metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What reading a path's metadata tells."""
+    """A path's metadata as an operator reads it."""
 
     versions: tuple[int, ...]
     max_versions: int
@@ -77,68 +61,71 @@ class VaultFault:
     hang: bool = False
     """Never answer: `at_hang` says how a caller waits for its timeout."""
     status: int | None = None
-    """Refuse with this status, as a sealed Vault (503) or a policy (403) does."""
+    """Refuse with this status, as a sealed Vault (503), a policy (403) or a rate limit (429) does."""
+    retry_after: timedelta | None = None
     lose_answer: bool = False
     """Carry it out, and lose the connection before the answer."""
-    stale: timedelta | None = None
-    """Read what was there so long ago, as a standby that lags does."""
-    one_behind: bool = False
-    """Read the version before the newest, if that is new; a standby that was cut off may lag so far."""
+    stale: timedelta = _NO_TIME
+    """Answer a read with what was there so long ago, as a standby that lags does."""
 
 
-LONGEST_LAG: Final = timedelta(seconds=2)
 HEALTHY: Final = VaultFault()
-_LASTING: Final = frozenset({400, 401, 403, 404, 405})
+_TOO_MANY: Final = 429
+_PERMANENT: Final = frozenset({400, 401, 403, 404, 405})
 
 
-class CasError(Exception):
-    """The write did not know the newest version."""
-
-
-class Kv:
-    """A mount of KV v2, as an operator uses it."""
+class KvEngine:
+    """A mount of KV version 2, as an operator uses it."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._paths: dict[str, _Path] = {}
-        self.lag = HEALTHY
-        """How stale reads are."""
+        self._past: dict[str, deque[tuple[datetime, _Path | None]]] = {}
+        """For each path that changed, what was there until a moment within LONGEST_LAG."""
+        self._listed: dict[str, list[str]] = {}
+        """The paths below folders that were listed since the last path came or went."""
+        self.delete_version_after = _NO_TIME
+        """The mount's own."""
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
-        """`vault kv put`; the version's number, or CasError."""
+        """`vault kv put`: the new version's number; CasMismatchError."""
         there = self._paths.get(path, _Path())
         if cas not in (None, there.current):
-            raise CasError(f"{cas} is not {there.current}")
-        self._paths[path] = there
-        now, kept = self._now(), there.delete_version_after
-        there.current += 1
-        there.versions[there.current] = _Version(dict(data), now, now + kept if kept else None)
-        for old in sorted(there.versions)[: -(there.max_versions or _MAX_VERSIONS_BY_DEFAULT)]:
-            del there.versions[old]
-        return there.current
+            raise CasMismatchError(f"check-and-set: {cas} is not {there.current}")
+        now, after = self._now(), self._retention(there)
+        versions = {**there.versions, there.current + 1: _Version(dict(data), now, now + after if after else None)}
+        for old in sorted(versions)[: -(there.max_versions or _MAX_VERSIONS_BY_DEFAULT)]:
+            del versions[old]
+        self._change(path, replace(there, current=there.current + 1, versions=versions))
+        return there.current + 1
 
-    def read(self, path: str) -> Newest | None:
-        """`vault kv get`; None = 404 without metadata, as where only metadata was ever written."""
-        there = self._paths.get(path)
-        current = self._seen(there) if there else 0
-        if not there or not current:
-            return None
-        version = there.versions[current]
-        lives = version.deletion is None or version.deletion > self._now()
-        kept_for = (version.deletion or version.created) - version.created
-        return Newest(current, version.data if lives else None, dict(there.custom_metadata), kept_for)
+    def get(self, path: str, version: int | None = None, stale: timedelta = _NO_TIME) -> SecretVersion:
+        """`vault kv get`; number 0 = 404 without metadata, as where only metadata was ever written."""
+        now, there = self._now(), self._seen(path, stale)
+        number = (version or there.current) if there else 0
+        found = there.versions.get(number) if there else None
+        if there is None or found is None:
+            return SecretVersion(0, now)
+        is_live = found.deletion is None or found.deletion > now
+        data = found.data if is_live else None
+        return SecretVersion(number, now, data, found.created, found.deletion, dict(there.custom_metadata))
 
     def delete(self, path: str) -> None:
         """`vault kv delete`: the newest version can no longer be read."""
-        self._newest(path).deletion = self._now()
+        self._change_newest(path, deletion=self._now())
+
+    def undelete(self, path: str) -> None:
+        """`vault kv undelete`, of the newest version."""
+        self._change_newest(path, deletion=None)
 
     def destroy(self, path: str) -> None:
         """`vault kv destroy`, of the newest version."""
-        self._newest(path).data = None
+        self._change_newest(path, data=None)
 
     def remove(self, path: str) -> None:
         """`vault kv metadata delete`: as if the path had never been."""
-        self._paths.pop(path, None)
+        if path in self._paths:
+            self._change(path, None)
 
     def set_metadata(
         self,
@@ -149,60 +136,75 @@ class Kv:
         custom_metadata: Mapping[str, str | None] | None = None,
     ) -> None:
         """`vault kv metadata patch`, or `put` if there is nothing yet: what is left out stays, None removes a key."""
-        there = self._paths.setdefault(path, _Path())
-        if max_versions is not None:
-            there.max_versions = max_versions
-        if delete_version_after is not None:
-            there.delete_version_after = delete_version_after
-        for key, value in (custom_metadata or {}).items():
-            if value is None:
-                there.custom_metadata.pop(key, None)
-            else:
-                there.custom_metadata[key] = value
+        there = self._paths.get(path, _Path())
+        merged = {**there.custom_metadata, **(custom_metadata or {})}
+        after = there.delete_version_after if delete_version_after is None else delete_version_after
+        changed = replace(
+            there,
+            max_versions=there.max_versions if max_versions is None else max_versions,
+            delete_version_after=after,
+            custom_metadata={key: value for key, value in merged.items() if value is not None},
+        )
+        self._change(path, changed)
 
-    def metadata(self, path: str) -> Metadata | None:
+    def metadata(self, path: str, stale: timedelta = _NO_TIME) -> Metadata | None:
         """`vault kv metadata get`."""
-        there = self._paths.get(path)
-        if not there:
+        there = self._seen(path, stale)
+        if there is None:
             return None
         versions = tuple(sorted(there.versions))
         return Metadata(versions, there.max_versions, there.delete_version_after, dict(there.custom_metadata))
 
-    def below(self, folder: str) -> frozenset[str]:
-        """LIST at every depth: a deleted secret is still in it, a removed one is not."""
-        return frozenset(path.removeprefix(folder) for path in self._paths if path.startswith(folder))
+    def below(self, folder: str) -> list[str]:
+        """Return every path below a folder, sorted: a deleted secret is still listed, a removed one is not."""
+        if folder not in self._listed:
+            self._listed[folder] = sorted(path for path in self._paths if path.startswith(folder))
+        return self._listed[folder]
 
-    def _seen(self, there: _Path) -> int:
-        """The newest version, as far as whoever answers has it."""
-        if self.lag is HEALTHY or not there.current:
-            return there.current
-        newest = there.versions[there.current]
-        behind = self.lag.one_behind and self._now() - newest.created < LONGEST_LAG
-        before = there.current - 1 if behind else there.current
-        if self.lag.stale is not None:
-            since = self._now() - self.lag.stale
-            before = max((number for number, version in there.versions.items() if version.created <= since), default=0)
-        return before if before in there.versions else 0
+    def _retention(self, there: _Path) -> timedelta:
+        both = [each for each in (self.delete_version_after, there.delete_version_after) if each]
+        return min(both, default=_NO_TIME)
 
-    def _newest(self, path: str) -> _Version:
+    def _seen(self, path: str, stale: timedelta) -> _Path | None:
+        if stale:
+            since = self._now() - stale
+            for until, before in self._past.get(path, ()):
+                if until > since:
+                    return before
+        return self._paths.get(path)
+
+    def _change_newest(self, path: str, **changes: object) -> None:
         there = self._paths[path]
-        return there.versions[there.current]
+        newest = replace(there.versions[there.current], **changes)  # type: ignore[arg-type] # fields of _Version
+        self._change(path, replace(there, versions={**there.versions, there.current: newest}))
+
+    def _change(self, path: str, changed: _Path | None) -> None:
+        now, past = self._now(), self._past.setdefault(path, deque())
+        past.append((now, self._paths.get(path)))
+        while past[0][0] < now - LONGEST_LAG:
+            past.popleft()
+        if changed is None or path not in self._paths:
+            self._listed.clear()
+        if changed is None:
+            del self._paths[path]
+        else:
+            self._paths[path] = changed
 
 
 class FakeVault:
-    """`accounts` and `tokens` are what the worker has of it, `kv` what an operator has; the rest is what can go wrong.
+    """`accounts` and `tokens` are the product's stores over the fake port, `kv` is what an operator has.
 
-    Each request that the real parts would make calls `at_request` before it takes effect and `at_answer` after: a test
-    may raise there, as a crash does, or let another replica go first.
+    Each request calls `at_request` before it takes effect and `at_answer` after: a test may raise there, as a crash
+    does, or let another replica go first.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.skew = timedelta()
+        self.skew = _NO_TIME
         """How far Vault's own clock is ahead."""
         self.is_down = False
         self.denied: set[str] = set()
-        """Operations that the policy no longer allows, named as in worker.vault.session."""
+        """Operations that the policy no longer allows, named as in worker.vault.operation."""
         self.losing: set[str] = set()
         """Operations that are carried out and whose answers get lost."""
         self.unlisted: set[str] = set()
@@ -210,166 +212,131 @@ class FakeVault:
         self.fault: Callable[[str, str], VaultFault] = lambda _operation, _name: HEALTHY
         """What goes wrong with this request, by operation and account."""
         self.records = True
-        """Whether `calls` is kept; a run of years has no room for it."""
+        """False = `calls` is not kept: a run of years has no room for it."""
         self.calls: list[tuple[str, str]] = []
         """Operation and account of each request."""
+        self.pace: Callable[[str, Callable[[], Any]], Any] = lambda _operation, send: send()
+        """Sends a request of this operation, as the gate of a process does."""
         self.at_request: Callable[[str, str], object] = nothing
         self.at_answer: Callable[[str, str], object] = nothing
         self.at_hang: Callable[[], object] = nothing
-        self.kv = Kv(self.now)
-        self.accounts = FakeAccounts(self)
-        self.tokens = FakeTokens(self)
+        self.at_view: Callable[[str, SecretVersion, timedelta], object] = nothing
+        """Called with a path, what a read of it showed, and how old that is."""
+        self.kv = KvEngine(self.now)
+        self.accounts = AccountStore(FakeKv(self, ACCOUNTS, "read_account"), prefix=ACCOUNTS.rstrip("/"))
+        self.tokens = TokenStore(FakeKv(self, TOKENS, "read_token"), prefix=TOKENS.rstrip("/"))
 
     def now(self) -> datetime:
         return self._clock.now() + self.skew
 
-    def request(self, operation: str, name: str) -> "_Request":
-        """What happens around every request."""
-        return _Request(self, operation, name)
-
 
 class _Request:
-    """Not a generator, for it is the hottest spot of the simulation."""
+    """What happens around every request. Not a generator, for it is the hottest spot of the simulation."""
 
-    __slots__ = ("_fault", "_name", "_operation", "_vault")
+    __slots__ = ("_name", "_operation", "_vault", "fault")
 
     def __init__(self, vault: FakeVault, operation: str, name: str) -> None:
         self._vault, self._operation, self._name = vault, operation, name
-        self._fault = HEALTHY
+        self.fault = HEALTHY
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> VaultFault:
         vault, operation, name = self._vault, self._operation, self._name
         if vault.records:
             vault.calls.append((operation, name))
         vault.at_request(operation, name)
-        self._fault = fault = vault.fault(operation, name)
+        self.fault = fault = vault.fault(operation, name)
         if fault.hang:
             vault.at_hang()
             raise self._failure(Kind.TRANSIENT, "no complete answer")
         if vault.is_down or fault.refuse:
             raise self._failure(Kind.TRANSIENT, "connection refused")
         status = 403 if operation in vault.denied else fault.status
+        if status == _TOO_MANY:
+            raise ThrottledError(self._stage(), f"{operation} {name}: status 429", fault.retry_after)
         if status is not None:
-            kind = Kind.LASTING if status in _LASTING else Kind.TRANSIENT
+            kind = Kind.PERMANENT if status in _PERMANENT else Kind.TRANSIENT
             raise self._failure(kind, f"status {status}", status)
-        vault.kv.lag = fault
+        return fault
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        vault, operation, name = self._vault, self._operation, self._name
-        vault.kv.lag = HEALTHY
         if error is None:
-            vault.at_answer(operation, name)
-            if operation in vault.losing or self._fault.lose_answer:
+            self._vault.at_answer(self._operation, self._name)
+            if self._operation in self._vault.losing or self.fault.lose_answer:
                 raise self._failure(Kind.TRANSIENT, "connection lost")
 
     def _failure(self, kind: Kind, text: str, status: int | None = None) -> RefreshError:
-        stage = Stage.CREDENTIALS if self._operation == "read_account" else Stage.VAULT
-        return RefreshError(stage, kind, f"{self._operation} {self._name}: {text}", status=status)
+        return RefreshError(self._stage(), kind, f"{self._operation} {self._name}: {text}", status=status)
+
+    def _stage(self) -> Stage:
+        return Stage.CREDENTIALS if self._operation == "read_account" else Stage.VAULT
 
 
-class FakeAccounts:
-    FOLDER: Final = "liveperson/accounts/"
+class FakeKv:
+    """The port over the engine in memory."""
 
-    def __init__(self, vault: FakeVault) -> None:
+    mount: Final = "secret"
+
+    def __init__(self, vault: FakeVault, folder: str, read: str) -> None:
+        """
+        :param folder: what comes before an account's name in a path.
+        :param read: the operation that reads count as.
+        """
         self._vault = vault
+        self._folder = folder
+        self._read = read
 
-    def names(self) -> frozenset[str]:
-        with self._vault.request("list", ""):
-            return self._vault.kv.below(self.FOLDER) - self._vault.unlisted
+    def version(self) -> int:
+        return 2
 
-    def read(self, name: str) -> Account:
-        if not account.is_name(name):
-            raise InvalidAccountError(f"{name!r} is no account's name")
-        with self._vault.request("read_account", name):
-            newest = self._vault.kv.read(self.FOLDER + name)
-        if newest is None or newest.data is None:
-            raise AccountGoneError(f"there is no secret at {self.FOLDER}{name}")
-        return account.parse(name, newest.data)
+    def list(self, folder: str) -> Sequence[str]:
+        listed: Sequence[str] = self._vault.pace("list", lambda: self._list(folder))
+        return listed
 
-    def previous(self, current: Account) -> Account | None:
-        """There is none: what Vault's own versions give is proven on the real part."""
-        del current
-        return None
+    def get(self, path: str, version: int | None = None) -> SecretVersion:
+        found: SecretVersion = self._vault.pace(self._read, lambda: self._get(path, version))
+        return found
 
+    def put(self, path: str, data: Mapping[str, str], cas: int) -> SecretVersion:
+        written: SecretVersion = self._vault.pace("write_token", lambda: self._put(path, data, cas))
+        return written
 
-class FakeTokens:
-    FOLDER: Final = "liveperson/tokens/"
+    def get_metadata(self, path: str) -> Mapping[str, str]:
+        found: Mapping[str, str] = self._vault.pace(self._read, lambda: self._get_metadata(path))
+        return found
 
-    def __init__(self, vault: FakeVault) -> None:
-        self._vault = vault
+    def patch_metadata(self, path: str, patch: MetadataPatch, *, create: bool = False) -> None:
+        self._vault.pace("write_metadata", lambda: self._patch_metadata(path, patch, create=create))
 
-    def read(self, name: str) -> Stored:
-        with self._vault.request("read_token", name):
-            newest = self._vault.kv.read(self.FOLDER + name) or Newest(0, None, {}, timedelta())
-        notes = newest.custom_metadata
-        if not newest.version:
-            with self._vault.request("read_token", name):
-                metadata = self._vault.kv.metadata(self.FOLDER + name)
-            notes = metadata.custom_metadata if metadata else {}
-        data = newest.data or {}
-        marked = notes.get("managed_by") == MANAGED_BY
-        if newest.version and not marked and data.get("managed_by") != MANAGED_BY:
-            raise ForeignSecretError(f"{self.FOLDER}{name} holds a secret that is not ours")
-        token, host = data.get("access_token"), data.get("sentinel_host")
-        return Stored(
-            version=newest.version,
-            raw=SecretStr(token) if isinstance(token, str) else None,
-            host=host if isinstance(host, str) else None,
-            refresh_at=str(data.get("refresh_at", "")) or None,
-            marked=marked,
-            kept_for=newest.kept_for,
-            now=self._vault.now(),
-            notes=notes,
-        )
+    def _list(self, folder: str) -> Sequence[str]:
+        with self._request("list", f"{folder}/"):
+            vault, start = self._vault, len(folder) + 1
+            listed = [each for each in vault.kv.below(f"{folder}/") if each[len(self._folder) :] not in vault.unlisted]
+            keys = (each[start:].partition("/") for each in listed)
+            return list(dict.fromkeys(key + slash for key, slash, _ in keys))
 
-    def write(self, name: str, token: AppJWT, beside: Mapping[str, str], replaces: Stored) -> int:
-        settled = replaces.marked and replaces.kept_for > token.lifetime
-        if not settled:
-            self.settle(name, token.lifetime, replaces.kept_for)
-        data = {"access_token": token.raw.get_secret_value(), **beside, "managed_by": MANAGED_BY}
-        try:
-            version = self._put(name, data, replaces.version)
-        except CasMismatchError:
-            if not settled:
-                self._give_back_to_stranger(name)
-            raise
-        newest = self._vault.kv.read(self.FOLDER + name)
-        if settled and newest and timedelta(0) < newest.kept_for <= token.lifetime:
-            self.settle(name, token.lifetime, newest.kept_for)
-            version = self._put(name, data, version)
-        return version
+    def _get(self, path: str, version: int | None) -> SecretVersion:
+        with self._request(self._read, path) as fault:
+            found = self._vault.kv.get(path, version, fault.stale)
+            self._vault.at_view(path, found, fault.stale)
+            return found
 
-    def settle(self, name: str, lifetime: timedelta, kept_for: timedelta) -> None:
-        with self._vault.request("write_metadata", name):
-            self._vault.kv.set_metadata(
-                self.FOLDER + name,
-                max_versions=5,
-                delete_version_after=max(lifetime + max(lifetime, HOUR), kept_for),
-                custom_metadata={"managed_by": MANAGED_BY},
-            )
+    def _put(self, path: str, data: Mapping[str, str], cas: int) -> SecretVersion:
+        with self._request("write_token", path):
+            number = self._vault.kv.put(path, data, cas=cas)
+            return replace(self._vault.kv.get(path, number), data=None, request_id=f"request {number} at {path}")
 
-    def note(self, name: str, news: Mapping[str, str | None]) -> None:
-        with self._vault.request("write_metadata", name):
-            self._vault.kv.set_metadata(self.FOLDER + name, custom_metadata=news)
+    def _get_metadata(self, path: str) -> Mapping[str, str]:
+        with self._request(self._read, path) as fault:
+            metadata = self._vault.kv.metadata(path, fault.stale)
+            return metadata.custom_metadata if metadata else {}
 
-    def _put(self, name: str, data: Mapping[str, object], cas: int) -> int:
-        with self._vault.request("write_token", name):
-            try:
-                return self._vault.kv.put(self.FOLDER + name, data, cas=cas)
-            except CasError as error:
-                raise CasMismatchError(f"write_token {name}: {error}") from error
+    def _patch_metadata(self, path: str, patch: MetadataPatch, *, create: bool) -> None:
+        with self._request("write_metadata", path):
+            if not create and self._vault.kv.metadata(path) is None:
+                raise RefreshError(Stage.VAULT, Kind.PERMANENT, f"write_metadata {path}: status 404", status=404)
+            self._vault.kv.set_metadata(path, max_versions=patch.max_versions, custom_metadata=patch.custom_metadata)
 
-    def _give_back_to_stranger(self, name: str) -> None:
-        with self._vault.request("read_token", name):
-            newest = self._vault.kv.read(self.FOLDER + name)
-        if newest and newest.data and newest.data.get("managed_by") != MANAGED_BY:
-            with self._vault.request("write_metadata", name):
-                self._vault.kv.set_metadata(
-                    self.FOLDER + name,
-                    max_versions=0,
-                    delete_version_after=timedelta(0),
-                    custom_metadata={"managed_by": None},
-                )
-            raise ForeignSecretError(f"{self.FOLDER}{name} holds a secret that is not ours")
+    def _request(self, operation: str, path: str) -> _Request:
+        return _Request(self._vault, operation, path.removeprefix(self._folder))

@@ -11,39 +11,43 @@ from sandbox.liveperson import Credentials
 from tests import builders
 from tests.fakes.clock import DAY, HOUR, MINUTE, Clock
 from tests.fakes.liveperson import FakeLivePerson
-from tests.fakes.vault import MANAGED_BY, FakeAccounts, FakeTokens, FakeVault
+from tests.fakes.vault import ACCOUNTS, TOKENS, FakeVault
 from worker.core import appjwt
 from worker.core.appjwt import AppJWT, Expected
 from worker.core.outcome import Next, Outcome
-from worker.core.plan import Timing
-from worker.daemon import Daemon
-from worker.mint import Domains, Mint, Sentinel
+from worker.core.plan import RefreshPolicy
+from worker.daemon import Daemon, Timer
+from worker.liveperson.hosts import HostResolver
+from worker.obtain import Hosts, Sentinel, TokenSource
 from worker.refresh import Refresher
-from worker.schedule.fleet import Fleet
-from worker.schedule.sweep import Timer
+from worker.schedule.accounts import AccountScheduler
+from worker.vault.tokens import MANAGED_BY
 
 
 class FakeTimer:
-    """What APScheduler and Clockwork do, for whoever moves the clock."""
+    """A SteadyScheduler for a test that moves the clock."""
 
     def __init__(self) -> None:
         self.due: dict[str, float] = {}
+        self.diverged = False
+        self._calls: dict[str, Callable[[], None]] = {}
 
-    def at(self, name: str, when: float) -> None:
-        self.due[name] = when
+    def at(self, name: str, when: float, call: Callable[[], None]) -> None:
+        self.due[name], self._calls[name] = when, call
 
-    def drop(self, name: str) -> None:
-        self.due.pop(name, None)
+    def check_clock_jump(self) -> bool:
+        """Return True once after a test has set `diverged`."""
+        diverged, self.diverged = self.diverged, False
+        return diverged
 
     def next(self) -> float:
         return min(self.due.values(), default=float("inf"))
 
-    def take(self, now: float) -> list[str]:
-        """The names whose moment has come, earliest first; they are no longer waited for."""
-        names = sorted((name for name, when in self.due.items() if when <= now), key=lambda name: self.due[name])
-        for name in names:
+    def run_due(self, now: float) -> None:
+        """Run the jobs whose moment has come, earliest first."""
+        for name in sorted((name for name, when in self.due.items() if when <= now), key=lambda name: self.due[name]):
             del self.due[name]
-        return names
+            self._calls[name]()
 
 
 class OneThread(Executor):
@@ -80,8 +84,8 @@ class Replica:
         world: "World",
         name: str,
         *,
-        sync_every: timedelta,
-        sweep_every: timedelta,
+        sync_interval: timedelta,
+        resync_interval: timedelta,
         max_in_flight: int,
         max_per_second: float,
         timer: Timer | None = None,
@@ -96,32 +100,32 @@ class Replica:
         self.following: dict[str, Next] = {}
         self.log_in: Callable[[], float] = lambda: float("inf")
         self.report: Callable[[Outcome, Next], None] = self._note
-        self.fleet = world.fleet(
+        self.scheduler = world.scheduler(
             name,
             max_in_flight=max_in_flight,
             max_per_second=max_per_second,
-            recheck_after=sync_every.total_seconds(),
+            recheck_after=sync_interval.total_seconds(),
             jitter=jitter,
         )
         self.refresher = world.refresher(name)
         self.daemon = Daemon(
             accounts=world.vault.accounts,
             refresher=self.refresher,
-            fleet=self.fleet,
+            scheduler=self.scheduler,
             timer=timer,
             pool=pool,
             clock=world.clock,
             keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another one
             report=lambda outcome, following: self.report(outcome, following),  # noqa: PLW0108 - the same
-            sync_every=sync_every.total_seconds(),
-            sweep_every=sweep_every.total_seconds(),
+            sync_interval=sync_interval.total_seconds(),
+            resync_interval=resync_interval.total_seconds(),
         )
+        self.refresher.clocks.on_skew = self.daemon.on_vault_skewed
         self.daemon.begin()
 
     def work(self) -> None:
         """Do all that is due now."""
-        for name in self.timer.take(self.clock()):
-            self.daemon.ring(name)
+        self.timer.run_due(self.clock())
         self.pool.run()
 
     def outcomes_of(self, account: str) -> list[Outcome]:
@@ -137,6 +141,7 @@ class World:
 
     def __init__(self, *, token_life: timedelta = HOUR) -> None:
         self.clock = Clock()
+        self.domain_cache_ttl = timedelta(hours=12)
         self.vault = FakeVault(self.clock)
         self.liveperson = FakeLivePerson(self.clock, token_life=token_life)
         self.replicas: list[Replica] = []
@@ -145,34 +150,40 @@ class World:
         """An account known to LivePerson, and its secret where the worker looks for it."""
         account_id = fields.get("account_id", name.partition("/")[0])
         credentials = self.liveperson.add_account(str(account_id), region)
-        self.vault.kv.put(FakeAccounts.FOLDER + name, {**asdict(credentials), **fields})
+        self.vault.kv.put(ACCOUNTS + name, {**asdict(credentials), **fields})
         return credentials
 
-    def domains(self) -> Domains:
-        return self.liveperson
+    def hosts(self) -> Hosts:
+        """Return a resolver with a cache of its own."""
+        return HostResolver(
+            self.liveperson,
+            cache_ttl=self.domain_cache_ttl,
+            allowed_hosts=tuple(self.liveperson.hosts.values()),
+            clock=self.clock,
+        )
 
     def sentinel(self) -> Sentinel:
         return self.liveperson
 
-    def fleet(self, replica: str, **caps: Any) -> Fleet:
-        return Fleet(**caps, phase=Timing(0.5, 0.05, replica).phase)
+    def scheduler(self, replica: str, **limits: Any) -> AccountScheduler:
+        return AccountScheduler(**limits, phase=RefreshPolicy(0.5, 0.05, replica).phase)
 
     def refresher(self, replica: str = "a") -> Refresher:
-        timing = Timing(at=0.5, spread=0.05, replica=replica)
-        mint = Mint(
-            domains=self.domains(),
+        policy = RefreshPolicy(fraction=0.5, jitter=0.05, replica=replica)
+        source = TokenSource(
+            hosts=self.hosts(),
             sentinel=self.sentinel(),
             keys=None,
             secrets=self.vault.accounts,
-            timing=timing,
+            policy=policy,
             timeout=timedelta(seconds=10),
             clock=self.clock,
         )
         return Refresher(
             accounts=self.vault.accounts,
             tokens=self.vault.tokens,
-            mint=mint,
-            timing=timing,
+            source=source,
+            policy=policy,
             clock=self.clock,
             sleep=self.sleep,
         )
@@ -184,16 +195,16 @@ class World:
         self,
         name: str = "a",
         *,
-        sync_every: timedelta = MINUTE,
-        sweep_every: timedelta = DAY,
+        sync_interval: timedelta = MINUTE,
+        resync_interval: timedelta = DAY,
         max_in_flight: int = 8,
         max_per_second: float = 20.0,
     ) -> Replica:
         replica = Replica(
             self,
             name,
-            sync_every=sync_every,
-            sweep_every=sweep_every,
+            sync_interval=sync_interval,
+            resync_interval=resync_interval,
             max_in_flight=max_in_flight,
             max_per_second=max_per_second,
         )
@@ -217,18 +228,16 @@ class World:
 
     def data(self, name: str = builders.ACCOUNT) -> Mapping[str, Any]:
         """The newest data at the token's path; empty if there is none."""
-        newest = self.vault.kv.read(FakeTokens.FOLDER + name)
-        return (newest and newest.data) or {}
+        return self.vault.kv.get(TOKENS + name).data or {}
 
     def version(self, name: str = builders.ACCOUNT) -> int:
-        newest = self.vault.kv.read(FakeTokens.FOLDER + name)
-        return newest.version if newest else 0
+        return self.vault.kv.get(TOKENS + name).number
 
     def token(self, name: str = builders.ACCOUNT) -> AppJWT:
         """The token that a reader finds."""
         raw: str = self.data(name)["access_token"]
-        return appjwt.check(raw, Expected(), None)
+        return appjwt.validate(raw, Expected(), None)
 
-    def store(self, raw: str, name: str = builders.ACCOUNT, **beside: object) -> None:
+    def store(self, raw: str, name: str = builders.ACCOUNT, **fields: object) -> None:
         """Put a token there by hand, with our mark and nothing of its claims."""
-        self.vault.kv.put(FakeTokens.FOLDER + name, {"access_token": raw, "managed_by": MANAGED_BY, **beside})
+        self.vault.kv.put(TOKENS + name, {"access_token": raw, "managed_by": MANAGED_BY, **fields})

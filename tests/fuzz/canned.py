@@ -28,8 +28,13 @@ class Canned(BaseAdapter):
         pass
 
 
+class _Session(requests.Session):
+    secrets: tuple[str, ...] = ()
+    """What net's session holds for vault.headers: none here."""
+
+
 def canned() -> tuple[requests.Session, Canned]:
-    session, adapter = requests.Session(), Canned()
+    session, adapter = _Session(), Canned()
     session.trust_env = False
     for scheme in ("http://", "https://"):
         session.mount(scheme, adapter)

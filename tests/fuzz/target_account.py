@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import secrets, words
-from worker.core.account import check_name, parse
-from worker.core.errors import AccountDisabledError, InvalidAccountError
+from worker.core.account import Absence, check_name, parse
+from worker.core.errors import InvalidAccountError
 
 _FIELDS = ("client_id", "client_secret", "account_id", "sentinel_domain", "api_version", "scope")
 _REQUIRED = st.sampled_from(["client_id", "client_secret"])
@@ -96,10 +96,10 @@ def run(value: Input) -> str:
     try:
         check_name(value["name"])
         account = parse(value["name"], value["secret"])
-    except AccountDisabledError:
-        return "disabled"
     except InvalidAccountError as error:
         return _refused(str(error), value)
+    if isinstance(account, Absence):
+        return account.value
     secret = value["secret"]
     assert account.client_secret.get_secret_value() == secret["client_secret"]
     assert secret["client_secret"] not in repr(account)

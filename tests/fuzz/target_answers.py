@@ -12,9 +12,10 @@ from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import FORMS, secrets
 from tests.leaks import leaks
 from worker.core.account import Account
+from worker.core.appjwt import Check
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.liveperson.sentinel import SentinelClient
-from worker.vault.adapter import OddAnswerError, VaultAdapter, VaultError
+from worker.vault.adapter import UnexpectedResponseError, VaultAdapter, VaultError
 
 _BODIES = {
     "in a sentence": "cannot use {} here",
@@ -99,9 +100,11 @@ _no_token = st.sampled_from(
         "\xff",
     ]
 )
-_types: st.SearchStrategy[Any] = st.sampled_from(
-    ["Bearer", "bearer", 7, None, [], {}, "x" * 17, "a b", "\x1b[2J", "MAC"]
-) | st.text(max_size=30)
+_bearer = st.sampled_from(["Bearer", "bearer", "BEARER", None])
+_other_types: st.SearchStrategy[Any] = st.sampled_from(
+    [7, [], {}, "", "x" * 99, "a b", "\x1b[2J", "MAC", "Bearer "]
+) | st.text(max_size=30).map(lambda text: f"x{text}")
+_oauth_errors = st.sampled_from(["invalid_client", "invalid_request", "slow_down", 7, None, {"time": 1}, "\x1b[2J"])
 _binary = st.binary(max_size=900).map(lambda content: content.decode("latin-1"))
 _VAULT_BODIES = st.sampled_from(
     [
@@ -135,14 +138,22 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
     },
     "an error of Sentinel": _plain("an error of Sentinel", _binary, _STATUS),
     "a success without a token": _plain("a success without a token", _no_token, st.sampled_from([200, 201, 204])),
-    "a token of some type": _plain(
-        "a token of some type",
-        _types.map(lambda told: json.dumps({"access_token": "x.y.z", "token_type": told})),
+    "a token to bear": _plain(
+        "a token to bear",
+        _bearer.map(lambda told: json.dumps({"access_token": "x.y.z", "token_type": told})),
         st.just(200),
+    ),
+    "a token of another type": _plain(
+        "a token of another type",
+        _other_types.map(lambda told: json.dumps({"access_token": "x.y.z", "token_type": told})),
+        st.just(200),
+    ),
+    "an error as a success": _plain(
+        "an error as a success", _oauth_errors.map(lambda code: json.dumps({"error": code})), st.just(200)
     ),
     "an error of Vault": _plain("an error of Vault", _VAULT_BODIES, _STATUS),
 }
-_LASTING = {400, 401, 403, 404, 418}
+_PERMANENT = {400, 401, 403, 404, 418}
 
 _session, _server = canned()
 _sentinel = SentinelClient(_session, api_version="1.0")
@@ -157,29 +168,35 @@ def run(value: Input) -> str:
 def _by_sentinel(value: Input) -> str:
     account = Account("le1", "le1", "client", SecretStr(value["secret"]))
     try:
-        answer = _sentinel.mint(account, "va.liveperson.net", timedelta(seconds=1))
+        answer = _sentinel.request_token(account, "va.liveperson.net", timedelta(seconds=1))
     except RefreshError as error:
         return _refused(error, value)
     assert answer.raw.get_secret_value() == "x.y.z"
     assert "x.y.z" not in repr(answer)
-    assert answer.token_type.isascii()
-    assert len(answer.token_type) <= 16
-    return "a token of some type"
+    assert answer.token_type.lower() == "bearer"
+    return "a token to bear"
 
 
 def _refused(error: RefreshError, value: Input) -> str:
     _look_at(error, value)
+    if error.stage is Stage.CLAIMS:
+        assert error.check == Check.TOKEN_TYPE
+        return "a token of another type"
     assert error.stage is Stage.SENTINEL
     assert error.retry_after is None or timedelta(0) <= error.retry_after
     if "without an access_token" in str(error):
         return "a success without a token"
-    assert (error.kind is Kind.LASTING) == (value["status"] in _LASTING), value["status"]
+    assert (error.kind is Kind.PERMANENT) == (error.status in _PERMANENT), error.status
     return str(value["case"])
 
 
 def _by_vault(value: Input) -> str:
     adapter = VaultAdapter(
-        base_uri="https://vault.test", token=value["secret"], session=_session, on_answer=lambda _response: None
+        base_uri="https://vault.test",
+        token=value["secret"],
+        session=_session,
+        on_answer=lambda _response: None,
+        on_warnings=lambda *_: None,
     )
     try:
         adapter.get("/v1/secret/data/x")
@@ -188,7 +205,7 @@ def _by_vault(value: Input) -> str:
     else:
         raise AssertionError("an error is no answer")
     _look_at(refused, value)
-    assert isinstance(refused, OddAnswerError) or refused.status == value["status"]
+    assert isinstance(refused, UnexpectedResponseError) or refused.status == value["status"]
     return str(value["case"])
 
 

@@ -13,7 +13,8 @@ from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import words
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.liveperson.domains import Domains
+from worker.liveperson.domain_api import DomainApi
+from worker.liveperson.hosts import HostResolver
 
 _ALLOWED = (".liveperson.net", "sentinel.test:8443", "exact.test")
 _SECRET = "kept-to-itself"
@@ -153,8 +154,8 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
         "accepted", st.builds(lambda host, upper: host.upper() if upper else host, _good, st.booleans())
     ),
     "accepted on port 443": _named("accepted on port 443", _labels.map(lambda labels: f"{labels}.liveperson.net:443")),
-    "lasting status": st.builds(
-        lambda status, account, text: _answer("lasting status", text, account, status),
+    "permanent status": st.builds(
+        lambda status, account, text: _answer("permanent status", text, account, status),
         st.sampled_from([400, 401, 403, 404, 410]),
         words,
         st.text(max_size=20),
@@ -206,11 +207,14 @@ def run(value: Input) -> str:
     own = value["body"] if value["by"] == "account" else None
     account = Account("le1", value["account"], "client", SecretStr(_SECRET), sentinel_domain=own)
     _server.status, _server.body = value["status"], value["body"].encode("utf-8", "surrogatepass")
-    domains = Domains(
-        _session, url="https://api.test", cache=timedelta(hours=1), allowed_hosts=_ALLOWED, clock=lambda: 0.0
+    hosts = HostResolver(
+        DomainApi(_session, url="https://api.test"),
+        cache_ttl=timedelta(hours=1),
+        allowed_hosts=_ALLOWED,
+        clock=lambda: 0.0,
     )
     try:
-        host = domains.sentinel_host(account, timedelta(seconds=1), value["body"] if value["by"] == "token" else None)
+        host = hosts.sentinel_host(account, timedelta(seconds=1), value["body"] if value["by"] == "token" else None)
     except RefreshError as error:
         return _refused(error, value)
     finally:
@@ -240,9 +244,9 @@ def _refused(error: RefreshError, value: Input) -> str:
         assert "answers 503" in text, "what was found in Vault is no more than a help"
         return case if not case.startswith("accepted") else "refused"
     if "answers" in text:
-        return "lasting status" if error.kind is Kind.LASTING else "passing status"
+        return "permanent status" if error.kind is Kind.PERMANENT else "passing status"
     for said, reached in (
-        ("is no JSON", ("no JSON",)),
+        ("is not JSON", ("no JSON",)),
         ("names no Sentinel", ("no Sentinel in it", "another service", "another account")),
         ("is no host name", ("no text", "deep", *[each for each in CASES if each.startswith("no host")])),
         ("does not allow", ("outside the allow list",)),

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import FORMS, around, secrets, simple_secrets
 from tests.leaks import leaks
-from worker.core.redact import GONE, cleaned, redacted, redacted_lines, repeats
+from worker.core.redact import REDACTED, redact_value, redacted, redacted_lines
+from worker.core.redact import leaks as leaks_one
 
 NOTHING, HIDDEN = "nothing to hide", "hidden although nobody named it"
 
@@ -58,15 +59,15 @@ def run(value: Input) -> str:
     assert left.isprintable()
     assert redacted(left) == left, "twice is not once"
     assert redacted_lines(text, secret).count("\n") == text.count("\n")
-    assert cleaned({"field": [left]}) == {"field": [left]}
+    assert redact_value({"field": [left]}) == {"field": [left]}
     assert not leaks(left, [secret or value["told"]]), left
     before = text.partition(" ")[0]
     assert left.startswith(" ".join(before.split())), "what stands around it went too"
-    if GONE not in left:
+    if REDACTED not in left:
         return NOTHING
     if value["case"].startswith("whole"):
-        assert repeats(text, secret)
-        assert not repeats(left, secret)
+        assert leaks_one(text, secret)
+        assert not leaks_one(left, secret)
     case: str = value["case"]
     return case
 

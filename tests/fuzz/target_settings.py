@@ -18,10 +18,16 @@ from worker.settings import SettingsError
 
 _words = words.map(lambda word: f"w{word}")
 _KEYS = sorted(settings.names())
-_DURATIONS = ["vault.timeout", "accounts.sync_every", "tokens.sweep_every", "sentinel.domain_cache", "sentinel.timeout"]
+_DURATIONS = [
+    "vault.timeout",
+    "accounts.sync_interval",
+    "tokens.resync_interval",
+    "sentinel.domain_cache_ttl",
+    "sentinel.timeout",
+]
 _PATHS = ["accounts.mount", "accounts.prefix", "tokens.mount", "tokens.prefix", "vault.auth_mount"]
 _URLS = ["vault.address", "sentinel.domain_api"]
-_NUMBERS = ["sentinel.max_in_flight", "sentinel.max_per_second", "refresh.at", "refresh.spread"]
+_NUMBERS = ["sentinel.max_in_flight", "sentinel.max_per_second", "refresh.at", "refresh.jitter"]
 _CHOICES = ["sentinel.api_version", "log.level", "log.format", "vault.auth_method"]
 
 right = st.builds(
@@ -72,7 +78,7 @@ def _toml(values: Mapping[str, Any]) -> str:
 
 
 def _out_of(case: str, name: str, *values: str) -> st.SearchStrategy[Input]:
-    return _set(case, "NAME .*(greater|less) than|at - spread", [name], st.sampled_from(values))
+    return _set(case, "NAME .*(greater|less) than|at - jitter", [name], st.sampled_from(values))
 
 
 _far = st.integers(1, 10**6)
@@ -107,19 +113,19 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
     ),
     "no table": st.builds(
         lambda base, word: _input(
-            "no table", f"x{word}: belongs into", base, in_file=True, text=f'x{word} = "s3cr3t"\n'
+            "no table", f"x{word}: must be inside", base, in_file=True, text=f'x{word} = "s3cr3t"\n'
         ),
         right,
         _words,
     ),
     "no TOML": st.builds(
-        lambda base, bad: _input("no TOML", "is no TOML", base, in_file=True, text=bad),
+        lambda base, bad: _input("no TOML", "not valid TOML", base, in_file=True, text=bad),
         right,
         st.sampled_from(["s3cr3t", "[", "a = ", "[vault\n", "a = 'x\n", "\x00", "a = [[[[\n"]),
     ),
     "no URL": _set(
         "no URL",
-        "NAME .*must be a URL",
+        "NAME .*(must be a URL|begins with a space)",
         _URLS,
         st.builds(
             str.format,
@@ -198,7 +204,7 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
                 "sentinel.max_in_flight": ["0", "-1", "65", "9999"],
                 "sentinel.max_per_second": ["0", "-1", "1001", "inf", "nan"],
                 "refresh.at": ["0", "1", "0.09", "0.91", "-1", "inf", "nan"],
-                "refresh.spread": ["-0.1", "0.21", "inf"],
+                "refresh.jitter": ["-0.1", "0.21", "inf"],
             }.items()
         )
     ),
@@ -206,12 +212,12 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
     "no list": _set(
         "no list", "NAME .*at least 1", ["sentinel.allowed_hosts"], st.sampled_from([",", ",,", " , ", " ,"])
     ),
-    "at and spread": _several(
-        "at and spread",
-        "at - spread must be",
-        {"refresh.at": "0.1", "refresh.spread": "0.06"},
-        {"refresh.at": "0.9", "refresh.spread": "0.06"},
-        {"refresh.at": "0.85", "refresh.spread": "0.11"},
+    "at and jitter": _several(
+        "at and jitter",
+        "at - jitter must be",
+        {"refresh.at": "0.1", "refresh.jitter": "0.06"},
+        {"refresh.at": "0.9", "refresh.jitter": "0.06"},
+        {"refresh.at": "0.85", "refresh.jitter": "0.11"},
     ),
     "one prefix in the other": st.builds(
         lambda base, one, more, swapped, in_file: _input(
@@ -243,7 +249,6 @@ CASES: dict[str, st.SearchStrategy[Input]] = {
         "approle not complete",
         "is approle: set vault.role_id",
         _approle,
-        {**_approle, "vault.role_id": "x"},
         {**_approle, "vault.secret_id_file": "x"},
     ),
     "no address": _several("no address", "vault.address .*missing|vault.address", {"vault.address": None}),

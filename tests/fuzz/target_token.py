@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import FORMS, PLAIN, words
-from worker.core.appjwt import Check, Expected, TokenRefusedError, check
+from worker.core.appjwt import Check, Expected, TokenRefusedError, validate
 from worker.liveperson.keys import PinnedKeys
 
 NOW = 1_700_000_000
@@ -283,10 +283,10 @@ _WORDS = {
     "printable text": "no text",
     "as a whole number": "no whole number",
     "as a time": "a time out of range",
-    "nothing of the client_secret": "tells the client_secret",
+    "token contains the client_secret": "tells the client_secret",
 }
 _SAME_WORDS = {
-    "three base64url parts": ("no three parts", "no base64"),
+    "not a compact JWS": ("no three parts", "no base64"),
     "a JSON header and JSON claims": ("no UTF-8", "no JSON", "no object"),
 }
 
@@ -295,7 +295,7 @@ def run(value: Input) -> str:
     expected = Expected(value["account"], value["client"], "msg.consumer")
     now = datetime.fromtimestamp(NOW, UTC)
     try:
-        token = check(value["raw"], expected, now, [SecretStr(value["secret"])])
+        token = validate(value["raw"], expected, now, [SecretStr(value["secret"])])
         if value["verify"]:
             _keys().verify(token, "host", timedelta(seconds=1))
     except TokenRefusedError as error:

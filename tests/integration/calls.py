@@ -1,5 +1,7 @@
 """Ways to call the installed command that several tests share."""
 
+import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -7,7 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.integration.processes import Done, Scene
+from tests.integration.processes import Done, Scene, Settings
+from worker.vault.accounts import AccountStore
+from worker.vault.kv import VaultKv
+from worker.vault.operation import Operation
+from worker.vault.session import VaultSession
+from worker.vault.tokens import TokenStore
 
 
 def side_by_side(*calls: Callable[[], Done]) -> list[Done]:
@@ -24,6 +31,27 @@ def by_token(scene: Scene, *policies: str, **changes: str) -> dict[str, str | No
     return {**{f"APPJWT_VAULT_{name}": None for name in names}, "APPJWT_VAULT_TOKEN": token, **changes}
 
 
+def on_a_terminal(world: Scene, *flags: str, changes: Settings | None = None) -> tuple[int, str, str]:
+    """Exit status, stdout, and what the terminal on stderr was told."""
+    ours, theirs = pty.openpty()
+    environment = world.environment({"TERM": "xterm", "COLUMNS": "100", **(changes or {})})
+    with subprocess.Popen(
+        world.command(*flags), env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        told = b""
+        try:
+            while piece := os.read(ours, 65536):
+                told += piece
+        except OSError:  # the other end is closed
+            pass
+        os.close(ours)
+        assert process.stdout
+        out = process.stdout.read()
+    world.keep(out, told.decode())
+    return process.returncode, out, told.decode()
+
+
 def operate(scene: Scene, command: str) -> str:
     """Run a command that the worker gave, with OpenBao's own client, as root."""
     vault, *arguments = shlex.split(command)
@@ -38,3 +66,13 @@ def operate(scene: Scene, command: str) -> str:
     done = subprocess.run(["bao", *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def account_store(session: VaultSession, prefix: str = "liveperson/accounts", mount: str = "secret") -> AccountStore:
+    """The accounts, as wiring puts them together."""
+    return AccountStore(VaultKv(session, mount, read=Operation.READ_ACCOUNT), prefix=prefix)
+
+
+def token_store(session: VaultSession, prefix: str = "liveperson/tokens") -> TokenStore:
+    """The tokens likewise, at secret/."""
+    return TokenStore(VaultKv(session, "secret", read=Operation.READ_TOKEN, only_v2=True), prefix=prefix)

@@ -55,7 +55,7 @@ class Report:
     """Connections to hosts that are not on the allow list."""
     served: int = 0
     """Refreshes of the accounts beside them."""
-    least_life_left: float = 1.0
+    least_remaining: float = 1.0
     """The least share of life that was left when one of their tokens was replaced."""
     alive: bool = False
     paths: set[str] = field(default_factory=set)
@@ -103,7 +103,7 @@ def _redirect_echo(asked: bytes) -> bytes:
     return http(b"", f"Location: https://{_form(asked)['client_secret']}.example/", status="302 Found")
 
 
-def _telling_token(**told: str) -> Talk:
+def _telling_token(token_type: str = "Bearer", **told: str) -> Talk:
     """A token that is right, but tells the secret in a claim or beside it."""
 
     def answer(asked: bytes) -> bytes:
@@ -111,7 +111,8 @@ def _telling_token(**told: str) -> Talk:
         claims = {key: value.format(form["client_secret"]) for key, value in told.items()}
         now = int(time.time())
         token = make_token(None, **{"aud": account, "azp": form["client_id"], "iat": now, "exp": now + 60, **claims})
-        return http(json.dumps({"access_token": token, "token_type": form["client_secret"]}).encode())
+        beside = token_type.format(form["client_secret"])
+        return http(json.dumps({"access_token": token, "token_type": beside}).encode())
 
     return _saying(answer)
 
@@ -213,9 +214,12 @@ ECHOES: Mapping[str, Hostile] = {
     "tells the secret as a redirect's host": Hostile(
         _saying(_redirect_echo), r"a redirect \(302\) to another (host|path) was not followed$"
     ),
-    "tells the secret as scope": Hostile(_telling_token(scope="{}"), "nothing of the client_secret"),
-    "tells the secret as audience": Hostile(_telling_token(aud="{}"), "nothing of the client_secret"),
-    "tells the secret as issuer": Hostile(_telling_token(iss="{}"), "nothing of the client_secret"),
+    "tells the secret as scope": Hostile(_telling_token(scope="{}"), "token contains the client_secret"),
+    "tells the secret as audience": Hostile(_telling_token(aud="{}"), "token contains the client_secret"),
+    "tells the secret as token_type": Hostile(
+        _telling_token(token_type="{}"), r"token_type: expected Bearer, got \[redacted\]"
+    ),
+    "tells the secret as issuer": Hostile(_telling_token(iss="{}"), "token contains the client_secret"),
 }
 ELSEWHERE = (
     "https://{https}/",
@@ -304,15 +308,19 @@ def among_hostile_servers(folder: Path) -> Report:
             report.said[name] = eventually(partial(_said, daemon, account, expected[name]), within=60)
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
         report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
-        shares = [line["life_left_at_replacement"] / 10 for line in _served(daemon) if line["reason"] == "due"]
-        report.least_life_left = min(shares, default=1.0)
+        shares = [line["remaining_at_refresh"] / 10 for line in _served(daemon) if line["reason"] == "due"]
+        report.least_remaining = min(shares, default=1.0)
         printed = f"{Path(f'/proc/{daemon.process.pid}/cmdline').read_text()}\n{json.dumps(daemon.events())}"
         report.leaks = leaks(printed, world.secrets)
         daemon.stop()
         report.held = {name: max(server.held, default=0.0) for name, server in running.items()}
         report.outside = sum(canary.connections for canary in canaries.values())
         report.paths = set(_touched(world))
-        bugs = [line for line in daemon.events() if "worker.bug" in line["event"] or "internal error" in str(line)]
+        bugs = [
+            line
+            for line in daemon.events()
+            if "worker.internal_error" in line["event"] or "internal error" in str(line)
+        ]
         assert not bugs, bugs
     assert all(said.isprintable() for said in report.said.values())
     return report

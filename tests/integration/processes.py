@@ -1,6 +1,8 @@
 """The installed command as processes of a small world. All that they print is kept, and searched for secrets."""
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -16,12 +18,16 @@ from typing import Any, Self, TypeVar
 import hvac
 import jwt
 import requests
+import trustme
 
 from sandbox.world import World
 from tests.leaks import leaks
 
 Settings = Mapping[str, str | None]
 """Changes to the world's settings; None takes one away."""
+
+PIPE = 4096
+"""Bytes that fit between a daemon and its shipper."""
 
 Thing = TypeVar("Thing")
 
@@ -119,18 +125,51 @@ class Scene(World):
 
     def daemon(self, changes: Settings | None = None) -> Daemon:
         """Start a daemon, which ends with the scene at the latest."""
-        log = self.folder / f"daemon-{len(self._logs)}.log"
-        self._logs.append(log)
+        log = self._new_log()
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                self.command(),
-                env=self.environment({"APPJWT_ACCOUNTS_SYNC_EVERY": "1s", **(changes or {})}),
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+            return Daemon(self._start(out.fileno(), changes), log)
+
+    def daemon_with_shipper(self, changes: Settings | None = None) -> tuple[Daemon, subprocess.Popen[bytes]]:
+        """Start a daemon whose log goes through a small pipe to another process, which writes it to the file."""
+        log = self._new_log()
+        out, into = os.pipe()
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+        with log.open("wb") as file:
+            shipper = subprocess.Popen(["cat"], stdin=out, stdout=file)
+        self._processes.callback(shipper.wait)
+        process = self._start(into, changes)
+        os.close(out)
+        os.close(into)
+        return Daemon(process, log), shipper
+
+    @contextmanager
+    def unknown_ca(self) -> Iterator[None]:
+        """Nobody whom the worker trusts has signed LivePerson's certificates."""
+        file = self.liveperson.ca_file
+        before = file.read_bytes()
+        trustme.CA().cert_pem.write_to_path(file)
+        yield
+        file.write_bytes(before)
+
+    @property
+    def latest_log(self) -> list[dict[str, Any]]:
+        """The lines of the daemon that was started last."""
+        return [json.loads(line) for line in self._logs[-1].read_text().rpartition("\n")[0].splitlines()]
+
+    def _new_log(self) -> Path:
+        self._logs.append(self.folder / f"daemon-{len(self._logs)}.log")
+        return self._logs[-1]
+
+    def _start(self, out: int, changes: Settings | None) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            self.command(),
+            env=self.environment({"APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s", **(changes or {})}),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
         self._processes.callback(process.wait)
         self._processes.callback(process.kill)
-        return Daemon(process, log)
+        return process
 
     def keep(self, *printed: str) -> None:
         self._printed += printed

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import ctypes
+import socket
 import ssl
+import struct
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -17,9 +20,13 @@ Talk = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 class Server:
     """A server on a free port of 127.0.0.1, in a thread of its own. Without `tls` it speaks in clear."""
 
-    def __init__(self, talk: Talk, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(
+        self, talk: Talk, *, tls: ssl.SSLContext | None = None, port: int = 0, listener: socket.socket | None = None
+    ) -> None:
+        """:param listener: one that was opened already, in another network namespace."""
         self._talk = talk
         self._tls = tls
+        self._listener = listener
         self.port = port
         self.connections = 0
         self.hung_up = 0
@@ -45,10 +52,16 @@ class Server:
         self._loop.call_soon_threadsafe(self._told.set)
         self._thread.join()
 
+    def abort_all(self) -> None:
+        """End the connections that there are."""
+        for writer in list(self._open.values()):
+            self._loop.call_soon_threadsafe(writer.transport.abort)
+
     async def _serve(self) -> None:
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
         try:
-            server = await asyncio.start_server(self._handle, "127.0.0.1", self.port, ssl=self._tls)
+            listener = self._listener or socket.create_server(("127.0.0.1", self.port))
+            server = await asyncio.start_server(self._handle, sock=listener, ssl=self._tls)
         except OSError as error:
             self._ready.set_exception(error)
             return
@@ -141,26 +154,60 @@ def for_ever(at_once: bytes, piece: bytes, pause: float, *, after: bool = True) 
     return talk
 
 
-class Proxy(Server):
-    """A forward proxy that knows CONNECT: it sees where to, and nothing else."""
+def reset(writer: StreamWriter) -> None:
+    """Let the other end see a reset, as a firewall sends that knows nothing of the connection."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
-    def __init__(self) -> None:
+
+def forget(writer: StreamWriter) -> None:
+    """Let the kernel drop whatever comes for the connection, unacknowledged: as a NAT without a place for it."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    so_attach_filter = 26
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
+
+
+class Proxy(Server):
+    """A forward proxy that knows CONNECT: it sees where to, and nothing else. Every name leads it to this machine."""
+
+    def __init__(self, leads_to: int | None = None) -> None:
+        """:param leads_to: the port that every tunnel leads to; None = the one that is asked for."""
         super().__init__(self._connect)
+        self._leads_to = leads_to
         self.targets: list[str] = []
+        self.is_down = False
 
     async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
+        if self.is_down:
+            return
         method, target, _ = (await request(reader)).decode().split(" ", 2)
         self.targets.append(f"{method} {target}")
-        host, _, port = target.rpartition(":")
-        there_reader, there_writer = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        try:
-            await asyncio.gather(_pipe(reader, there_writer), _pipe(there_reader, writer))
-        finally:
-            there_writer.transport.abort()
+        await _join(reader, writer, self._leads_to or int(target.rpartition(":")[2]))
 
 
-async def _pipe(reader: StreamReader, writer: StreamWriter) -> None:
+class Balancer(Server):
+    """A balancer of TCP connections: a new one goes to the port that `choose` names then, and stays there."""
+
+    def __init__(self, choose: Callable[[], int]) -> None:
+        super().__init__(self._forward)
+        self._choose = choose
+
+    async def _forward(self, reader: StreamReader, writer: StreamWriter) -> None:
+        await _join(reader, writer, await asyncio.to_thread(self._choose))
+
+
+async def _join(reader: StreamReader, writer: StreamWriter, port: int) -> None:
+    there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await asyncio.gather(pipe(reader, there_writer), pipe(there_reader, writer))
+    finally:
+        there_writer.transport.abort()
+
+
+async def pipe(reader: StreamReader, writer: StreamWriter) -> None:
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()

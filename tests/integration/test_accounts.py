@@ -18,13 +18,14 @@ from pydantic import SecretStr
 from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
 from sandbox.world import POLICIES
-from tests.integration.calls import by_token, operate, side_by_side
+from tests.builders import usable
+from tests.integration.calls import account_store, by_token, operate, side_by_side
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.core.account import Account
-from worker.core.notes import PREVIOUS_USED
-from worker.schedule.steady import steady
-from worker.vault.accounts import VaultAccounts
+from worker.core.status import PREVIOUS_USED
+from worker.schedule.boottime import boottime
+from worker.vault.accounts import AccountStore
 from worker.vault.login import TokenLogin
 from worker.vault.session import VaultSession
 
@@ -47,6 +48,9 @@ INVALID: Mapping[str, tuple[Mapping[str, object], str]] = {
     "scope-list": ({"scope": ["msg.consumer"]}, "scope: must be a string, is a list"),
     "perhaps": ({"enabled": "perhaps"}, "enabled: must be true or false"),
 }
+
+KNOWN = ["brand-eu-105", "shops-of-eu/brand-106"]
+"""Names of accounts whose client_secret begins with the name."""
 
 
 @dataclass
@@ -126,13 +130,20 @@ def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refreshed]:
         put(made, "telling-the-one-before", client_id=telling.client_id)
         fault = Fault(claims={"scope": telling.client_secret})
         made.liveperson.faults.set(fault, account="telling-the-one-before", service="sentinel")
+
+        # secrets that people make of what they know
+        for name in KNOWN:
+            app = made.liveperson.add_account(name.rpartition("/")[2], client_secret=f"{name}-secret")
+            made.openbao.put_account(name, {**asdict(app), "account_id": name.rpartition("/")[2]})
+            fault = Fault(claims={"scope": f"msg.consumer {name} {hosts['va']}"})
+            made.liveperson.faults.set(fault, account=name.rpartition("/")[2], service="sentinel")
         put(made, "swapped", sentinel_domain=secrets.token_hex(13))
         put(made, "address", sentinel_domain="https://" + hosts["lo"])
 
-        for name in ("foreign", "deep/foreign"):
+        for name in ("unmanaged", "deep/unmanaged"):
             made.add_account(name)
             kv.create_or_update_secret(TOKENS + name, {"access_token": "somebody's"})
-        kv.update_metadata(TOKENS + "foreign", custom_metadata={"team": "billing"})
+        kv.update_metadata(TOKENS + "unmanaged", custom_metadata={"team": "billing"})
         made.add_account("noted")
         kv.update_metadata(TOKENS + "noted", custom_metadata={"team": "billing"})
         yield Refreshed(made, made.call("--refresh-all", "--output", "json"))
@@ -146,7 +157,7 @@ def test_a_run_with_failures_among_many_ends_with_1_and_counts_them(refreshed: R
         key: document[key] for key in ("refreshed", "failed", "skipped")
     }
     odd = {"elsewhere", "swapped", "address", "telling-the-one-before", "other-scope"}
-    refused = {"other-app", "twice-wrong", "wrong", "foreign", "deep/foreign"}
+    refused = {"other-app", "twice-wrong", "wrong", "unmanaged", "deep/unmanaged"}
     assert {row["account"] for row in document["accounts"] if row["outcome"] == "failed"} == odd | refused | {*INVALID}
 
 
@@ -186,9 +197,13 @@ def test_what_is_no_host_name_is_not_quoted_for_it_may_be_the_secret_in_the_wron
 
 
 def test_a_token_must_not_tell_the_client_secret_before_the_newest_either(refreshed: Refreshed) -> None:
-    assert refreshed.failure("telling-the-one-before") == (
-        "format: expected nothing of the client_secret, got it in a header or claim"
-    )
+    assert refreshed.failure("telling-the-one-before") == ("format: token contains the client_secret")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_client_secret_may_hold_what_is_known_anyway(name: str, refreshed: Refreshed) -> None:
+    """Such as the account_id, which is in each token of it: none was ever published."""
+    assert refreshed.token(name)["aud"] == name.rpartition("/")[2]
 
 
 def test_an_account_may_have_its_own_version_of_the_api(refreshed: Refreshed) -> None:
@@ -255,18 +270,18 @@ class LaterSession(VaultSession):
 )
 def test_the_secret_before_is_of_use_for_a_day(later: timedelta, found: type, refreshed: Refreshed) -> None:
     accounts = accounts_of(refreshed.scene, later)
-    assert isinstance(accounts.previous(accounts.read("rotating")), found)
+    assert isinstance(accounts.previous(usable(accounts.read("rotating"))), found)
 
 
-def accounts_of(scene: Scene, later: timedelta = timedelta(), mount: str = "secret") -> VaultAccounts:
+def accounts_of(scene: Scene, later: timedelta = timedelta(), mount: str = "secret") -> AccountStore:
     openbao = scene.openbao
     http = net.session(user_agent="test", ca_cert=str(openbao.ca_file))
     login = TokenLogin(SecretStr(openbao.root_token))
     session = LaterSession(
-        openbao.address, login, http=http, namespace=None, timeout=timedelta(seconds=5), clock=steady
+        openbao.address, login, http=http, namespace=None, timeout=timedelta(seconds=5), clock=boottime
     )
     session.later = later
-    return VaultAccounts(session, mount=mount, prefix=ACCOUNTS.rstrip("/"))
+    return account_store(session, mount=mount)
 
 
 # Gone
@@ -283,8 +298,8 @@ def test_a_deleted_account_is_skipped_among_all_and_unknown_by_name(refreshed: R
 # Foreign secrets, and other people's metadata
 
 
-@pytest.mark.parametrize("name", ["foreign", "deep/foreign"])
-def test_a_foreign_secret_is_never_overwritten_until_the_command_it_names_was_run(
+@pytest.mark.parametrize("name", ["unmanaged", "deep/unmanaged"])
+def test_a_unmanaged_secret_is_never_overwritten_until_the_command_it_names_was_run(
     name: str, refreshed: Refreshed
 ) -> None:
     scene, error = refreshed.scene, refreshed.row(name)["error"]
@@ -293,7 +308,7 @@ def test_a_foreign_secret_is_never_overwritten_until_the_command_it_names_was_ru
     (line,) = [
         line for line in scene.call("--status", "--output", "json").document["accounts"] if line["account"] == name
     ]
-    assert (line["state"], line["last_error"]) == ("foreign", error)
+    assert (line["state"], line["last_error"]) == ("unmanaged", error)
 
     told, _, command = error.partition("; to hand it over: ")
     assert told == f"secret/{TOKENS}{name} holds a secret that is not ours"
@@ -363,7 +378,7 @@ def test_a_mount_that_is_no_kv_is_a_clear_error(table: str, engines: Scene) -> N
     done = engines.call("--check", "--output", "json", changes=changes)
     last = done.document["checks"][-1]
     assert (done.status, last["ok"], last["check"]) == (1, False, f"{table.lower()}.mount")
-    assert "transit is no KV mount but transit" in last["detail"]
+    assert 'transit: expected a KV mount, found engine "transit"' in last["detail"]
     assert last["remedy"].startswith(f"set {table.lower()}.mount to such a mount")
 
 

@@ -1,5 +1,6 @@
 """Whose signature it is, with the keys that the sandbox's Sentinel publishes and with pinned ones."""
 
+import base64
 import json
 import ssl
 import threading
@@ -14,19 +15,21 @@ import requests
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
+from tests.builders import ISSUED, SAMPLE, parse_account
 from tests.fakes.clock import MINUTE, SECOND, Clock
 from tests.integration.processes import eventually
 from tests.integration.servers import Answering, http
 from worker import net
 from worker.core import appjwt
-from worker.core.account import Account, parse
+from worker.core.account import Account, ApiVersion
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.liveperson.keys import PinnedKeys, PublishedKeys
@@ -53,8 +56,10 @@ class Signed:
         return self.liveperson.hosts["va"]
 
     def token(self) -> AppJWT:
-        answer = SentinelClient(self.session, api_version="1.0").mint(parse(ACCOUNT, self._app), self.host, SOON)
-        return appjwt.check(answer.raw.get_secret_value(), Expected(), answer.now)
+        answer = SentinelClient(self.session, api_version="1.0").request_token(
+            parse_account(ACCOUNT, self._app), self.host, SOON
+        )
+        return appjwt.validate(answer.raw.get_secret_value(), Expected(), answer.now)
 
     def verify(self, token: AppJWT, host: str | None = None, timeout: timedelta = SOON) -> None:
         self.keys.verify(token, host or self.host, timeout)
@@ -87,10 +92,14 @@ def publishing(document: object) -> Fault:
 
 
 def refused(signed: Signed, token: AppJWT) -> str:
-    """What the refusal says; it is one by the signature, and lasting."""
+    """What the refusal says; it is one by the signature, and permanent."""
     with pytest.raises(TokenRefusedError) as caught:
         signed.verify(token)
-    assert (caught.value.check, caught.value.stage, caught.value.kind) == (Check.SIGNATURE, Stage.CLAIMS, Kind.LASTING)
+    assert (caught.value.check, caught.value.stage, caught.value.kind) == (
+        Check.SIGNATURE,
+        Stage.CLAIMS,
+        Kind.PERMANENT,
+    )
     return str(caught.value)
 
 
@@ -284,14 +293,51 @@ def test_two_keys_and_a_certificate_in_one_file_all_vouch(signed: Signed, pem_fi
     assert signed.fetches() == 0
 
 
+def weak_token() -> tuple[AppJWT, rsa.RSAPublicKey]:
+    """A token signed by a key of 1024 bits, as LivePerson's own sample is."""
+    key = rsa.generate_private_key(65537, 1024)
+    signed = f"{SAMPLE.rpartition('.')[0]}"
+    signature = key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+    raw = f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+    return appjwt.validate(raw, Expected(), ISSUED), key.public_key()
+
+
+def test_a_weak_pinned_key_verifies_and_is_reported_once_and_by_name(signed: Signed, pem_file: Path) -> None:
+    token, weak = weak_token()
+    pem_file.write_bytes(pem_of(weak) + certificate_of(weak) + pem_of(signed.liveperson.published_keys[0]))
+    with capture_logs() as logs:
+        pinned = PinnedKeys(pem_file)
+        for _ in range(3):
+            pinned.verify(token, signed.host, SOON)
+    assert logs == [{"event": "key.weak", "log_level": "warning", "bits": 1024, "source": str(pem_file)}]
+
+
+def test_a_weak_published_key_is_reported_once_whenever_it_is_fetched(signed: Signed) -> None:
+    token, weak = weak_token()
+    document = {"keys": [jwt.algorithms.RSAAlgorithm.to_jwk(weak, as_dict=True)]}
+    with signed.liveperson.faults.on(publishing(document), service="jwks"), capture_logs() as logs:
+        for _ in range(3):
+            signed.verify(token)
+            signed.clock.advance(61 * MINUTE)
+    assert signed.fetches() == 3
+    assert logs == [{"event": "key.weak", "log_level": "warning", "bits": 1024, "source": signed.host}]
+
+
+def test_a_key_of_2048_bits_is_not_weak(signed: Signed, pem_file: Path) -> None:
+    pem_file.write_text(signed.liveperson.public_key_pem)
+    with capture_logs() as logs:
+        PinnedKeys(pem_file).verify(signed.token(), signed.host, SOON)
+    assert logs == []
+
+
 @pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS256"}])
 def test_a_token_that_chooses_its_own_way_of_signing_is_refused(
     header: dict[str, str], signed: Signed, pem_file: Path
 ) -> None:
     pem_file.write_text(signed.liveperson.public_key_pem)
-    app = parse(ACCOUNT, asdict(signed.liveperson.add_account(ACCOUNT)))
+    app = parse_account(ACCOUNT, asdict(signed.liveperson.add_account(ACCOUNT)))
     with signed.liveperson.faults.on(Fault(header=header)):
-        answer = SentinelClient(signed.session, api_version="1.0").mint(app, signed.host, SOON)
+        answer = SentinelClient(signed.session, api_version="1.0").request_token(app, signed.host, SOON)
     # what core would refuse before anybody looks at the signature
     token = replace(signed.token(), raw=answer.raw)
     for keys in (PinnedKeys(pem_file), signed.keys):
@@ -308,7 +354,7 @@ def test_a_token_whose_claims_were_changed_is_refused(signed: Signed) -> None:
 @pytest.mark.parametrize("content", [b"", b"no key", pem_of(ec.generate_private_key(ec.SECP256R1()).public_key())])
 def test_a_file_without_an_rsa_key_is_told(content: bytes, pem_file: Path) -> None:
     pem_file.write_bytes(content)
-    with pytest.raises(ValueError, match="it holds no RSA public key"):
+    with pytest.raises(ValueError, match="no RSA public key in it"):
         PinnedKeys(pem_file)
 
 
@@ -317,7 +363,7 @@ def test_a_file_without_an_rsa_key_is_told(content: bytes, pem_file: Path) -> No
 
 @pytest.mark.parametrize(("settings", "own"), [("2.0", None), ("1.0", "2.0")])
 def test_version_2_0_of_the_token_request_is_the_documented_one(
-    settings: str, own: str | None, signed: Signed, tmp_path: Path
+    settings: ApiVersion, own: ApiVersion | None, signed: Signed, tmp_path: Path
 ) -> None:
     ca, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -330,17 +376,17 @@ def test_version_2_0_of_the_token_request_is_the_documented_one(
         Answering(answer, tls=tls) as sentinel,
     ):
         client = SentinelClient(session, api_version=settings)
-        answered = client.mint(account, f"localhost:{sentinel.port}", SOON)
+        answered = client.request_token(account, f"localhost:{sentinel.port}", SOON)
     body = "client_id=75588e18&client_secret=a%2Bb%26c%3Dd&grant_type=client_credentials"
     assert sentinel.requests == [
         (
             f"POST /sentinel/api/v2/account/{ACCOUNT}/app/token HTTP/1.1\r\n"
             f"Host: localhost:{sentinel.port}\r\n"
-            f"Content-Length: {len(body)}\r\n"
             "User-Agent: test/1\r\n"
             "Accept: application/json\r\n"
             "Accept-Encoding: identity\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n"
             f"\r\n{body}"
         ).encode()
     ]

@@ -3,6 +3,7 @@
 One OpenBao has all the methods. The commands run side by side, begun before the first test, and each test looks at one.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -81,7 +82,7 @@ def _by_jwt(stage: Stage, method: str, token: str, changes: Settings) -> Setting
     }
 
 
-def approle(**changes: str) -> Make:
+def approle(**changes: str | None) -> Make:
     return lambda _: changes
 
 
@@ -101,6 +102,43 @@ def elsewhere(stage: Stage) -> Settings:
         "APPJWT_VAULT_ROLE_ID": role_id,
         "APPJWT_VAULT_SECRET_ID_FILE": stage.file("elsewhere", secret_id),
     }
+
+
+def without_secret_id(stage: Stage) -> Settings:
+    roles = stage.world.openbao.client.auth.approle
+    bound = {"bind_secret_id": False, "token_bound_cidrs": ["127.0.0.0/8"]}  # Vault wants one of the two
+    roles.create_or_update_approle("open", token_policies=POLICIES, token_no_default_policy=True, **bound)
+    role_id = roles.read_role_id("open")["data"]["role_id"]
+    return {"APPJWT_VAULT_ROLE_ID": role_id, "APPJWT_VAULT_SECRET_ID_FILE": None}
+
+
+def second_factor(stage: Stage) -> Settings:
+    """A role whose logins an operator put under login MFA, with all else at that mount."""
+    client = stage.world.openbao.client
+    role_id, secret_id = stage.world.openbao.approle(WORKER, POLICIES, mount="guarded")
+    totp = {"issuer": "Vault", "period": 30, "key_size": 20, "algorithm": "SHA256", "digits": 6}
+    method = client.adapter.post("/v1/identity/mfa/method/totp", json=totp)["data"]["method_id"]
+    accessor = client.sys.list_auth_methods()["data"]["guarded/"]["accessor"]
+    enforced = {"mfa_method_ids": [method], "auth_method_accessors": [accessor]}
+    client.adapter.post("/v1/identity/mfa/login-enforcement/guarded", json=enforced)
+    return {
+        "APPJWT_VAULT_AUTH_MOUNT": "guarded",
+        "APPJWT_VAULT_ROLE_ID": role_id,
+        "APPJWT_VAULT_SECRET_ID_FILE": stage.file("guarded", secret_id),
+    }
+
+
+def few_uses(uses: int) -> Make:
+    """A role whose logins may be used so often."""
+
+    def make(stage: Stage) -> Settings:
+        role_id, secret_id = stage.world.openbao.approle(f"{uses}-uses", POLICIES, token_num_uses=uses)
+        return {
+            "APPJWT_VAULT_ROLE_ID": role_id,
+            "APPJWT_VAULT_SECRET_ID_FILE": stage.file(f"{uses}-uses", secret_id),
+        }
+
+    return make
 
 
 def token(make: Callable[[Stage], str]) -> Make:
@@ -140,6 +178,8 @@ GOOD: dict[str, Make] = {
     "jwt": jwt(),
     "approle": approle(),
     "approle at a mount of another name": elsewhere,
+    "approle without a secret_id": without_secret_id,
+    "approle with 20 uses": few_uses(20),
     "token": token(a_token),
     "token_file of a real agent": sink,
     "token_file that ends with a line break": token_file(lambda stage: a_token(stage) + "\n"),
@@ -153,6 +193,8 @@ TOKEN_403 = (
     "(see vault.token or vault.token_file: the token may have ended, or its policy lacks "
     'path "auth/token/lookup-self" { capabilities = ["read"] })'
 )
+MFA = "(take vault.auth_mount, or the role's entity, out of identity/mfa/login-enforcement)"
+USES = "(set token_num_uses = 0 on its role, or make the token without -use-limit)"
 EXPIRED = "invalid expiration time (exp) claim: token is expired"
 UNKNOWN_KEY = "no known key successfully validated the token signature"
 OTHER_AUDIENCE = "invalid audience (aud) claim: audience claim does not match any expected audience"
@@ -229,6 +271,18 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "approle: used-up secret_id": (
         used_up,
         f"approle login: status 400, invalid role or secret ID {APPROLE_400}",
+    ),
+    "approle: no secret_id where the role wants one": (
+        approle(APPJWT_VAULT_SECRET_ID_FILE=None),
+        f"approle login: status 400, missing secret_id {APPROLE_400}",
+    ),
+    "approle: second factor": (
+        second_factor,
+        f"approle login: Vault asks for a second factor (login MFA), which no program can give {MFA}",
+    ),
+    "approle: 19 uses": (
+        few_uses(19),
+        f"approle login: it may be used 19 times, and at least 20 are needed {USES}",
     ),
     "approle: mount": (
         approle(APPJWT_VAULT_AUTH_MOUNT="machines"),
@@ -311,10 +365,10 @@ def an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked(stage:
     with Agent(stage.folder / "sink", openbao, *openbao.approle("sink", POLICIES, token_ttl="60s")) as agent:
         agent.stop()  # so that nobody else renews
         first = agent.sink.read_text()
-        before = stage.lookup(first)["last_renewal"]
+        before = stage.lookup(first).get("last_renewal")
         daemon = stage.world.daemon({"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN_FILE": str(agent.sink)})
         daemon.wait_for("vault.login", count=2, within=90)  # past half of its life, when one of ours is renewed
-        assert stage.lookup(first)["last_renewal"] == before
+        assert stage.lookup(first).get("last_renewal") == before
 
         agent.sink.write_text("")  # whoever writes it may not do so in one go, nor at once what it should be
         agent.sink.write_text("wrong")
@@ -406,6 +460,34 @@ def test_a_login_that_we_made_is_revoked_at_the_end(mount: str, begun: Begun) ->
     for done in (*begun.good.values(), *begun.refused.values()):
         done.result()
     assert begun.stage.logins(mount) == []
+
+
+def test_logins_of_25_uses_serve_200_accounts(tmp_path: Path) -> None:
+    """As many reads as that used up one login after the other: no account had a token after a minute."""
+    with Scene(tmp_path / "world") as world:
+        names = {f"le{number:03}" for number in range(200)}
+        for name in names:
+            world.add_account(name)
+        world.openbao.approle(WORKER, POLICIES, token_num_uses=25)
+
+        checked = world.call("--check", "--output", "json")
+        (line,) = [line for line in checked.document["checks"] if line["check"] == "login uses"]
+        told = r"warning: 25 each \(token_num_uses\): about 16\d logins an hour, each of which may use up a secret_id"
+        assert (checked.status, line["ok"]) == (0, True)
+        assert re.fullmatch(told, line["detail"])
+        assert world.logins() == []
+
+        daemon = world.daemon({"APPJWT_TOKENS_RESYNC_INTERVAL": "1s", "APPJWT_SENTINEL_MAX_PER_SECOND": "100"})
+        eventually(lambda: {line["account"] for line in daemon.events("token.refreshed")} == names)
+        count = len(daemon.events("vault.login"))
+        daemon.wait_for("vault.login", count=count + 3)  # by the resync
+        daemon.stop()
+        assert not daemon.events("refresh.failed")
+        assert not daemon.events("vault.unavailable")
+        assert [line["cause"] for line in daemon.events("vault.login")] == ["start"] + ["ending"] * (
+            len(daemon.events("vault.login")) - 1
+        )
+        assert world.logins() == []
 
 
 def test_the_stand_in_for_kubernetes_reviews_only_for_whoever_may_ask(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ import contextlib
 import functools
 import gc
 import gzip
+import os
+import pickle
 import re
+import shutil
 import socket
 import ssl
 import threading
@@ -189,7 +192,7 @@ def test_after_a_rush_only_so_many_connections_stay_open(tls: Tls, ca_file: Path
 
     with (
         Server(all_at_once, tls=tls()) as server,
-        net.session(user_agent="test", ca_cert=str(ca_file), connections=4) as opened,
+        net.session(user_agent="test", ca_cert=str(ca_file), max_idle_connections=4) as opened,
         ThreadPoolExecutor(rush) as pool,
     ):
         assert {each.status_code for each in pool.map(lambda _: post(opened, server.url), range(rush))} == {200}
@@ -365,6 +368,36 @@ def test_the_settings_ca_wins_over_every_variable(
         assert "its certificate is refused" in failure(session(other_file), server.url)
 
 
+def test_a_ca_file_that_is_replaced_counts_at_once_also_with_the_time_of_the_old_one(
+    ca_file: Path, tmp_path: Path, tls: Tls, session: Open
+) -> None:
+    file, new, other = tmp_path / "ca.pem", tmp_path / "new.pem", trustme.CA()
+    shutil.copy2(ca_file, file)
+    other.cert_pem.write_to_path(new)
+    os.utime(new, ns=(file.stat().st_mtime_ns,) * 2)
+    with Answering(http(), tls=tls()) as old, Answering(http(), tls=tls(authority=other)) as renewed:
+        opened = session(file)
+        assert post(opened, old.url).ok
+        new.replace(file)
+        assert post(opened, renewed.url).ok
+        assert "its certificate is refused" in failure(opened, old.url)  # nor is its open connection used again
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN CERTIFICATE-----\nMIIC", None], ids=["empty", "half", "gone"])
+def test_until_a_replaced_ca_file_is_whole_the_cas_known_count(
+    content: bytes | None, ca_file: Path, tmp_path: Path, tls: Tls, session: Open
+) -> None:
+    file, other = tmp_path / "ca.pem", trustme.CA()
+    shutil.copy2(ca_file, file)
+    with Answering(http(), tls=tls()) as old, Answering(http(), tls=tls(authority=other)) as renewed:
+        opened = session(file)
+        assert post(opened, old.url).ok
+        file.write_bytes(content) if content is not None else file.unlink()
+        assert post(opened, old.url).ok
+        other.cert_pem.write_to_path(file)
+        assert post(opened, renewed.url).ok
+
+
 def test_without_a_ca_of_the_settings_the_systems_count(
     ca_file: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +406,26 @@ def test_without_a_ca_of_the_settings_the_systems_count(
         assert "its certificate is refused" in failure(session(None), server.url)
         monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
         assert post(session(None), server.url).ok
+
+
+def test_no_argument_of_a_call_decides_whom_to_trust(
+    ca_file: Path, tmp_path: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """requests' adapter would add certifi's list to our TLS context, or switch the check off there for good."""
+    public, public_file = trustme.CA(), tmp_path / "public.pem"
+    public.cert_pem.write_to_path(public_file)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(public_file))
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(public_file))  # where certifi's would be
+    with Answering(http(), tls=tls(authority=public)) as stranger, Answering(http(), tls=tls()) as known:
+        opened = session(ca_file)
+        for verify in (True, False, str(public_file), None):
+            for opened.verify in (True, False, str(public_file)):
+                with pytest.raises(net.ExchangeError, match="its certificate is refused"):
+                    opened.get(stranger.url, timeout=5, verify=verify)
+                with pytest.raises(net.ExchangeError, match="its certificate is refused"):
+                    opened.send(requests.Request("GET", stranger.url).prepare(), timeout=5, verify=verify)
+        assert stranger.requests == []
+        assert opened.get(known.url, timeout=5, verify=str(public_file)).ok
 
 
 def test_a_netrc_adds_no_credentials(tmp_path: Path, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,50 +447,87 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next_request(tls: Tls, sess
         assert b"cookie" not in server.requests[1].lower()
 
 
-# Proxies. These tests use the name, the others the address.
+# Proxies. To this machine itself none leads: these tests use a name that only their proxy knows.
+
+
+PROXIED = "proxied.invalid"
 
 
 def test_a_proxy_is_used_and_sees_neither_path_nor_body(
     tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "elsewhere.invalid")
-    with Answering(http(), tls=tls()) as server, Proxy() as proxy:
+    with Answering(http(), tls=tls(PROXIED)) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         opened = session()
         for _ in range(2):
-            assert post(opened, f"https://localhost:{server.port}").ok
-        assert proxy.targets == [f"CONNECT localhost:{server.port}"]
+            assert post(opened, f"https://{PROXIED}:{server.port}").ok
+        assert proxy.targets == [f"CONNECT {PROXIED}:{server.port}"]
         assert len(server.requests) == 2
         assert PATH.encode() in server.requests[0]
         opened.close()
 
 
-def test_plain_http_goes_through_a_proxy_without_a_tunnel(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Answering(http()) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", f"http://someone:something@127.0.0.1:{proxy.port}")
-        assert post(session(), "http://plain.invalid:8200").ok
-        head = proxy.requests[0].decode()
-    assert head.startswith(f"POST http://plain.invalid:8200/{PATH}?")
-    assert "Host: plain.invalid:8200\r\n" in head
-    assert "proxy-authorization: basic " in head.lower()
+def test_what_it_takes_to_use_a_proxy_is_given_to_the_proxy_alone(
+    tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Curious(Proxy):
+        async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            reader.feed_data(asked[0])
+            await super()._connect(reader, writer)
+
+    with Answering(http(), tls=tls(PROXIED)) as server, Curious() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"someone:something@127.0.0.1:{proxy.port}")  # the scheme may be left out
+        assert post(session(), f"https://{PROXIED}:{server.port}").ok
+        assert b"proxy-authorization: basic " in asked[0].lower()
+        assert b"proxy" not in server.requests[0].lower()
 
 
-def test_no_proxy_is_honoured(tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Answering(http(), tls=tls()) as server, Proxy() as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        monkeypatch.setenv("NO_PROXY", "elsewhere.invalid,localhost")
-        assert post(session(), f"https://localhost:{server.port}").ok
-        assert proxy.targets == []
+def test_plain_http_never_goes_through_a_proxy(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Vault's alone, where that is allowed: a proxy would read its token, the client secrets and the AppJWTs."""
+    with Answering(http()) as server, Answering(http()) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        assert post(session(), f"http://localhost:{server.port}").ok
+        assert failure(session(), "http://plain.invalid:8200") == "plain.invalid:8200: the host name cannot be resolved"
+        assert (proxy.connections, len(server.requests)) == (0, 1)
 
 
 def test_through_a_proxy_the_servers_certificate_still_counts(
     tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Answering(http(), tls=tls(authority=trustme.CA())) as server, Proxy() as proxy:
+    with Answering(http(), tls=tls(PROXIED, authority=trustme.CA())) as server, Proxy() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        assert "its certificate is refused" in failure(session(), f"https://localhost:{server.port}")
+        assert "its certificate is refused" in failure(session(), f"https://{PROXIED}:{server.port}")
         assert proxy.targets
         assert server.requests == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "127.0.0.1"])
+def test_no_proxy_leads_to_this_machine_itself(
+    host: str, tls: Tls, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Answering(http(), tls=tls()) as server, Proxy() as proxy:
+        for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        assert post(session(), f"https://{host}:{server.port}").ok
+        assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4", "https"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_a_proxy_of_another_kind_is_named_with_what_to_do(
+    scheme: str, variable: str, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"{scheme}://someone:something@127.0.0.1:1080")
+    text = failure(session(), f"https://{PROXIED}:8200")
+    assert text == (
+        f"{PROXIED}:8200: HTTPS_PROXY or ALL_PROXY names a proxy that speaks {scheme}, which is not supported: "
+        "set HTTPS_PROXY to an http:// address, or add the host to NO_PROXY"
+    )
 
 
 def test_the_deadline_holds_when_a_proxy_is_silent(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +543,8 @@ def test_the_deadline_holds_when_a_proxy_is_silent(session: Open, monkeypatch: p
 def test_a_proxy_without_a_host_is_an_error_in_words(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://someone:something@")
     text = failure(session(), "https://hostless.invalid")
-    assert text == "hostless.invalid: the proxy that the environment names has no host"
+    what = "the proxy that the environment names has no host"
+    assert text == f"hostless.invalid: {what}: set HTTPS_PROXY to an address with a host"
 
 
 def test_a_proxy_that_fails_is_blamed_and_its_password_is_not_told(
@@ -527,7 +618,7 @@ def test_json_is_read_in_no_time_whatever_charset_the_server_claims(tls: Tls, se
     with Answering(http(body, "Content-Type: application/json; charset=punycode"), tls=tls()) as server:
         response = post(session(), server.url)
         began = time.process_time()
-        assert net.json_of(response) is None
+        assert net.parse_json(response) is None
         assert time.process_time() - began < 1
 
 
@@ -537,6 +628,49 @@ def test_json_is_read_in_no_time_whatever_charset_the_server_claims(tls: Tls, se
 def test_a_date_that_is_no_time_is_no_date(date: str, tls: Tls, session: Open) -> None:
     with Answering(http(b"{}", f"Date: {date}"), tls=tls()) as server:
         assert net.server_time(post(session(), server.url)) is None
+
+
+NOON = datetime(1994, 11, 6, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
+def _far_away(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose own time zone has no say."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_away")
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Sun, 06 Nov 1994 12:00:00 GMT",
+        "Sunday, 06-Nov-94 12:00:00 GMT",  # RFC 850
+        "Sun Nov  6 12:00:00 1994",  # asctime
+        "Sun, 06 Nov 1994 12:00:00",
+        "Sun, 06 Nov 1994 12:00:00 -0000",
+        "Sun, 06 Nov 1994 12:00:00 UTC",
+        "Sun, 06 Nov 1994 14:00:00 +0200",
+    ],
+)
+def test_a_date_in_an_older_form_or_without_a_zone_is_utc(date: str, tls: Tls, session: Open) -> None:
+    later = date.replace(":00:00", ":00:30")
+    answer = http(b"{}", f"Date: {date}", f"Retry-After: {later}", status="503 Later")
+    with Answering(answer, tls=tls()) as server:
+        opened = session()
+        seen = net.server_time(post(opened, server.url))
+        assert seen
+        assert NOON < seen < NOON + timedelta(seconds=10)
+        account = Account("a", "a", client_id="c", client_secret=SecretStr("unlikely-secret"))
+        client = SentinelClient(opened, api_version="1.0")
+        with pytest.raises(RefreshError) as caught:
+            client.request_token(account, f"127.0.0.1:{server.port}", timedelta(seconds=5))
+        wait = caught.value.retry_after
+        assert wait
+        assert timedelta(seconds=20) < wait <= timedelta(seconds=30)
 
 
 def test_where_no_thread_can_be_had_for_a_while_the_way_to_a_host_is_not_lost_for_ever(tls: Tls, session: Open) -> None:
@@ -549,13 +683,52 @@ def test_where_no_thread_can_be_had_for_a_while_the_way_to_a_host_is_not_lost_fo
         assert post(session(), server.url).status_code == 200
 
 
-def test_the_wall_clock_has_no_say_in_the_servers_time(tls: Tls, session: Open) -> None:
-    with Answering(http(b"{}", "Date: Wed, 25 Apr 2018 07:51:10 GMT"), tls=tls()) as server:
-        response = post(session(), server.url)
-        response.elapsed = timedelta(days=1)  # as requests counts it where the wall clock jumped meanwhile
-        seen = net.server_time(response)
-        assert seen
-        assert seen - datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC) < timedelta(seconds=10)
+def test_the_servers_time_is_its_date_and_what_the_session_clock_counted(tls: Tls, ca_file: Path) -> None:
+    clock = [1000.0]
+
+    async def slowly(reader: StreamReader, writer: StreamWriter) -> None:
+        await request(reader)
+        clock[0] += 7.5
+        writer.write(http(b"{}", "Date: Wed, 25 Apr 2018 07:51:10 GMT"))
+
+    with (
+        Server(slowly, tls=tls()) as server,
+        net.session(user_agent="test", ca_cert=str(ca_file), clock=lambda: clock[0]) as opened,
+    ):
+        response = post(opened, server.url)
+    assert response.elapsed == timedelta(seconds=7.5)
+    assert net.server_time(response) == datetime(2018, 4, 25, 7, 51, 18, 500_000, tzinfo=UTC)  # Date counts whole ones
+
+
+def test_an_answer_is_a_response_that_lacks_nothing(tls: Tls, session: Open) -> None:
+    """Whoever is given one may use it as any other: also after its connection is gone, and in another thread."""
+    body = '{"word": "grün"}'.encode()
+    answer = http(body, "Content-Type: application/json", "X-Thing: one", "Set-Cookie: who=first", status="418 Teapot")
+    with Answering(answer, tls=tls()) as server:
+        opened = session()
+        response = post(opened, server.url)
+        opened.close()
+        url = f"{server.url}/{PATH}?q={QUERY}"
+    assert (response.status_code, response.reason, response.url) == (418, "Teapot", url)
+    assert (response.content, response.json(), response.headers["x-thing"]) == (body, {"word": "grün"}, "one")
+    assert (response.history, response.encoding, response.headers["set-cookie"]) == ([], "utf-8", "who=first")
+    assert (response.request.method, response.request.url) == ("POST", url)
+    assert (response.request.headers["X-Vault-Token"], response.request.body) == (HEADER, f"secret={BODY}")
+    assert (list(response.iter_content(8)), list(response.iter_lines())) == ([body[:8], body[8:16], body[16:]], [body])
+    assert timedelta(0) < response.elapsed < timedelta(seconds=5)
+    assert repr(response) == "<Response [418]>"
+    copied = pickle.loads(pickle.dumps(response))
+    assert (copied.content, copied.elapsed) == (response.content, response.elapsed)
+    with pytest.raises(requests.HTTPError):
+        response.raise_for_status()
+    response.close()
+
+
+def test_a_request_that_requests_itself_sends_is_bounded_the_same(tls: Tls, session: Open) -> None:
+    with Answering(http(b"", "Location: /elsewhere", status="307 Elsewhere"), tls=tls()) as server:
+        with pytest.raises(net.ExchangeError, match="was not followed"):
+            session().send(requests.Request("GET", server.url).prepare(), timeout=5)
+        assert len(server.requests) == 1
 
 
 def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open) -> None:
@@ -572,7 +745,9 @@ def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open
 
         account = Account("a", "a", client_id="c", client_secret=SecretStr("unlikely-secret"))
         with pytest.raises(RefreshError) as caught:
-            SentinelClient(opened, api_version="1.0").mint(account, f"127.0.0.1:{server.port}", timedelta(seconds=5))
+            SentinelClient(opened, api_version="1.0").request_token(
+                account, f"127.0.0.1:{server.port}", timedelta(seconds=5)
+            )
         assert caught.value.kind is Kind.TRANSIENT
         assert (caught.value.status, caught.value.retry_after) == (429, timedelta(seconds=7))
 

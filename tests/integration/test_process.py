@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ from secrets import token_urlsafe
 import pytest
 
 from sandbox.faults import DROP, Fault
+from tests.integration.calls import on_a_terminal
 from tests.integration.processes import Daemon, Done, Reader, Scene, eventually, scene
 from tests.integration.servers import Answering, Server, http, in_clear
 from tests.leaks import leaks
@@ -53,7 +53,7 @@ def a_reader_does_not_notice_that_sentinel_is_off_for_5_s(folder: Path, settled:
         assert daemon.events("refresh.failed", status=503)
         assert reader.failures == []
         assert reader.least_share > 0.1
-        assert renewed["life_left_at_replacement"] < (ends - due).total_seconds() - 1  # late, and in time
+        assert renewed["remaining_at_refresh"] < (ends - due).total_seconds() - 1  # late, and in time
         daemon.stop()
 
 
@@ -161,7 +161,8 @@ def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -
         assert world.liveperson.mints() == 2
         refreshed = daemon.wait_for("token.refreshed", reason="due")
         assert refreshed["vault_version"] == 3
-        assert refreshed["life_left_at_replacement"] > LEAST_SHARE * 14
+        assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", refreshed["vault_request_id"])
+        assert refreshed["remaining_at_refresh"] > LEAST_SHARE * 14
         daemon.stop()
 
 
@@ -337,6 +338,8 @@ def test_the_json_of_a_refresh_is_as_promised(world: Scene) -> None:
         "fingerprint": stored["fingerprint"],
         "vault_version": 1,
         "error": None,
+        "claims": {name: stored[name] for name in ("kid", "alg", "typ", "aud", "azp", "scope", "iss")}
+        | {name: int(stored[name]) for name in ("iat", "exp")},
     }
     assert off.keys() == unknown.keys() == good.keys()
     assert (off["account"], off["outcome"], unknown["account"], unknown["outcome"]) == (
@@ -376,27 +379,6 @@ def test_a_table_for_people_says_the_same(world: Scene) -> None:
     assert "there is no secret at secret/liveperson/accounts/unknown" in unknown
     assert summary == "1 refreshed, 1 failed, 0 skipped"
     assert done.status == 1
-
-
-def on_a_terminal(world: Scene, *flags: str) -> tuple[int, str, str]:
-    """Exit status, stdout, and what the terminal on stderr was told."""
-    ours, theirs = pty.openpty()
-    environment = world.environment({"TERM": "xterm", "COLUMNS": "100"})
-    with subprocess.Popen(
-        world.command(*flags), env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
-    ) as process:
-        os.close(theirs)
-        told = b""
-        try:
-            while piece := os.read(ours, 65536):
-                told += piece
-        except OSError:  # the other end is closed
-            pass
-        os.close(ours)
-        assert process.stdout
-        out = process.stdout.read()
-    world.keep(out, told.decode())
-    return process.returncode, out, told.decode()
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> None:
@@ -489,7 +471,7 @@ ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
     "number": (Fault(answer=b'{"access_token": 7}'), "without an access_token"),
     "deep": (Fault(answer=b"[" * 100_000), "without an access_token"),
     "endless-number": (Fault(answer=b'{"access_token": ' + LONG.encode() + b"}"), "without an access_token"),
-    "no-token": (Fault(answer=b'{"access_token": "eyJx"}'), "format: expected three base64url parts"),
+    "no-token": (Fault(answer=b'{"access_token": "eyJx"}'), "format: not a compact JWS"),
     "long-token": (Fault(answer=b'{"access_token": "' + b"a" * 9999 + b'"}'), "format: expected at most 8192"),
     "huge": (Fault(body_size=5 << 20), "the answer is larger than 256 KiB"),
     "bomb": (Fault(gzip_bomb=64 << 20), "the answer is compressed, though that was not asked for"),
@@ -500,7 +482,7 @@ ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
     "hang": (Fault(hang=True), "no complete answer within 4 s"),
     "drip": (Fault(drip=0.05, drip_from="headers"), "no complete answer within 4 s"),
     "echo": (Fault(echo_request=True), r"answers 400: cannot read: .*client_secret=\[redacted\]"),
-    "empty-401": (Fault(status=401), "answers 401$"),
+    "empty-401": (Fault(status=401), "answers 401; check client_id and client_secret in "),
     "retry-after": (Fault(status=429, headers={"Retry-After": LONG}), "answers 429"),
     "retry-date": (Fault(status=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), "answers 503"),
     "bad-charset": (
@@ -513,10 +495,10 @@ ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
     "azp": (Fault(claims={"azp": "other"}), "azp: expected .*, got other"),
     "iss": (Fault(claims={"iss": "other"}), "iss: expected Sentinel, got other"),
     "no-iss": (Fault(claims={"iss": DROP}), "a claim iss"),
-    "exp": (Fault(claims={"exp": 1524646270}), "exp: expected"),
+    "exp": (Fault(claims={"exp": 1524646270}), "exp: expired at"),
     "exp-text": (Fault(claims={"exp": "soon"}), "exp as a whole number|JSON claims"),
     "exp-huge": (Fault(claims={"exp": 10**30}), "exp as a time|JSON claims"),
-    "iat": (Fault(claims={"iat": 4102444800, "exp": 4102448400}), "iat: expected"),
+    "iat": (Fault(claims={"iat": 4102444800, "exp": 4102448400}), "iat: issued in the future"),
     "life": (Fault(claims={"exp": 4102444800}), "lifetime: expected"),
     "none": (Fault(header={"alg": "none"}), "alg: expected RS256, got none"),
     "hs256": (Fault(header={"alg": "HS256"}), "alg: expected RS256, got HS256"),

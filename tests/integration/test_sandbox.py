@@ -1,5 +1,6 @@
 """The stand-ins behave as the real services do, and each fault really bites: seen with plain clients."""
 
+import functools
 import gzip
 import json
 import os
@@ -113,7 +114,8 @@ def test_the_domain_api_tells_where_an_account_lives(liveperson: LivePerson, cre
     one = {"service": "sentinel", "account": ACCOUNT, "baseURI": liveperson.hosts["va"]}
     assert get(f"{ACCOUNT}/service/sentinel").json() == one
     assert get("12345678/service/sentinel").json()["baseURI"] == liveperson.hosts["lo"]
-    assert get(f"{ACCOUNT}/service").json() == {"baseURIs": [one, one | {"service": "idp"}]}
+    others = [one | {"service": service} for service in ("idp", "asyncMessagingEnt")]
+    assert get(f"{ACCOUNT}/service").json() == {"baseURIs": [one, *others]}
     assert get(f"{ACCOUNT}/service/Sentinel").status_code == 404
     assert get("unknown/service/sentinel").status_code == 404
     assert get(f"{ACCOUNT}/service/sentinel", version="").status_code == 400
@@ -198,7 +200,34 @@ def test_a_consumer_jws_is_given_for_a_sound_token_only(
             bad.append(ask().json()["access_token"])
     for each in bad:
         refused = consumer(each)
-        assert (refused.status_code, refused.json()["errorCode"]) == (401, 40102)
+        assert (refused.status_code, refused.json()["errorCode"]) == (401, 40102 if each else 40105)
+
+
+def test_the_send_api_names_the_token_that_is_wrong(
+    liveperson: LivePerson, ask: Callable[..., requests.Response]
+) -> None:
+    base = f"https://{liveperson.hosts['va']}/api/account/{ACCOUNT}"
+    post = functools.partial(requests.post, verify=str(liveperson.ca_file), timeout=5)
+    token = ask().json()["access_token"]
+    jws = post(f"{base}/consumer?v=1.0", json={"ext_consumer_id": "c1"}, headers={"Authorization": token}).json()[
+        "token"
+    ]
+
+    def send(**headers: str) -> requests.Response:
+        named = {"Authorization": headers.get("token"), "X-LP-ON-BEHALF": headers.get("jws")}
+        command = {"kind": "req", "id": "7", "type": "cm.ConsumerRequestConversation", "body": {}}
+        return post(f"{base}/messaging/consumer/conversation?v=3", json=[command], headers=named)
+
+    answer = send(token=token, jws=jws)
+    assert (answer.status_code, answer.json()[0]["reqId"]) == (200, "7")
+    for headers, code in (
+        ({"jws": jws}, 40105),
+        ({"token": jws, "jws": jws}, 40102),
+        ({"token": token}, 40104),
+        ({"token": token, "jws": token}, 40103),
+    ):
+        refused = send(**headers)
+        assert (refused.status_code, refused.json()["errorCode"]) == (401, code)
 
 
 # Faults

@@ -1,9 +1,14 @@
 """The way to a real Vault: a login that is kept alive and made anew, and errors that are all of one kind."""
 
 import contextlib
+import itertools
 import json
+import math
+import os
 import re
+import secrets
 import threading
+import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import hvac
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -20,19 +26,21 @@ from structlog.testing import capture_logs
 from sandbox.openbao import OpenBao
 from sandbox.world import POLICIES
 from tests.builders import app_jwt
+from tests.integration.calls import account_store, token_store
 from tests.integration.servers import Answering, http, request
 from worker import net
 from worker.core.errors import Kind, RefreshError
-from worker.schedule.steady import steady
-from worker.vault.accounts import VaultAccounts
+from worker.schedule.boottime import boottime
 from worker.vault.adapter import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
 from worker.vault.session import VaultSession
-from worker.vault.tokens import VaultTokens
 
 ROLE = "appjwt-worker"
+WORKER = (POLICIES / "worker.hcl").read_text()
+ASKED = 3
+"""Requests that `ask` makes: two lists, and one about the mount, which we count as a use though Vault does not."""
 SHORT = timedelta(seconds=1)
 """For a Vault that does not answer."""
 
@@ -42,7 +50,7 @@ Logs = list[Any]
 @pytest.fixture(scope="module")
 def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     with OpenBao(tmp_path_factory.mktemp("openbao"), audit=True) as openbao:
-        openbao.policy(ROLE, (POLICIES / "worker.hcl").read_text())
+        openbao.policy(ROLE, WORKER)
         openbao.put_account("le81823118", {"client_id": "c"})
         yield openbao
 
@@ -71,7 +79,7 @@ class Vault:
             http=self.stack.enter_context(net.session(user_agent="test", ca_cert=ca_cert)),
             namespace=None,
             timeout=self.timeout,
-            clock=lambda: steady() + self.jumped,
+            clock=lambda: boottime() + self.jumped,
         )
 
     def logins(self) -> list[str]:
@@ -88,8 +96,14 @@ class Vault:
 
     def requests(self, path: str) -> int:
         """How often this path was asked for, by the audit log."""
-        lines = map(json.loads, self.openbao.audit_file.read_text().splitlines())
-        return sum(line["type"] == "request" and line["request"]["path"] == path for line in lines)
+        return sum(line["type"] == "request" and line["request"]["path"] == path for line in self._audited())
+
+    def refused(self) -> list[str]:
+        """The path of each request that Vault refused, by the audit log."""
+        return [line["request"]["path"] for line in self._audited() if line["type"] == "response" and "error" in line]
+
+    def _audited(self) -> list[dict[str, Any]]:
+        return list(map(json.loads, self.openbao.audit_file.read_text().splitlines()))
 
 
 @pytest.fixture
@@ -111,7 +125,7 @@ def logs() -> Iterator[Logs]:
 
 def ask(session: VaultSession) -> list[str]:
     """The simplest call there is."""
-    return sorted(VaultAccounts(session, mount="secret", prefix="liveperson/accounts").names())
+    return sorted(account_store(session).names())
 
 
 def failure(session: VaultSession) -> VaultError:
@@ -124,6 +138,11 @@ def events(logs: Logs) -> list[str]:
     return [line["event"] for line in logs]
 
 
+def causes(logs: Logs) -> list[str]:
+    """Why each login was made."""
+    return [line["cause"] for line in logs if line["event"] == "vault.login"]
+
+
 @pytest.mark.parametrize("form", [str, lambda token: token[300:340], lambda token: token.encode().hex()])
 def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable[[str], str], vault: Vault) -> None:
     token = app_jwt()
@@ -134,13 +153,35 @@ def test_a_vault_that_repeats_the_token_it_was_sent_is_not_quoted(form: Callable
         with pytest.raises(VaultError) as caught:
             session.call(
                 Operation.WRITE_TOKEN,
-                "tokens/a",
+                "tokens",
+                "a",
                 lambda client: client.secrets.kv.v2.create_or_update_secret(
                     "tokens/a", {"access_token": token.raw.get_secret_value()}
                 ),
             )
         session.login.close()
     assert str(caught.value) == "write_token tokens/a: status 500, cannot store [redacted]"
+
+
+def test_a_warning_that_quotes_what_was_sent_or_read_is_redacted(vault: Vault, logs: Logs) -> None:
+    token, secret = f"hvs.{secrets.token_urlsafe(24)}", "q7m2x9k4c8v1b6n3z5"
+    body = {"data": {"data": {"client_secret": secret}}, "warnings": [f"{token} reads {secret}", {"odd": secret}, None]}
+    with _Odd(Odd(json.dumps(body).encode())) as server:
+        session = vault.session(TokenLogin(SecretStr(token)), address=server.url)
+        session.call(Operation.READ_ACCOUNT, "secret", "a", lambda client: client.adapter.get("/v1/secret/data/a"))
+        session.login.close()
+    said = [line["warning"] for line in logs if line["event"] == "vault.warning"]
+    assert said == ["[redacted] reads [redacted]", "{'odd': '[redacted]'}", "None"]
+
+
+def test_a_vault_that_warns_of_something_else_each_time_does_not_fill_the_log(vault: Vault, logs: Logs) -> None:
+    words = ["".join(letters) for letters in itertools.product("abcdefghijkl", repeat=2)]
+    with _Odd(Odd(json.dumps({"data": {}, "warnings": words}).encode())) as server:
+        session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
+        for _ in range(2):
+            session.call(Operation.READ_ACCOUNT, "secret", "a", lambda client: client.adapter.get("/v1/a"))
+        session.login.close()
+    assert events(logs).count("vault.warning") == 100
 
 
 # Logins
@@ -163,7 +204,14 @@ def test_an_approle_login_is_made_once_and_revoked_on_close(vault: Vault, logs: 
     session.login.close()
     assert vault.logins() == []
     session.login.close()  # no harm in doing it twice
-    assert logs == [{"event": "vault.login", "log_level": "info", "method": "approle", "expires_in": 1200}]
+    (line,) = logs
+    assert line == {
+        "event": "vault.login",
+        "log_level": "info",
+        "method": "approle",
+        "cause": "start",
+        "expires_in": 1200,
+    }
 
 
 def test_a_login_is_renewed_at_half_of_its_life(vault: Vault, logs: Logs) -> None:
@@ -181,8 +229,31 @@ def test_a_login_whose_renewals_are_used_up_is_made_anew_before_it_ends(vault: V
     vault.set_role(ttl="5m")  # a renewal gives no more than this
     vault.jumped = 610
     ask(session)
-    assert events(logs) == ["vault.login", "vault.login"]
-    assert logs[1]["expires_in"] == 300
+    assert causes(logs) == ["start", "ending"]
+    assert logs[-1]["expires_in"] == 300
+    assert len(vault.logins()) == 1, "the one before is revoked, though it would have lived on for a while"
+
+
+def test_what_vault_warns_of_is_reported_once_though_its_figures_differ(vault: Vault, logs: Logs) -> None:
+    vault.set_role(ttl="20m")  # which is the most, so that each renewal gives a little less
+    session = vault.session()
+    for vault.jumped in (0, 610, 1220):
+        ask(session)
+        time.sleep(1.1)
+    assert events(logs) == ["vault.login", "vault.warning", "vault.renewed", "vault.renewed"]
+    assert (logs[1]["log_level"], logs[1]["path"]) == ("warning", "auth/token/renew-self")
+    assert re.fullmatch(r'TTL of "[\w]+" exceeded the effective max_ttl of "19m.*', logs[1]["warning"])
+
+
+def test_a_login_whose_renewal_is_refused_is_made_anew(vault: Vault, logs: Logs) -> None:
+    vault.openbao.policy("no-renewal", re.sub(r'path "auth/token/renew-self" {.*?}\n', "", WORKER, flags=re.DOTALL))
+    vault.openbao.approle(ROLE, ["no-renewal"])
+    session = vault.session()
+    ask(session)
+    vault.jumped = 610
+    ask(session)
+    assert causes(logs) == ["start", "renewal_refused"]
+    assert len(vault.logins()) == 1
 
 
 def test_a_login_that_ran_out_unused_is_made_anew(vault: Vault, logs: Logs) -> None:
@@ -191,6 +262,7 @@ def test_a_login_that_ran_out_unused_is_made_anew(vault: Vault, logs: Logs) -> N
     vault.jumped = 1201
     ask(session)
     assert events(logs) == ["vault.login", "vault.login"]
+    assert causes(logs) == ["start", "ending"]
 
 
 def test_a_revoked_login_is_noticed_and_made_anew_once(vault: Vault, logs: Logs) -> None:
@@ -200,17 +272,99 @@ def test_a_revoked_login_is_noticed_and_made_anew_once(vault: Vault, logs: Logs)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda _: ask(session), range(24))) == [["le81823118"]] * 24
     assert events(logs) == ["vault.login", "vault.login"]
+    assert causes(logs) == ["start", "revoked"]
     assert len(vault.logins()) == 1
 
 
 def test_a_403_by_policy_is_told_and_no_reason_to_log_in_again(vault: Vault, logs: Logs) -> None:
     session = vault.session()
-    accounts = VaultAccounts(session, mount="secret", prefix="elsewhere")
+    accounts = account_store(session, "elsewhere")
     for _ in range(2):
         with pytest.raises(VaultError, match=r"^list secret/elsewhere: status 403, permission denied$") as caught:
             accounts.names()
-        assert (caught.value.kind, caught.value.status) == (Kind.LASTING, 403)
+        assert (caught.value.kind, caught.value.status) == (Kind.PERMANENT, 403)
     assert events(logs) == ["vault.login"]
+
+
+# Logins that may be used a few times only
+
+
+def test_a_login_of_25_uses_is_replaced_before_they_run_out_whatever_is_in_flight(vault: Vault, logs: Logs) -> None:
+    vault.openbao.approle(ROLE, [ROLE], token_num_uses=25)
+    session, together = vault.session(), threading.Barrier(32)
+    before = vault.refused()
+
+    def often(_: int) -> int:
+        together.wait()
+        return sum(ask(session) == ["le81823118"] for _ in range(25))
+
+    with ThreadPoolExecutor(32) as pool:
+        assert sum(pool.map(often, range(32))) == 800
+    assert vault.refused() == before, "no request came to a login that had ended"
+    assert set(events(logs)) == {"vault.login"}
+    assert set(causes(logs)[1:]) == {"ending"}
+    assert len(logs) == math.ceil(800 * ASKED / 22)
+    assert len(vault.logins()) == 1, "those used up were revoked when their last request had its answer"
+    session.login.close()
+    assert vault.logins() == []
+
+
+def test_renewing_uses_a_login_up_too(vault: Vault, logs: Logs) -> None:
+    vault.openbao.approle(ROLE, [ROLE], token_num_uses=25, token_ttl="20m", token_max_ttl="10h")
+    session = vault.session()
+    before = vault.refused()
+    for turn in range(40):
+        vault.jumped = 610 * turn
+        assert ask(session)
+    assert vault.refused() == before
+    assert set(causes(logs)[1:]) == {"ending"}
+    assert events(logs).count("vault.renewed") > 30
+
+
+def test_a_login_of_fewer_than_20_uses_is_refused_in_words_and_leaves_none_behind(vault: Vault) -> None:
+    vault.openbao.approle(ROLE, [ROLE], token_num_uses=19)
+    session = vault.session()
+    for vault.jumped in (0, 1, 29):
+        assert str(failure(session)) == (
+            "approle login: it may be used 19 times, and at least 20 are needed "
+            "(set token_num_uses = 0 on its role, or make the token without -use-limit)"
+        )
+    assert vault.logins() == []
+    vault.openbao.approle(ROLE, [ROLE], token_num_uses=20)
+    vault.jumped = 31
+    assert ask(session)
+
+
+def test_a_given_token_of_few_uses_serves_until_they_are_nearly_gone_and_is_then_refused_in_words(vault: Vault) -> None:
+    token = vault.openbao.token([ROLE], num_uses=30)
+    session = vault.session(TokenLogin(SecretStr(token)))
+    for _ in range((30 - 1 - 3) // ASKED):  # looking it up was one use, and three are spared
+        assert ask(session)
+    assert "it may be used 11 times, and at least 20 are needed" in str(failure(session))
+
+
+def test_a_login_that_somebody_else_used_up_is_noticed_and_made_anew(vault: Vault, logs: Logs) -> None:
+    vault.openbao.approle(ROLE, [ROLE], token_num_uses=25)
+    session = vault.session()
+    ask(session)
+    (accessor,) = vault.logins()
+    session.login.call(lambda client: [client.auth.token.lookup_self() for _ in range(25 - (ASKED - 1))])
+    assert accessor not in vault.logins()
+    assert ask(session)
+    assert causes(logs) == ["start", "revoked"]
+
+
+@pytest.mark.parametrize(("looked_up", "logins"), [("403 Forbidden", 2), ("200 OK", 1)])
+def test_where_the_last_uses_of_a_login_meet_a_500_is_told_from_any_other_by_looking_it_up(
+    looked_up: str, logins: int, vault: Vault, logs: Logs
+) -> None:
+    """Of 960 requests by a dozen threads to OpenBao, by tokens of 25 uses, 20 came to this answer."""
+    with _UsedUp(looked_up) as server:
+        session = vault.session(address=server.url)
+        error = failure(session)
+        session.login.close()
+    assert (error.status, error.kind) == (500, Kind.TRANSIENT)
+    assert events(logs).count("vault.login") == logins
 
 
 def test_many_threads_share_one_login(vault: Vault, logs: Logs) -> None:
@@ -249,10 +403,23 @@ def test_a_rotated_secret_id_is_read_at_the_next_login(vault: Vault, logs: Logs)
     roles = vault.openbao.client.auth.approle
     roles.destroy_secret_id(ROLE, vault.secret_id_file.read_text())
     vault.revoke_all()
-    assert "invalid role or secret ID" in str(failure(session))
+    refused = failure(session)
+    assert "invalid role or secret ID" in str(refused)
+    assert (refused.kind, refused.reported_kind) == (Kind.TRANSIENT, Kind.PERMANENT)
     vault.secret_id_file.write_text(roles.generate_secret_id(ROLE)["data"]["secret_id"] + "\n")
     assert ask(session)
     assert events(logs).count("vault.login") == 2
+
+
+def test_without_a_login_its_expiry_is_in_the_past_so_that_an_alert_sees_it(vault: Vault) -> None:
+    session = vault.session()
+    assert session.login.expiry <= boottime()
+    ask(session)
+    assert session.login.expiry > boottime() + 600
+    vault.openbao.client.auth.approle.destroy_secret_id(ROLE, vault.secret_id_file.read_text())
+    vault.revoke_all()
+    failure(session)
+    assert boottime() - 60 < session.login.expiry <= boottime()
 
 
 def test_a_refused_login_is_not_tried_so_often_that_vault_locks_the_role_out(vault: Vault) -> None:
@@ -272,8 +439,8 @@ def test_a_refused_login_is_not_tried_so_often_that_vault_locks_the_role_out(vau
     [
         (Path.unlink, r"cannot be read: no such file or directory"),
         (lambda file: file.write_text(" \n"), r"is empty"),
-        (lambda file: file.write_text(f"{file.read_text()}\n{file.read_text()}"), r"holds more than a secret_id"),
-        (lambda file: file.write_bytes(b"\xff\xfe"), r"holds more than a secret_id"),
+        (lambda file: file.write_text(f"{file.read_text()}\n{file.read_text()}"), r"must contain a single secret_id"),
+        (lambda file: file.write_bytes(b"\xff\xfe"), r"must contain a single secret_id"),
         (lambda file: (file.unlink(), file.mkdir()), r"cannot be read: is a directory"),
     ],
     ids=["missing", "empty", "two lines", "no text", "a folder"],
@@ -307,6 +474,7 @@ def test_a_given_token_is_renewed_and_not_revoked(vault: Vault, logs: Logs) -> N
 def test_a_given_token_that_is_wrong_is_told(vault: Vault) -> None:
     error = failure(vault.session(TokenLogin(SecretStr("s.wrong"))))
     assert re.search(r"^token login: status 403, permission denied \(see vault.token or vault.token_file: ", str(error))
+    assert (error.kind, error.reported_kind) == (Kind.TRANSIENT, Kind.TRANSIENT)
 
 
 def test_a_token_file_is_read_again_when_its_token_ended(vault: Vault, tmp_path: Path) -> None:
@@ -354,6 +522,54 @@ def test_a_token_file_that_is_spoilt_hurts_nobody_while_the_token_read_before_li
         assert ask(session)
     assert events(logs)[:2] == ["vault.login", "vault.unavailable"]
     assert (events(logs).count("vault.login"), events(logs).count("vault.unavailable")) == (1, 1)
+
+
+def test_a_token_file_that_is_replaced_by_one_of_the_same_age_and_size_is_noticed(
+    vault: Vault, logs: Logs, tmp_path: Path
+) -> None:
+    """As `cp -p` and mounted volumes do it."""
+    file, new = tmp_path / "sink", tmp_path / "new"
+    file.write_text(vault.openbao.token([ROLE]))
+    session = vault.session(TokenFileLogin(file))
+    assert ask(session)
+    new.write_text(vault.openbao.token([ROLE]))
+    os.utime(new, ns=(0, file.stat().st_mtime_ns))
+    assert new.stat().st_size == file.stat().st_size
+    new.replace(file)
+    assert ask(session)
+    assert causes(logs) == ["start", "credentials_changed"]
+
+
+def test_who_asks_while_a_spoilt_token_file_is_tried_goes_on_with_the_token_read_before(
+    vault: Vault, tmp_path: Path
+) -> None:
+    file = tmp_path / "sink"
+    file.write_text(vault.openbao.token([ROLE]))
+    session = vault.session(TokenFileLogin(file))
+    before = len(vault.refused())
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            asking = [pool.submit(ask, session) for _ in range(20)]
+            file.write_text(f"s.wrong{number}")
+            assert [each.result() for each in asking] == [["le81823118"]] * 20
+    assert set(vault.refused()[before:]) == {"auth/token/lookup-self"}, "nothing else was asked by a spoilt token"
+
+
+def test_a_secret_id_that_is_replaced_while_the_login_runs_is_taken_at_once(vault: Vault, logs: Logs) -> None:
+    secret_id = vault.secret_id_file.read_text()
+    vault.secret_id_file.write_text("wrong")
+
+    class Rotated(AppRoleLogin):
+        def __call__(self, client: hvac.Client) -> dict[str, Any]:
+            try:
+                return super().__call__(client)
+            finally:
+                vault.secret_id_file.write_text(secret_id)
+
+    session = vault.session(Rotated("approle", vault.role_id, vault.secret_id_file))
+    assert "invalid role or secret ID" in str(failure(session))
+    assert ask(session), "though a refused login is not tried again for 30 s"
+    assert causes(logs) == ["start"]
 
 
 def test_a_token_file_s_token_is_not_renewed(vault: Vault, logs: Logs, tmp_path: Path) -> None:
@@ -405,7 +621,7 @@ def test_a_sealed_vault_is_transient_and_comes_back(vault: Vault, logs: Logs) ->
 def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault: Vault, logs: Logs) -> None:
     vault.timeout = SHORT
     session = vault.session()
-    accounts = VaultAccounts(session, mount="secret", prefix="liveperson/accounts")
+    accounts = account_store(session)
     accounts.names()
     with vault.openbao.frozen():
         vault.jumped = 610
@@ -418,7 +634,7 @@ def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault
 
 def test_a_write_that_failed_is_not_over_when_a_read_works(logs: Logs) -> None:
     """Without a leader a standby still answers reads: it would be up and down again with every attempt."""
-    outage = Outage("https://vault", steady)
+    outage = Outage("https://vault", boottime)
     down = VaultError("status 500", status=500)
     for _ in range(3):
         outage.failed(Use.WRITE, down)
@@ -435,7 +651,7 @@ def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: 
     ask(session)
     with vault.openbao.frozen():
         vault.jumped = 610
-        assert session.login.keep_alive() > steady() + vault.jumped
+        assert session.login.keep_alive() > boottime() + vault.jumped
     for _ in range(3):
         assert ask(session)  # which says nothing of the login
     assert events(logs) == ["vault.login", "vault.unavailable"]
@@ -527,12 +743,30 @@ class _Odd(Answering):
             writer.write(self._bytes if b"lookup-self" in asked else self._then)
 
 
+class _UsedUp(Answering):
+    """Logs in for 25 uses, answers all that follows by 500, and the look-up of the login with this status."""
+
+    def __init__(self, looked_up: str) -> None:
+        super().__init__(
+            http(b'{"errors": ["1 error occurred: * internal error"]}', status="500 Internal Server Error")
+        )
+        login = {"client_token": "s.any", "lease_duration": 600, "renewable": True, "num_uses": 25}
+        self._login = http(json.dumps({"auth": login}).encode())
+        self._looked_up = http(b'{"errors": ["permission denied"]}', status=looked_up)
+
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while True:
+            path = (await request(reader)).split()[1]
+            special = {b"/v1/auth/approle/login": self._login, b"/v1/auth/token/lookup-self": self._looked_up}
+            writer.write(special.get(path, self._bytes))
+
+
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_answer_of_vault_is_taken_or_refused_and_never_a_bug(kind: str, vault: Vault) -> None:
     with _Odd(ODD[kind]) as server:
         session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
-        accounts = VaultAccounts(session, mount="secret", prefix="accounts")
-        tokens = VaultTokens(session, mount="secret", prefix="tokens")
+        accounts = account_store(session, "accounts")
+        tokens = token_store(session, "tokens")
         for call in (accounts.names, lambda: accounts.read("a"), lambda: tokens.read("a")):
             with contextlib.suppress(RefreshError):  # nothing else may come
                 call()
@@ -559,9 +793,10 @@ def test_more_accounts_than_100000_are_told_and_no_more_of_them_taken_in(
 ) -> None:
     with _Listing(there) as server:
         session = vault.session(TokenLogin(SecretStr("s.any")), address=server.url)
-        names = VaultAccounts(session, mount="secret", prefix="accounts").names()
+        store = account_store(session, "accounts")
+        names = [store.names() for _ in range(2)]
         session.login.close()
-    assert len(names) == taken
-    said = [line for line in logs if line["log_level"] == "error"]
-    assert [line["event"] for line in said] == ["accounts.synced"] * told
+    assert {len(each) for each in names} == {taken}
+    said = [line for line in logs if line["event"] == "accounts.synced"]
+    assert len(said) == len(store.left_out) == told, "once, however often they are listed"
     assert all("more than 100000 accounts" in line["error"] for line in said)

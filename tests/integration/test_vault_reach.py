@@ -4,12 +4,15 @@ Each by the installed command, under the worker's own policy with the mounts fil
 """
 
 import asyncio
+import json
+import re
 import ssl
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -72,8 +75,8 @@ def add_account(world: Scene, mount: str, version: int = 2) -> str:
     return account
 
 
-def check_works(world: Scene, account: str, changes: Settings, tokens_mount: str = "secret") -> None:
-    """One account, end to end; and --check is content, too."""
+def check_works(world: Scene, account: str, changes: Settings, tokens_mount: str = "secret") -> list[dict[str, Any]]:
+    """One account, end to end; and --check is content, too: its lines."""
     done = world.call("--refresh", account, changes=changes)
     assert (done.status, done.err) == (0, "")
     stored = world.openbao.get_token(account, mount=tokens_mount)
@@ -81,7 +84,9 @@ def check_works(world: Scene, account: str, changes: Settings, tokens_mount: str
     assert stored["fingerprint"] in done.out
     checked = world.call("--check", "--output", "json", changes=changes)
     assert (checked.status, checked.err) == (0, ""), checked.out
-    assert all(check["ok"] for check in checked.document["checks"])
+    checks: list[dict[str, Any]] = checked.document["checks"]
+    assert all(check["ok"] for check in checks)
+    return checks
 
 
 # Namespaces and mounts
@@ -101,6 +106,49 @@ def test_a_mount_may_carry_a_child_namespace(namespace: str | None, mount: str, 
         "APPJWT_TOKENS_MOUNT": mount,
     }
     check_works(world, account, changes, "brand/eu/kv")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "mount", "remedy"),
+    [
+        (None, "secret/team", "set {}.mount to secret, and begin {}.prefix with team/"),
+        (None, "secret/data", "set {}.mount to secret"),
+        (None, "secret/metadata/team", "set {}.mount to secret, and begin {}.prefix with team/"),
+        (None, "brand/eu/kv/data", "set {}.mount to brand/eu/kv"),
+        ("brand", "eu/kv/data", "set {}.mount to eu/kv"),
+        ("brand", "secret/data", "set {}.mount to secret"),
+    ],
+)
+@pytest.mark.parametrize("table", ["accounts", "tokens"])
+def test_a_path_inside_a_mount_is_no_mount(
+    namespace: str | None, mount: str, remedy: str, table: str, world: Scene
+) -> None:
+    real = remedy.split(",", maxsplit=1)[0].rpartition(" ")[2]
+    changes = {
+        **login(world, namespace, f'path "{real}/*" {{ capabilities = ["create", "list", "read", "update"] }}'),
+        "APPJWT_ACCOUNTS_MOUNT": real,
+        "APPJWT_TOKENS_MOUNT": real,
+        f"APPJWT_{table.upper()}_MOUNT": mount,
+    }
+    text = f"{mount} is no mount, but a path inside the mount {real}"
+    checked = world.call("--check", "--output", "json", changes=changes)
+    line = checked.document["checks"][-1]
+    assert (checked.status, line["check"], line["ok"]) == (1, f"{table}.mount", False)
+    assert text in line["detail"]
+    assert line["remedy"] == remedy.format(table, table)
+
+
+def test_a_daemon_whose_mount_is_a_path_inside_one_says_so_and_writes_nothing(world: Scene) -> None:
+    account = add_account(world, "secret")
+    text = "is no mount, but a path inside the mount secret: set {}.mount to secret"
+    daemon = world.daemon({"APPJWT_ACCOUNTS_MOUNT": "secret/data"})
+    assert text.format("accounts") in daemon.wait_for("vault.unavailable")["error"]
+    daemon.stop()
+    daemon = world.daemon({"APPJWT_TOKENS_MOUNT": "secret/data"})
+    assert text.format("tokens") in daemon.wait_for("refresh.failed", account=account)["error"]
+    daemon.stop()
+    assert world.openbao.get_token(account, prefix="data/liveperson/tokens") is None
+    world.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions(f"liveperson/accounts/{account}")
 
 
 def test_the_version_of_a_child_namespaces_kv_is_noticed(world: Scene) -> None:
@@ -126,7 +174,76 @@ def test_a_policy_without_the_namespace_is_refused_with_the_path_that_it_lacks(w
     )
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_accounts_and_tokens_may_be_at_the_root_of_their_mounts(version: int, world: Scene) -> None:
+    """By an empty prefix, which only a file can say; the default prefix would find nothing there."""
+    accounts, tokens = f"brands{version}", f"apps{version}"
+    world.openbao.mount_kv(accounts, version)
+    world.openbao.mount_kv(tokens)
+    for name in ("le1", "le1/connector-a"):
+        credentials = asdict(world.liveperson.add_account("le1"))
+        world.secrets.append(credentials["client_secret"])
+        path = f"{accounts}/{name}" if version == 1 else f"{accounts}/data/{name}"
+        world.openbao.client.write_data(path, data=credentials if version == 1 else {"data": credentials})
+    policy = POLICY.replace('"secret/metadata/liveperson/accounts/', f'"{accounts}/metadata/')
+    policy = policy.replace('"secret/data/liveperson/accounts/', f'"{accounts}/data/')
+    policy = re.sub(r"secret/(\w+)/liveperson/tokens/", rf"{tokens}/\1/", policy)
+    if version == 1:
+        policy = re.sub(rf'path "{accounts}/.*?}}\n', "", policy, flags=re.DOTALL)
+        policy += f'path "{accounts}/*" {{ capabilities = ["list", "read"] }}'
+    file = world.folder / f"root-{version}.toml"
+    file.write_text(f'[accounts]\nmount = "{accounts}"\nprefix = ""\n[tokens]\nmount = "{tokens}"\nprefix = ""\n')
+    changes = {**login(world, None, policy), "APPJWT_CONFIG": str(file)}
+
+    checked = world.call("--check", "--output", "json", changes=changes)
+    lines = {line["check"]: line for line in checked.document["checks"]}
+    assert (checked.status, [line for line in lines.values() if not line["ok"]]) == (0, [])
+    listed = f"right {accounts}/*" if version == 1 else f"right {accounts}/metadata/*"
+    assert {listed, f"right {tokens}/data/*", f"right {tokens}/metadata/*"} <= lines.keys()
+    assert all("warning" not in line["detail"] for line in lines.values())
+
+    done = world.call("--refresh-all", "--output", "json", changes=changes)
+    assert [(row["account"], row["outcome"]) for row in done.document["accounts"]] == [
+        ("le1", "refreshed"),
+        ("le1/connector-a", "refreshed"),
+    ]
+    for name in ("le1", "le1/connector-a"):
+        answer = world.openbao.client.secrets.kv.v2.read_secret_version(
+            name, mount_point=tokens, raise_on_deleted_version=True
+        )
+        world.secrets.append(answer["data"]["data"]["access_token"])
+        assert answer["data"]["metadata"]["custom_metadata"]["managed_by"] == "appjwt-worker"
+    shown = world.call("--status", "--output", "json", changes=changes)
+    assert sorted((row["account"], row["state"]) for row in shown.document["accounts"]) == [
+        ("le1", "ok"),
+        ("le1/connector-a", "ok"),
+    ]
+
+
+def test_a_mount_without_an_account_is_named_as_it_is_written(world: Scene) -> None:
+    world.openbao.mount_kv("none")
+    policy = POLICY.replace("secret/metadata/liveperson/accounts/", "none/metadata/")
+    file = world.folder / "none.toml"
+    file.write_text('[accounts]\nmount = "none"\nprefix = ""\n')
+    done = world.call("--refresh-all", changes={**login(world, None, policy), "APPJWT_CONFIG": str(file)})
+    assert (done.status, done.out) == (0, "there is no account below none\n")
+
+
 # Vault's own variables
+
+
+def test_a_variable_of_vaults_own_that_is_not_read_is_named_once(world: Scene) -> None:
+    """Who sets VAULT_SKIP_VERIFY or VAULT_PROXY_ADDR must hear that it changes nothing here."""
+    account = add_account(world, "secret")
+    done = world.call(
+        "--refresh",
+        account,
+        changes={"VAULT_SKIP_VERIFY": "true", "BAO_PROXY_ADDR": "http://proxy.invalid", "VAULT_MAX_RETRIES": "2"},
+    )
+    (line,) = map(json.loads, done.err.splitlines())
+    assert done.status == 0
+    assert (line["level"], line["event"]) == ("warning", "settings.unread")
+    assert line["variables"] == ["BAO_PROXY_ADDR", "VAULT_SKIP_VERIFY"]
 
 
 @pytest.mark.parametrize("prefix", ["VAULT", "BAO"])
@@ -148,30 +265,45 @@ def test_vaults_own_variables_alone_are_enough(prefix: str, world: Scene) -> Non
 # Proxies
 
 
-def host(url: str) -> str:
-    return urlsplit(url).netloc
+def named(url: str, name: str) -> str:
+    """The same port under a name that only the proxy knows: none leads to this machine itself."""
+    return f"{name}.proxied.invalid:{url.rpartition(':')[2]}"
 
 
-@pytest.mark.parametrize("no_proxy", [None, "localhost", "elsewhere.invalid,127.0.0.1"])
-def test_vault_and_liveperson_are_reached_by_a_proxy_except_where_it_is_not_to_be(
-    no_proxy: str | None, world: Scene
+@pytest.mark.parametrize("vault_is_local", [False, True])
+def test_vault_and_liveperson_are_reached_by_a_proxy_but_not_what_is_on_this_machine(
+    vault_is_local: bool,  # noqa: FBT001 - a case
+    world: Scene,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     account = add_account(world, "secret")
-    vault, domain_api, sentinel = (
-        host(url) for url in (world.openbao.address, world.liveperson.domain_api, f"//{world.liveperson.hosts['va']}")
+    vault, api, va = (
+        named(url, name)
+        for url, name in (
+            (world.openbao.address, "vault"),
+            (world.liveperson.domain_api, "api"),
+            (world.liveperson.hosts["va"], "va"),
+        )
     )
-    apart = (no_proxy or "").split(",")
+    monkeypatch.setitem(world.liveperson.hosts, "va", va)
+    changes = {"APPJWT_SENTINEL_DOMAIN_API": f"https://{api}", "APPJWT_SENTINEL_ALLOWED_HOSTS": va}
+    if not vault_is_local:
+        changes |= {"APPJWT_VAULT_ADDRESS": f"https://{vault}", "APPJWT_VAULT_TLS_SERVER_NAME": "localhost"}
     with Proxy() as proxy:
-        check_works(world, account, {"HTTPS_PROXY": proxy.url, "NO_PROXY": no_proxy})
-        expected = {f"CONNECT {each}" for each in (vault, domain_api, sentinel) if each.partition(":")[0] not in apart}
-        assert set(proxy.targets) == expected
+        with_login = proxy.url.replace("//", "//someone:something@")
+        checks = check_works(world, account, {**changes, "HTTPS_PROXY": with_login, "NO_PROXY": "elsewhere.invalid"})
+        hosts = [*(() if vault_is_local else (vault,)), api, va]
+        assert set(proxy.targets) == {f"CONNECT {each}" for each in hosts}
+        named_by_check = [(line["check"], line["detail"]) for line in checks if line["check"].startswith("proxy ")]
+        assert named_by_check == [(f"proxy {host}", proxy.url) for host in hosts]
 
 
 def test_a_proxy_that_is_not_there_is_blamed(world: Scene) -> None:
     with Proxy() as proxy:
         gone = proxy.url
-    done = world.call("--refresh", "any", changes={"HTTPS_PROXY": gone})
-    said = f"approle login: {host(world.openbao.address)}: the proxy failed: connection refused"
+    vault = named(world.openbao.address, "vault")
+    done = world.call("--refresh", "any", changes={"HTTPS_PROXY": gone, "APPJWT_VAULT_ADDRESS": f"https://{vault}"})
+    said = f"approle login: {vault}: the proxy failed: connection refused"
     assert (done.status, done.out, done.err) == (3, "", f"appjwt-worker: Vault cannot be used: {said}\n")
 
 

@@ -1,6 +1,7 @@
 """What goes over the wire to LivePerson, byte for byte."""
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from tests.builders import SAMPLE
 from tests.integration.servers import Answering, http
 from worker import net
 from worker.core.account import Account
-from worker.liveperson.domains import Domains
+from worker.core.appjwt import TokenRefusedError
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.unchecked import TokenResponse
+from worker.liveperson.domain_api import DomainApi
 from worker.liveperson.sentinel import SentinelClient
 
 ACCOUNT = "le81823118"
@@ -57,50 +61,96 @@ def test_the_token_request_is_the_documented_one(secret: str, encoded: str, line
     account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr(secret))
     answer = http(f'{{"access_token": "{TOKEN}", "token_type": "Bearer"}}'.encode())
     with Answering(answer, tls=line.server_tls) as sentinel:
-        answered = SentinelClient(line.session, api_version="1.0").mint(account, f"localhost:{sentinel.port}", SOON)
+        client = SentinelClient(line.session, api_version="1.0")
+        response = client.request_token(account, f"localhost:{sentinel.port}", SOON)
     body = f"client_id={CLIENT_ID}&client_secret={encoded}"
     assert sentinel.requests == [
         (
             f"POST /sentinel/api/account/{ACCOUNT}/app/token?v=1.0&grant_type=client_credentials HTTP/1.1\r\n"
             f"Host: localhost:{sentinel.port}\r\n"
-            f"Content-Length: {len(body)}\r\n"
             f"User-Agent: {AGENT}\r\n"
             "Accept: application/json\r\n"
             "Accept-Encoding: identity\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n"
             f"\r\n{body}"
         ).encode()
     ]
-    assert answered.raw.get_secret_value() == TOKEN
-    assert answered.token_type == "Bearer"
+    assert response.raw.get_secret_value() == TOKEN
+    assert response.token_type == "Bearer"
+
+
+def answered(line: Line, document: object, secret: str = "0a1b2c3d4e") -> TokenResponse:
+    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr(secret))
+    with Answering(http(json.dumps(document).encode()), tls=line.server_tls) as sentinel:
+        client = SentinelClient(line.session, api_version="1.0")
+        return client.request_token(account, f"localhost:{sentinel.port}", SOON)
 
 
 @pytest.mark.parametrize(
-    ("told", "taken"),
-    [("bearer", "bearer"), ("x" * 17, "Bearer"), ("two words", "Bearer"), (["Bearer"], "Bearer"), (None, "Bearer")],
+    ("beside", "taken"),
+    [
+        ({"token_type": "Bearer"}, "Bearer"),
+        ({"token_type": "bearer"}, "bearer"),
+        ({"token_type": "BEARER"}, "BEARER"),
+        ({"token_type": None}, "Bearer"),
+        ({}, "Bearer"),
+    ],
 )
-def test_a_token_type_is_a_word_or_the_usual_one_for_readers_of_the_token_see_it(
-    told: object, taken: str, line: Line
+def test_a_token_type_may_be_bearer_in_any_case_or_absent(beside: dict[str, object], taken: str, line: Line) -> None:
+    assert answered(line, {"access_token": TOKEN, **beside}).token_type == taken
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("mac", "mac"),
+        ("DPoP", "DPoP"),
+        ("Bearer ", "Bearer"),
+        ("", "nothing"),
+        (["Bearer"], "['Bearer']"),
+        ("x" * 99, "x" * 40),
+        ("0a1b2c3d4e5f6a", "[redacted]"),
+    ],
+)
+def test_a_token_of_another_type_is_refused_for_nobody_knows_how_to_use_it(
+    word: object, shown: str, line: Line
 ) -> None:
-    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr("0a1b2c3d4e"))
-    answer = http(json.dumps({"access_token": TOKEN, "token_type": told}).encode())
-    with Answering(answer, tls=line.server_tls) as sentinel:
-        answered = SentinelClient(line.session, api_version="1.0").mint(account, f"localhost:{sentinel.port}", SOON)
-    assert answered.token_type == taken
+    with pytest.raises(TokenRefusedError) as caught:
+        answered(line, {"access_token": TOKEN, "token_type": word}, secret="0a1b2c3d4e5f6a")
+    assert (caught.value.check, caught.value.kind) == ("token_type", Kind.PERMANENT)
+    assert str(caught.value) == f"token_type: expected Bearer, got {shown}"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "status"),
+    [
+        ("invalid_client", Kind.PERMANENT, 400),
+        ("invalid_grant", Kind.PERMANENT, 400),
+        ("invalid_request", Kind.PERMANENT, 400),
+        ("invalid_scope", Kind.PERMANENT, 400),
+        ("unauthorized_client", Kind.PERMANENT, 400),
+        ("unsupported_grant_type", Kind.PERMANENT, 400),
+        ("temporarily_unavailable", Kind.TRANSIENT, 200),
+        ({"internalCode": 7}, Kind.TRANSIENT, 200),
+    ],
+)
+def test_an_oauth_error_with_status_200_is_taken_as_the_400_that_it_should_have_been(
+    code: object, kind: Kind, status: int, line: Line
+) -> None:
+    with pytest.raises(RefreshError) as caught:
+        answered(line, {"error": code, "error_description": "no 0a1b2c3d4e5f6a"}, secret="0a1b2c3d4e5f6a")
+    error = caught.value
+    assert (error.stage, error.kind, error.status) == (Stage.SENTINEL, kind, status)
+    said = json.dumps({"error": code, "error_description": "no [redacted]"})
+    assert re.fullmatch(rf"localhost:\d+ answers 200: {re.escape(said)}", str(error))
 
 
 def test_the_look_up_of_the_host_is_the_documented_one(line: Line) -> None:
-    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr("0a1b2c3d4e"))
     answer = f'{{"service": "sentinel", "account": "{ACCOUNT}", "baseURI": "va.sentinel.liveperson.net"}}'
     with Answering(http(answer.encode()), tls=line.server_tls) as domain_api:
-        domains = Domains(
-            line.session,
-            url=f"https://localhost:{domain_api.port}",
-            cache=timedelta(hours=1),
-            allowed_hosts=[".liveperson.net"],
-            clock=lambda: 0.0,
-        )
-        assert domains.sentinel_host(account, SOON) == "va.sentinel.liveperson.net"
+        found = DomainApi(line.session, url=f"https://localhost:{domain_api.port}").look_up(ACCOUNT, SOON)
+    assert found == "va.sentinel.liveperson.net"
     assert domain_api.requests == [
         (
             f"GET /api/account/{ACCOUNT}/service/sentinel/baseURI.json?version=1.0 HTTP/1.1\r\n"

@@ -22,16 +22,19 @@ from sandbox.openbao import OpenBao
 from sandbox.world import POLICIES
 from tests.fakes.clock import Clock
 from tests.fakes.liveperson import FakeLivePerson
-from tests.fakes.vault import FakeAccounts, FakeTokens, FakeVault, Metadata
+from tests.fakes.vault import ACCOUNTS, TOKENS, FakeKv, FakeVault, Metadata
 from tests.ports.handles import LivePersonPort, VaultPort
 from worker import net
-from worker.liveperson.domains import Domains
+from worker.liveperson.domain_api import DomainApi
+from worker.liveperson.hosts import HostLookup, HostResolver
 from worker.liveperson.sentinel import SentinelClient
-from worker.schedule.steady import steady
-from worker.vault.accounts import VaultAccounts
+from worker.schedule.boottime import boottime
+from worker.vault.accounts import AccountStore
+from worker.vault.kv import VaultKv
 from worker.vault.login import TokenLogin
+from worker.vault.operation import Operation
 from worker.vault.session import VaultSession
-from worker.vault.tokens import VaultTokens
+from worker.vault.tokens import TokenStore
 
 _LOGIN_ONLY = 'path "auth/token/lookup-self" { capabilities = ["read"] }'
 _TIMEOUT = timedelta(seconds=5)
@@ -46,11 +49,12 @@ def _fake_vault() -> VaultPort:
 
     every = {"list", "read_account", "read_token", "write_token", "write_metadata"}
     return VaultPort(
+        FakeKv(vault, TOKENS, "read_token"),
         vault.accounts,
         vault.tokens,
         vault.kv,
-        FakeAccounts.FOLDER,
-        FakeTokens.FOLDER,
+        ACCOUNTS,
+        TOKENS,
         vault.now,
         clock.advance,
         partial(mock.patch.object, vault, "is_down", new=True),
@@ -62,7 +66,11 @@ def _fake_vault() -> VaultPort:
 def _fake_liveperson() -> LivePersonPort:
     clock = Clock()
     fake = FakeLivePerson(clock)
-    return LivePersonPort(fake, fake, fake, clock.now, clock.advance)
+    return LivePersonPort(fake, _resolver(fake, fake.hosts, clock), fake, fake, clock.now, clock.advance)
+
+
+def _resolver(lookup: HostLookup, hosts: Mapping[str, str], clock: Clock) -> HostResolver:
+    return HostResolver(lookup, cache_ttl=timedelta(hours=12), allowed_hosts=tuple(hosts.values()), clock=clock)
 
 
 # The real parts
@@ -81,6 +89,9 @@ class _RealKv:
 
     def delete(self, path: str) -> None:
         self._kv.delete_latest_version_of_secret(path)
+
+    def undelete(self, path: str) -> None:
+        self._kv.undelete_secret_versions(path, [self._read(path)["current_version"]])
 
     def destroy(self, path: str) -> None:
         self._kv.destroy_secret_versions(path, [self._read(path)["current_version"]])
@@ -197,7 +208,7 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         http=http,
         namespace=None,
         timeout=_TIMEOUT,
-        clock=steady,
+        clock=boottime,
     )
     session.login.keep_alive()
     here = f"t{next(_numbers)}"  # each test has a folder of its own, still under the policy
@@ -211,9 +222,12 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         finally:
             openbao.policy("worker", (POLICIES / "worker.hcl").read_text())
 
+    accounts_kv = VaultKv(session, "secret", read=Operation.READ_ACCOUNT)
+    tokens_kv = VaultKv(session, "secret", read=Operation.READ_TOKEN, only_v2=True)
     return VaultPort(
-        VaultAccounts(session, mount="secret", prefix=accounts),
-        VaultTokens(session, mount="secret", prefix=tokens),
+        tokens_kv,
+        AccountStore(accounts_kv, prefix=accounts),
+        TokenStore(tokens_kv, prefix=tokens),
         _RealKv(openbao.client),
         f"{accounts}/",
         f"{tokens}/",
@@ -246,14 +260,9 @@ def liveperson(request: pytest.FixtureRequest) -> Iterator[LivePersonPort]:
     running: LivePerson = request.getfixturevalue("running_liveperson")
     clock = Clock()
     with net.session(user_agent="tests", ca_cert=str(running.ca_file)) as http:
-        domains = Domains(
-            http,
-            url=running.domain_api,
-            cache=timedelta(hours=12),
-            allowed_hosts=tuple(running.hosts.values()),
-            clock=clock,
-        )
-        yield LivePersonPort(domains, SentinelClient(http, api_version="1.0"), running, _wall, clock.advance)
+        api = DomainApi(http, url=running.domain_api)
+        hosts = _resolver(api, running.hosts, clock)
+        yield LivePersonPort(api, hosts, SentinelClient(http, api_version="1.0"), running, _wall, clock.advance)
     running.faults.reset()
     running.token_life = timedelta(hours=1)
 

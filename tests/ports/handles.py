@@ -1,4 +1,4 @@
-"""A world outside as the contract tests see it: the worker's Protocols, and what can be done behind its back."""
+"""A world outside as the contract tests see it: the ports, what stands above them, and what can be done behind them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -9,15 +9,19 @@ from typing import Protocol
 from sandbox.faults import Faults
 from sandbox.liveperson import Credentials
 from tests.fakes.vault import Metadata
-from worker.mint import Domains, Sentinel
-from worker.refresh import Accounts, Tokens
+from worker.liveperson.hosts import HostLookup, HostResolver
+from worker.obtain import Sentinel
+from worker.vault.accounts import AccountStore
+from worker.vault.kv import Kv
+from worker.vault.tokens import TokenStore
 
 
-class Kv(Protocol):
+class Engine(Protocol):
     """KV v2 as an operator uses it; the fake's own is one."""
 
     def put(self, path: str, data: Mapping[str, object]) -> int: ...
     def delete(self, path: str) -> None: ...
+    def undelete(self, path: str) -> None: ...
     def destroy(self, path: str) -> None: ...
     def remove(self, path: str) -> None: ...
     def set_metadata(
@@ -33,9 +37,11 @@ class Kv(Protocol):
 
 @dataclass
 class VaultPort:
-    accounts: Accounts
-    tokens: Tokens
-    kv: Kv
+    port: Kv
+    """The five calls, at the tokens' mount."""
+    accounts: AccountStore
+    tokens: TokenStore
+    kv: Engine
     account_folder: str
     token_folder: str
     now: Callable[[], datetime]
@@ -60,7 +66,9 @@ class Backstage(Protocol):
 
 @dataclass
 class LivePersonPort:
-    domains: Domains
+    lookup: HostLookup
+    hosts: HostResolver
+    """The product's, over that look-up."""
     sentinel: Sentinel
     backstage: Backstage
     now: Callable[[], datetime]

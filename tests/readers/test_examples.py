@@ -1,227 +1,235 @@
-"""What docs/reading-tokens.md tells, and the examples, as far as their tools run here."""
+"""The examples that are programs, on a real Vault: each as it is started by hand, and two as a running app has them."""
 
-import os
-import re
-import shutil
+import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-import yaml
 
-from sandbox.openbao import bao
-from tests.builders import app_jwt
-from tests.integration.processes import Scene, eventually, scene
-from worker.core.plan import Life, Timing
+from tests.integration.processes import eventually
+from tests.readers.stand import EXAMPLES, PLACES, Vault
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
+HERE = Path(__file__).parent
 ACCOUNT = "le81823118"
+NODE = pytest.mark.tool("node")
+PROGRAMS = [
+    pytest.param([sys.executable, "read_token.py"], id="py"),
+    pytest.param(["node", "read-token.mjs"], id="mjs", marks=NODE),
+    pytest.param(["sh", "read-token.sh", "$ACCOUNT"], id="sh", marks=pytest.mark.tool("curl")),
+]
+APPS = [
+    pytest.param([sys.executable, HERE / "app.py", EXAMPLES / "read_token.py"], id="py"),
+    pytest.param(["node", HERE / "app.mjs", EXAMPLES / "read-token.mjs"], id="mjs", marks=NODE),
+]
+every_program = pytest.mark.parametrize("program", PROGRAMS)
+every_app = pytest.mark.parametrize("command", APPS)
 
 
-@dataclass
-class Reader:
-    """A login that may read one account's token, as an app has it."""
+def start(program: list[str], environment: dict[str, str], account: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [each.replace("$ACCOUNT", account) for each in program],
+        cwd=EXAMPLES,
+        env={**environment, "ACCOUNT": account},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
 
-    world: Scene
-    environment: dict[str, str]
-    folder: Path
-    """Has role_id and secret_id in it."""
 
-    def run(self, *command: str, **more: str) -> str:
-        done = subprocess.run(
-            command,
-            env={**self.environment, **more},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+def refuses(done: subprocess.CompletedProcess[str]) -> bool:
+    """It ended with an error, and gave out nothing that an app could take for a token."""
+    return done.returncode != 0 and done.stdout == "" and done.stderr != ""
+
+
+# Started by hand
+
+
+@every_program
+def test_a_program_reads_what_the_worker_wrote(program: list[str], vault: Vault) -> None:
+    token = vault.refresh(ACCOUNT)
+    done = start(program, vault.environment(ACCOUNT), ACCOUNT)
+    assert (done.returncode, done.stdout) == (0, f"{token}\n"), done.stderr
+
+
+@every_program
+@pytest.mark.parametrize(("account", "namespace"), PLACES)
+def test_a_program_reads_the_newest_token(
+    program: list[str], account: str, namespace: str | None, vault: Vault
+) -> None:
+    environment = vault.environment(account, namespace)
+    for _ in range(2):
+        token = vault.put(account, namespace=namespace)
+        done = start(program, environment, account)
+        assert (done.returncode, done.stdout) == (0, f"{token}\n"), done.stderr
+
+
+@every_program
+def test_a_program_gives_out_no_token_that_has_expired_or_was_deleted(program: list[str], vault: Vault) -> None:
+    environment = vault.environment(ACCOUNT)
+    vault.put(ACCOUNT, remaining=-1)
+    assert refuses(start(program, environment, ACCOUNT))
+    vault.put(ACCOUNT)
+    vault.delete(ACCOUNT)
+    assert refuses(start(program, environment, ACCOUNT))
+
+
+@every_program
+def test_a_program_ends_where_vault_is_away_or_does_not_answer(program: list[str], vault: Vault) -> None:
+    vault.put(ACCOUNT)
+    environment = vault.environment(ACCOUNT)
+    with vault.line.broken("cut"):
+        assert refuses(start(program, environment, ACCOUNT))
+    with vault.line.broken("silent"):
+        assert refuses(start(program, environment, ACCOUNT))
+
+
+@pytest.mark.tool("curl")
+def test_the_login_of_the_shell_example_is_not_in_the_list_of_processes(vault: Vault) -> None:
+    environment, before = vault.environment(ACCOUNT), vault.line.attempts
+    with vault.line.broken("silent"):
+        shell = subprocess.Popen(
+            ["sh", "read-token.sh", ACCOUNT],
+            cwd=EXAMPLES,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    @property
-    def token(self) -> str:
-        stored = self.world.openbao.get_token(ACCOUNT)
-        assert stored
-        return stored["access_token"]
+        eventually(lambda: vault.line.attempts > before)
+        found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if is_below(path, shell.pid)]
+    assert shell.wait(20) != 0
+    assert any(b"curl" in each for each in found)
+    assert not any(environment["VAULT_TOKEN"].encode() in each for each in found)
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    folder = tmp_path_factory.mktemp("reader")
-    with scene(folder / "world") as world:
-        world.add_account(ACCOUNT)
-        assert world.call("--refresh", ACCOUNT).status == 0
-        policy = (ROOT / "config" / "policies" / "reader.hcl").read_text()
-        world.openbao.policy("reader", policy)
-        role_id, secret_id = world.openbao.approle("reader", ["reader"])
-        (folder / "role_id").write_text(role_id)
-        (folder / "secret_id").write_text(secret_id)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "VAULT_ADDR": world.openbao.address,
-            "VAULT_CACERT": str(world.openbao.ca_file),
-            "NODE_EXTRA_CA_CERTS": str(world.openbao.ca_file),
-            "VAULT_TOKEN": world.openbao.token(["reader"]),
-            "ACCOUNT": ACCOUNT,
-        }
-        yield Reader(world, environment, folder)
+def is_below(cmdline: Path, parent: int) -> bool:
+    """Whether a process was started by this one, or by a child of it."""
+    try:
+        while cmdline.parent.name != "1":
+            above = (cmdline.parent / "stat").read_text().rpartition(")")[2].split()[1]
+            if above == str(parent):
+                return True
+            cmdline = cmdline.parent.parent / above / "cmdline"
+    except OSError:  # it ended meanwhile
+        pass
+    return False
 
 
-def test_hvac_reads_the_token(reader: Reader) -> None:
-    assert reader.run(sys.executable, str(EXAMPLES / "read_token.py")) == reader.token
+# A running app
 
 
-def test_hvac_tries_again_with_another_token_and_not_with_the_same(reader: Reader) -> None:
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import hvac, os, read_token, subprocess\n"
-    program += "jwt = read_token.AppJWT(os.environ['ACCOUNT'], hvac.Client(verify=os.environ['VAULT_CACERT']))\n"
-    program += "jwt.headers(); print(jwt.refused()); input(); print(jwt.refused())"
+class App:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def do(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def ask(self) -> str | None:
+        """The token that it sends; None where it has none to send."""
+        token: str | None = self.do("ask").get("result")
+        return token
+
+
+@contextmanager
+def running(command: list[str], vault: Vault, account: str) -> Iterator[App]:
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(EXAMPLES)],
-        env=reader.environment,
+        [*command, account],
+        env=vault.environment(account),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout
-        assert process.stdin
-        assert process.stdout.readline().strip() == "False"
-        time.sleep(1.1)  # a token of the same second would end no later
-        assert reader.world.call("--refresh", ACCOUNT).status == 0
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stdout.readline().strip() == "True"
+        yield App(process)
+        process.kill()
 
 
-_WHEN_VAULT_IS_AWAY = """
-import sys; sys.path.insert(0, sys.argv[1])
-import os, hvac, read_token
-client = hvac.Client(verify=os.environ["VAULT_CACERT"])
-jwt = read_token.AppJWT(os.environ["ACCOUNT"], client)
-before = jwt.headers()
-read_token.time.monotonic = lambda: 1e12
-client.adapter.base_uri = "https://127.0.0.1:9"
-assert jwt.headers() == before, "it serves until its end"
-read_token.time.time = lambda: float(jwt._secret["exp"])
-read_token.time.monotonic = lambda: 2e12
-jwt.headers()
-"""
+@every_app
+def test_an_app_reads_again_after_five_minutes(command: list[str], vault: Vault) -> None:
+    first = vault.put(ACCOUNT)
+    with running(command, vault, ACCOUNT) as app:
+        assert app.ask() == first
+        second = vault.put(ACCOUNT)
+        app.do("later 295")
+        assert app.ask() == first
+        app.do("later 5")
+        assert app.ask() == second
 
 
-def test_hvac_goes_on_with_a_living_token_where_vault_is_away(reader: Reader) -> None:
-    program = [sys.executable, "-c", _WHEN_VAULT_IS_AWAY, str(EXAMPLES)]
-    done = subprocess.run(program, env=reader.environment, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert "ConnectionError" in done.stderr.splitlines()[-1], "and says so when it has ended"
+@every_app
+@pytest.mark.parametrize("how", ["cut", "silent"])
+def test_an_app_goes_on_with_a_live_token_and_tries_again_ten_seconds_after_an_attempt(
+    how: Any, command: list[str], vault: Vault
+) -> None:
+    token = vault.put(ACCOUNT)
+    with running(command, vault, ACCOUNT) as app:
+        assert app.ask() == token
+        app.do("later 300")
+        with vault.line.broken(how):
+            attempts = [vault.line.attempts]
+            for pause in (0, 7.5, 2.5):  # an attempt at a silent Vault takes 3 s, which do not count
+                app.do(f"later {pause}")
+                assert app.ask() == token
+                attempts.append(vault.line.attempts)
+        first, second, third, fourth = attempts
+        assert first < second == third < fourth
+        newer = vault.put(ACCOUNT)
+        app.do("later 10")
+        assert app.ask() == newer
 
 
-@pytest.mark.tool("curl")
-def test_curl_reads_the_token_and_says_when_there_is_none(reader: Reader) -> None:
-    script = str(EXAMPLES / "read-token.sh")
-    assert reader.run("sh", script, ACCOUNT) == reader.token
-    for token in (reader.environment["VAULT_TOKEN"], "none"):
-        told = {**reader.environment, "VAULT_TOKEN": token}
-        name = "nobody" if token != "none" else ACCOUNT
-        done = subprocess.run(["sh", script, name], env=told, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode != 0
-        assert done.stdout == ""
-        assert done.stderr
+@every_app
+def test_an_app_reads_every_ten_seconds_in_the_last_minute_of_a_token(command: list[str], vault: Vault) -> None:
+    first = vault.put(ACCOUNT, remaining=130)
+    with running(command, vault, ACCOUNT) as app:
+        assert app.ask() == first
+        app.do("later 71")
+        second = vault.put(ACCOUNT, remaining=120)
+        assert app.ask() == second
+        third = vault.put(ACCOUNT)
+        app.do("later 10")
+        assert app.ask() == third
 
 
-@pytest.mark.tool("node", "npm")
-def test_node_reads_the_token(reader: Reader) -> None:
-    shutil.copy(EXAMPLES / "read-token.mjs", reader.folder)
-    subprocess.run(
-        ["npm", "install", "--no-audit", "--no-fund", "--silent", "node-vault"],
-        cwd=reader.folder,
-        check=True,
-        capture_output=True,
-        timeout=180,
-    )
-    assert reader.run("node", "read-token.mjs") == reader.token
+@every_app
+def test_an_app_sends_no_token_after_its_end(command: list[str], vault: Vault) -> None:
+    expiring = vault.put(ACCOUNT, remaining=100)
+    with running(command, vault, ACCOUNT) as app:
+        assert app.ask() == expiring
+        app.do("later 70")
+        assert app.ask() == expiring
+        vault.delete(ACCOUNT)
+        app.do("later 31")
+        assert app.ask() is None, "Vault has none"
+        with vault.line.broken("cut"):
+            app.do("later 10")
+            assert app.ask() is None, "Vault is away"
+        vault.put(ACCOUNT, remaining=110)
+        app.do("later 10")
+        assert app.ask() is None, "the one in Vault has expired too"
+        living = vault.put(ACCOUNT)
+        app.do("later 10")
+        assert app.ask() == living
 
 
-def test_an_agent_renders_the_token_and_its_successor(reader: Reader) -> None:
-    """bao agent 2.7 takes a version that will go one day for one that is gone, so here it never goes."""
-    path, kv = f"liveperson/tokens/{ACCOUNT}", reader.world.openbao.client.secrets.kv.v2
-    config = (EXAMPLES / "agent.hcl").read_text().replace('"1m"', '"1s"')
-    config = config.replace("https://vault.example.com:8200", reader.world.openbao.address)
-    shutil.copy(str(reader.world.openbao.ca_file), reader.folder / "vault-ca.pem")
-    (reader.folder / "agent.hcl").write_text(config)
-    environment = {key: value for key, value in reader.environment.items() if key != "VAULT_TOKEN"}
-    file = reader.folder / "appjwt"
-    kv.update_metadata(path, delete_version_after="0s")
-    with subprocess.Popen(
-        [bao(), "agent", "-config=agent.hcl"],
-        cwd=reader.folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    ) as agent:
-        try:
-            for text in (reader.token, app_jwt().raw.get_secret_value()):
-                kv.create_or_update_secret(path, {"access_token": text, "managed_by": "appjwt-worker"})
-                eventually(lambda text=text: file.exists() and file.read_text() == text)  # type: ignore[misc]
-        finally:
-            agent.terminate()
-    assert reader.world.call("--refresh", ACCOUNT).status == 0
-
-
-def test_a_proxy_serves_the_token_to_whoever_has_no_login(reader: Reader) -> None:
-    address = "127.0.0.1:8114"
-    config = (EXAMPLES / "proxy.hcl").read_text().replace("127.0.0.1:8100", address)
-    config = config.replace("https://vault.example.com:8200", reader.world.openbao.address)
-    (reader.folder / "proxy.hcl").write_text(config.replace("vault-ca.pem", str(reader.world.openbao.ca_file)))
-    environment = {key: value for key, value in reader.environment.items() if key != "VAULT_TOKEN"}
-
-    def read() -> Any:
-        try:
-            answer = requests.get(f"http://{address}/v1/secret/data/liveperson/tokens/{ACCOUNT}", timeout=5)
-        except requests.ConnectionError:
-            return None
-        return answer.json()["data"]["data"]["access_token"] if answer.ok else None
-
-    with subprocess.Popen(
-        [bao(), "proxy", "-config=proxy.hcl"],
-        cwd=reader.folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    ) as proxy:
-        try:
-            assert eventually(read) == reader.token
-        finally:
-            proxy.terminate()
-
-
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [("vault-secrets-operator.yaml", "VaultStaticSecret"), ("external-secrets.yaml", "ExternalSecret")],
-)
-def test_an_operators_example_reads_the_path_that_the_worker_writes(file: str, kind: str) -> None:
-    told = yaml.safe_load((EXAMPLES / file).read_text())
-    assert told["kind"] == kind
-    assert f"liveperson/tokens/{ACCOUNT}" in str(told["spec"])
-
-
-def test_who_reads_a_token_has_27_minutes_left_while_all_is_well() -> None:
-    life = Life(0.0, 3600.0)
-    timing = Timing(0.5, 0.05, "a")
-    latest = max(timing.refresh_at(f"le{number}", life) for number in range(2000))
-    assert 3600.0 - latest >= 27 * 60
-
-
-def test_the_page_names_every_example_and_they_exist() -> None:
-    text = (ROOT / "docs" / "reading-tokens.md").read_text()
-    assert {*re.findall(r"\(\.\./examples/(.*?)\)", text)} == {
-        file.name for file in EXAMPLES.iterdir() if file.is_file()
-    }
+@every_app
+def test_an_app_tries_again_with_another_token_and_not_with_the_same(command: list[str], vault: Vault) -> None:
+    token = vault.put(ACCOUNT)
+    with running(command, vault, ACCOUNT) as app:
+        assert app.ask() == token
+        assert app.do(f"refused {token}") == {"result": False}
+        with vault.line.broken("cut"):
+            assert app.do(f"refused {token}") == {"result": False}
+        newer = vault.put(ACCOUNT)
+        assert app.do(f"refused {token}") == {"result": True}
+        assert app.do(f"refused {token}") == {"result": True}, "another request of the same app may have been first"
+        assert app.ask() == newer

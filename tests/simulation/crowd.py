@@ -10,12 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from tests.simulation import shows
+from tests.simulation.mutants import MUTANTS, Found, find
 from tests.simulation.shows import Row
 from tests.simulation.worlds import Report, run_seed
 
 SMALL: dict[str, tuple[str, tuple[object, ...]]] = {
     **{f"an outage of {each}": ("outage", (each,)) for each in shows.OUTAGES},
     "others do not notice": ("isolation", ()),
+    **{f"{share:.0%} of a host's accounts hang": ("neighbours", (share,)) for share in shows.SICK},
     "two and three replicas": ("replicas", ()),
     "load": ("load", ()),
 }
@@ -24,6 +26,7 @@ SMALL: dict[str, tuple[str, tuple[object, ...]]] = {
 LARGE: dict[str, tuple[str, tuple[object, ...]]] = {
     **SMALL,
     "others do not notice": ("isolation", (1000,)),
+    **{f"{share:.0%} of a host's accounts hang": ("neighbours", (share, 1000)) for share in shows.SICK},
     "two and three replicas": ("replicas", (500, 24.0)),
     "load": ("load", (10_000, 24.0, 1.0)),
 }
@@ -60,6 +63,10 @@ class Crowd:
         for each in going:
             each.cancel()
         return total, worlds
+
+    def found(self) -> list[Found]:
+        """Return how each planted bug was found, in order."""
+        return list(self._pool.map(find, range(len(MUTANTS))))
 
     def rows(self, scene: str) -> list[Row]:
         return self._scenes[scene].result()

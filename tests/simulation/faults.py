@@ -10,8 +10,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
-from tests.fakes.vault import HEALTHY, MANAGED_BY, FakeAccounts, FakeTokens, Kv, VaultFault
+from tests.fakes.vault import ACCOUNTS, HEALTHY, TOKENS, KvEngine, VaultFault
 from tests.simulation.oracle import Recovery, Window
+from tests.simulation.ownership import LONGEST_ATTEMPT, MANAGED_BY
+from worker.core.plan import RETRY_PAUSES
 
 if TYPE_CHECKING:
     from tests.simulation.worlds import SimWorld
@@ -27,6 +29,7 @@ class Kind(StrEnum):
 
     HOST_REFUSES = "Sentinel host: connection refused"
     HOST_HANGS = "Sentinel host: never answers"
+    HOST_HANGS_FOR_SOME = "Sentinel host: never answers for some accounts"
     HOST_SLOW = "Sentinel host: slow"
     HOST_503 = "Sentinel host: 503"
     HOST_429 = "Sentinel host: 429 with Retry-After"
@@ -50,6 +53,7 @@ class Kind(StrEnum):
     VAULT_REFUSES = "Vault: connection refused"
     VAULT_HANGS = "Vault: never answers"
     VAULT_SEALED = "Vault: sealed"
+    VAULT_429 = "Vault: 429 of a rate limit"
     LOGIN_ENDED = "Vault: a replica's login has ended"
     DENIED_LIST = "policy: list taken away"
     DENIED_READ_ACCOUNT = "policy: read_account taken away"
@@ -58,11 +62,14 @@ class Kind(StrEnum):
     DENIED_WRITE_METADATA = "policy: write_metadata taken away"
     WRITE_DONE = "write: done, and its answer lost"
     WRITE_NOT_DONE = "write: not done, and no answer"
+    METADATA_DONE = "metadata write: done, and its answer lost"
+    METADATA_NOT_DONE = "metadata write: not done, and no answer"
     STALE = "read: up to 110 ms old"
-    ONE_BEHIND = "read: the version before"
+    VERY_STALE = "read: up to 2 s old"
     LIST_INCOMPLETE = "LIST leaves some out"
     PATH_5XX = "Vault: 500 for one token path"
     VAULT_SKEWED = "Vault's clock is up to 30 s wrong"
+    VAULT_HOURS_OFF = "Vault's clock is hours wrong"
     TOKEN_DELETED = "stored token deleted"
     TOKEN_DESTROYED = "stored token destroyed"
     METADATA_DELETED = "metadata of the token path deleted"
@@ -71,20 +78,26 @@ class Kind(StrEnum):
     CROSSED = "another account's token in the token path"
     PLANTED_EXP = "exp of 2099 beside an older token"
     MARK_WIPED = "custom_metadata wiped"
-    KEPT_SHORTER = "delete_version_after shortened"
-    FOREIGN = "foreign secret in the token path"
-    FOREIGN_AMID = "foreign secret in the token path, amid a mint"
+    EARLY_DELETION = "delete_version_after set by the owner"
+    UNDELETED = "an older version of the token undeleted"
+    STRANGER_NEW = "stranger at a new path"
+    STRANGER_AMID = "stranger at a new path, amid a token request"
+    STRANGER_UNMARKED = "stranger at a path whose mark was removed"
+    STRANGER_MARKED = "stranger at a marked path"
+    STRANGER_DISABLED = "stranger at the path of a disabled account"
     SECRET_EDITED = "client_secret rotated"
+    SECRET_EARLY = "client_secret rotated in Vault before LivePerson"
     DISABLED = "account disabled, later enabled"
     DELETED = "account deleted, later restored"
     REMOVED = "account removed, later added anew"
     INVALID = "account made invalid, later mended"
+    WALL_STEPPED = "the replicas' wall clocks stepped, by a day and less"
     PAUSED = "replica paused"
     CRASH = "replica crashes, and is back"
     RESTART = "replica restarted"
     MANUAL_ONE = "--refresh of one"
     MANUAL_ALL = "--refresh-all"
-    MANUAL_IF = "--refresh-all --if-less-than"
+    MANUAL_IF = "--refresh-all --expires-within"
 
 
 class Target(Enum):
@@ -140,7 +153,7 @@ class SentinelFaults(Faults):
     def take(self, service: Service, account: str, host: str) -> Fault:
         for episode, which, make in self._trouble.liveperson:
             if (
-                which == service
+                which == ("sentinel" if service == "clock" else service)
                 and (episode.host is None or episode.host == host)
                 and (episode.ids is None or account in episode.ids)
             ):
@@ -158,7 +171,7 @@ class Trouble:
         self.met: Counter[Kind] = Counter()
         self.begun: Counter[Kind] = Counter()
         self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
-        self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault]]] = []
+        self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault | None]]] = []
         self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
         self.on_mint: dict[str, Callable[[], object]] = {}
         """What happens when the next token of this account was asked for."""
@@ -177,9 +190,10 @@ class Trouble:
                 operation in operations
                 and (episode.name is None or episode.name == name)
                 and (episode.replica is None or (process and process.name == episode.replica))
+                and (fault := make())
             ):
                 self.meet(episode)
-                return make()
+                return fault
         return HEALTHY
 
     def spring(self, operation: str, name: str) -> None:
@@ -207,7 +221,7 @@ class Trouble:
         if kind is Kind.MOVED:
             length = world.plan.life
         length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
-        forgets = spec.recovery is Recovery.SYNC or kind in (Kind.STALE, Kind.ONE_BEHIND)
+        forgets = spec.recovery in (Recovery.SYNC, Recovery.STRANGER) or kind in _READS_OLD
         window = Window(now, now + length, spec.recovery, kind, spec.hangs, forgets)
         episode = Episode(kind, window)
         truths = world.oracle.truths
@@ -285,6 +299,19 @@ def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel")
     return begin
 
 
+def _hang_for_some(trouble: "Trouble", episode: Episode) -> bool:
+    """The host's other accounts are not touched: they must not notice."""
+    truths, random = trouble.world.oracle.truths, trouble.random
+    ids = sorted({truths[name].account_id for name in episode.touches})
+    if not ids:
+        return False
+    sick = max(1, round(random.uniform(*trouble.world.plan.sick) * len(ids)))
+    episode.ids = frozenset(random.sample(ids, sick))
+    episode.touches = frozenset(name for name in episode.touches if truths[name].account_id in episode.ids)
+    trouble.liveperson.append((episode, "sentinel", lambda: Fault(hang=True)))
+    return True
+
+
 def _claims(claims: Callable[["Trouble"], Mapping[str, object]]) -> Begin:
     """Claims that are made at each answer."""
 
@@ -305,7 +332,8 @@ def _vault(make: Callable[["Trouble"], VaultFault], operations: frozenset[str] =
 
 def _denied(operation: str) -> Spec:
     make = _vault(lambda _: VaultFault(status=403), frozenset({operation}))
-    return Spec(Target.ALL, Recovery.LASTING, make)
+    recovery = Recovery.NONE if operation == "write_metadata" else Recovery.PERMANENT
+    return Spec(Target.ALL, recovery, make)
 
 
 def _unix(trouble: Trouble, ahead: float) -> int:
@@ -318,11 +346,42 @@ def _skew_sentinel(trouble: Trouble, episode: Episode) -> bool:
     return True
 
 
+_LONG_WAIT: Final = 3600
+"""Seconds of Retry-After: longer than the worker waits."""
+
+
+def _limit_rate(trouble: Trouble, episode: Episode) -> bool:
+    """So many requests in each second are let through, or none at all."""
+    clock, quota = trouble.world.clock, trouble.random.choice((0, 1, 5, 20))
+    wait = trouble.random.choice((None, 1, 30, _LONG_WAIT))
+    refusal = VaultFault(status=429, retry_after=None if wait is None else timedelta(seconds=wait))
+    passed: Counter[int] = Counter()
+
+    def make() -> VaultFault | None:
+        second = int(clock())
+        if passed[second] >= quota:
+            return refusal
+        passed[second] += 1
+        return None
+
+    trouble.vault.append((episode, _EVERY, make))
+    if wait == _LONG_WAIT:
+
+        def end() -> None:
+            """Who knew no token yet, after a start, waits as it was told."""
+            for replica in trouble.world.running:
+                trouble.world.ail(replica, "throttled")
+                trouble.world.heal(replica, "throttled", RETRY_PAUSES[-1].total_seconds())
+
+        episode.end = end
+    return True
+
+
 def _skew_vault(trouble: Trouble, episode: Episode) -> bool:
-    vault = trouble.world.vault
+    vault, largest = trouble.world.vault, 30.0 if episode.kind is Kind.VAULT_SKEWED else 300 * MINUTE
     if vault.skew:
         return False
-    vault.skew = timedelta(seconds=trouble.random.uniform(-30, 30))
+    vault.skew = timedelta(seconds=trouble.random.uniform(-largest, largest))
     trouble.vault.append((episode, frozenset(), lambda: HEALTHY))
 
     def end() -> None:
@@ -386,9 +445,12 @@ def _change_account(change: Callable[["SimWorld", str], object]) -> Begin:
         episode.touches = frozenset({name})
         before = world.account_data(name)
         change(world, name)
+        owner = world.oracle.owners[name]
+        owner.unwanted_since = world.clock() if change in _UNWANTED else None
 
         def end() -> None:
-            world.vault.kv.put(FakeAccounts.FOLDER + name, before)
+            owner.unwanted_since = None
+            world.vault.kv.put(ACCOUNTS + name, before)
             world.unseen(name)
 
         episode.end = end
@@ -399,11 +461,19 @@ def _change_account(change: Callable[["SimWorld", str], object]) -> Begin:
 
 
 def _disable(world: "SimWorld", name: str) -> None:
-    world.vault.kv.put(FakeAccounts.FOLDER + name, {**world.account_data(name), "enabled": "false"})
+    world.vault.kv.put(ACCOUNTS + name, {**world.account_data(name), "enabled": "false"})
+
+
+def _delete(world: "SimWorld", name: str) -> None:
+    world.vault.kv.delete(ACCOUNTS + name)
+
+
+def _remove(world: "SimWorld", name: str) -> None:
+    world.vault.kv.remove(ACCOUNTS + name)
 
 
 def _spoil(world: "SimWorld", name: str) -> None:
-    world.vault.kv.put(FakeAccounts.FOLDER + name, {"client_id": "", "note": "to be mended"})
+    world.vault.kv.put(ACCOUNTS + name, {"client_id": "", "note": "to be mended"})
 
 
 def _tamper(change: Callable[[Trouble, str], bool | None]) -> Begin:
@@ -413,7 +483,8 @@ def _tamper(change: Callable[[Trouble, str], bool | None]) -> Begin:
         name = str(episode.name)
         episode.touches = frozenset({name})
         truth = trouble.world.oracle.truths[name]
-        if not truth.published or truth.foreign or change(trouble, FakeTokens.FOLDER + name) is False:
+        owner = trouble.world.oracle.owners[name]
+        if not truth.published or owner.is_strangers or change(trouble, TOKENS + name) is False:
             return False
         trouble.set_trap(episode, "read_token")
         return True
@@ -421,36 +492,68 @@ def _tamper(change: Callable[[Trouble, str], bool | None]) -> Begin:
     return begin
 
 
-def _older(trouble: Trouble, path: str, **beside: object) -> bool:
+def _older(trouble: Trouble, path: str, **fields: object) -> bool:
     world = trouble.world
-    name = path.removeprefix(FakeTokens.FOLDER)
+    name = path.removeprefix(TOKENS)
     history, newest = world.oracle.truths[name].history, world.data(name)
     if len(history) < 3 or not newest:
         return False
-    data = {**newest, "access_token": trouble.random.choice(list(history)[:-1]), **beside}
+    data = {**newest, "access_token": trouble.random.choice(list(history)[:-1]), **fields}
     world.vault.kv.put(path, data)
     return True
 
 
-def _shorten(trouble: Trouble, path: str) -> bool:
+def _wipe_mark(trouble: Trouble, path: str) -> bool:
+    """Somebody removes our mark; not where our data is deleted, too, since nothing says any more whose the path is."""
     kv = trouble.world.vault.kv
-    if not _is_marked(kv, path):
-        return False  # once its version is gone too, nothing tells that the path is ours: it is a stranger's then
-    trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened = True
-    kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+    if kv.get(path).data is None:
+        return False
+    kv.set_metadata(path, custom_metadata={"managed_by": None})
     return True
 
 
-def _wipe_mark(trouble: Trouble, path: str) -> bool:
-    if trouble.world.oracle.truths[path.removeprefix(FakeTokens.FOLDER)].shortened:
-        return False  # as above
-    trouble.world.vault.kv.set_metadata(path, custom_metadata={"managed_by": None})
+def _undelete(trouble: Trouble, path: str) -> bool:
+    """Delete the newest version; undelete it a moment later, when the worker may have replaced it."""
+    kv = trouble.world.vault.kv
+    if not _is_marked(kv, path):
+        return False
+    kv.delete(path)
+    number = kv.get(path).number
+
+    def undelete() -> None:
+        if kv.get(path).number == number:
+            kv.undelete(path)
+
+    trouble.world.hub.after(trouble.random.uniform(1, 600), undelete)
+    return True
+
+
+def _delete_early(trouble: Trouble, episode: Episode) -> bool:
+    """The owner sets a delete_version_after shorter than the lifetime: a version is gone after two minutes."""
+    name = str(episode.name)
+    path, kv = TOKENS + name, trouble.world.vault.kv
+    episode.touches = frozenset({name})
+    truth = trouble.world.oracle.truths[name]
+    if not truth.published or not _is_marked(kv, path):
+        return False
+    kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
+    truth.allowed += (episode.window.ends - episode.window.begins) / 20.0 + 4  # it is refreshed as often as it takes
+    if trouble.world.plan.replicas > 1:  # who goes down leaves a token that the others take for a long one
+        window = episode.window
+        trouble.world.oracle.trouble(Window(window.begins, window.ends, Recovery.RESYNC, window.what), name)
+
+    def end() -> None:
+        if kv.metadata(path):
+            kv.set_metadata(path, delete_version_after=timedelta(0))
+
+    episode.end = end
+    trouble.set_trap(episode, "write_token")
     return True
 
 
 def _foreign_token(trouble: Trouble, path: str) -> bool:
     truths = trouble.world.oracle.truths
-    account_id = truths[path.removeprefix(FakeTokens.FOLDER)].account_id
+    account_id = truths[path.removeprefix(TOKENS)].account_id
     others = [name for name, each in truths.items() if each.published and each.account_id != account_id]
     if not others:
         return False
@@ -460,7 +563,7 @@ def _foreign_token(trouble: Trouble, path: str) -> bool:
     return bool(data)
 
 
-def _while_marked(take_away: Callable[[Kv, str], None]) -> Callable[[Trouble, str], bool]:
+def _while_marked(take_away: Callable[[KvEngine, str], None]) -> Callable[[Trouble, str], bool]:
     """Not where our mark is missing: then what is left would not be ours by any sign."""
 
     def tamper(trouble: Trouble, path: str) -> bool:
@@ -473,53 +576,117 @@ def _while_marked(take_away: Callable[[Kv, str], None]) -> Callable[[Trouble, st
     return tamper
 
 
-def _is_marked(kv: Kv, path: str) -> bool:
+def _is_marked(kv: KvEngine, path: str) -> bool:
     metadata = kv.metadata(path)
     return metadata is not None and metadata.custom_metadata.get("managed_by") == MANAGED_BY
 
 
-def _stranger(trouble: Trouble, episode: Episode, read: int | None = None) -> None:
-    """Somebody clears a token's path and puts a secret of their own there; later they hand it over, or take it away.
+def _put_theirs(trouble: Trouble, name: str, *, wipe: bool, read: int | None = None) -> None:
+    """Somebody writes a secret of their own to a token's path.
 
-    :param read: a version that whoever is amid an attempt may have read.
+    :param wipe: first the path is wiped with its metadata.
+    :param read: a version that an attempt under way may have read: the same number again no check-and-set could tell.
     """
-    world, name = trouble.world, str(episode.name)
-    path = FakeTokens.FOLDER + name
+    world, path = trouble.world, TOKENS + name
     kv = world.vault.kv
     known = (read, world.version(name))
-    kv.remove(path)
-    while kv.put(path, {"password": "theirs"}) in known:
-        pass  # were it the same number again, no check-and-set could tell
+    if wipe:
+        kv.remove(path)
+    while kv.put(path, {"password": "theirs"}) in known and wipe:
+        pass
+
+
+def _meddle(trouble: Trouble, episode: Episode) -> None:
+    """Strangers go on: they delete, undelete, destroy and rewrite their secret while it is theirs."""
+    name = str(episode.name)
+    kv, owner = trouble.world.vault.kv, trouble.world.oracle.owners[name]
+    if episode.on and owner.stranger and owner.stranger.protected:
+        act = trouble.random.choice((kv.delete, kv.undelete, kv.destroy, partial(kv.put, data={"password": "newer"})))
+        act(TOKENS + name)
+        trouble.world.hub.after(trouble.random.uniform(10, 300), partial(_meddle, trouble, episode))
+
+
+def _stranger(trouble: Trouble, episode: Episode, *, wipe: bool, read: int | None = None) -> None:
+    """Somebody takes a path for a secret of their own; later they hand it over, or take it away."""
+    world, name = trouble.world, str(episode.name)
+    path, kv, owner = TOKENS + name, world.vault.kv, world.oracle.owners[name]
+    since = world.clock()
+    if not wipe:
+        kv.set_metadata(path, custom_metadata={"managed_by": None})
+    _put_theirs(trouble, name, wipe=wipe, read=read)
+    world.hub.after(trouble.random.uniform(10, 300), partial(_meddle, trouble, episode))
     trouble.set_trap(episode, "read_token")
 
     def end() -> None:
-        theirs = "password" in world.data(name)  # or another replica took the mark on a new path for a hand-over
-        if theirs and _is_marked(kv, path) and world.clock() - since > MINUTE and not world.was_down(since):
-            world.oracle.broken("our mark stays on somebody else's secret", name)
-        # not amid the attempt that found the path new: it takes its own mark back, and cannot tell it from theirs
-        if trouble.random.random() < 0.5 and world.clock() - since > MINUTE:
-            world.oracle.truths[name].foreign = False
+        if not world.was_down(since):
+            # a failing account's path is read again at its next attempt
+            owner.still_broken(world.clock(), within=RETRY_PAUSES[-1].total_seconds() + LONGEST_ATTEMPT)
+        if trouble.random.random() < 0.5 and world.clock() - since > MINUTE and owner.is_strangers:
             kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})
         else:
             kv.remove(path)
 
-    since, episode.end = world.clock(), end
+    episode.end = end
 
 
-def _plant(trouble: Trouble, episode: Episode) -> bool:
-    episode.touches = frozenset({str(episode.name)})
-    _stranger(trouble, episode)
+def _take_path(trouble: Trouble, episode: Episode, *, wipe: bool) -> bool:
+    name = str(episode.name)
+    episode.touches = frozenset({name})
+    if not wipe and not _is_marked(trouble.world.vault.kv, TOKENS + name):
+        return False
+    _stranger(trouble, episode, wipe=wipe)
     return True
 
 
-def _plant_amid(trouble: Trouble, episode: Episode) -> bool:
+def _take_path_amid(trouble: Trouble, episode: Episode) -> bool:
     """The same, while a first token is on its way there."""
     name = str(episode.name)
     episode.touches = frozenset({name})
     read = trouble.world.version(name)
     if trouble.random.random() < 0.7:
-        trouble.world.vault.kv.remove(FakeTokens.FOLDER + name)
-    trouble.on_mint[name] = partial(_stranger, trouble, episode, read)
+        trouble.world.vault.kv.remove(TOKENS + name)
+    trouble.on_mint[name] = partial(_stranger, trouble, episode, wipe=True, read=read)
+    return True
+
+
+def _take_marked_path(trouble: Trouble, path: str) -> bool:
+    kv = trouble.world.vault.kv
+    return _is_marked(kv, path) and bool(kv.put(path, {"password": "theirs"}))
+
+
+def _take_path_of_disabled(world: "SimWorld", name: str) -> None:
+    _disable(world, name)
+    owner = world.oracle.owners[name]
+
+    def put() -> None:
+        if owner.unwanted_since is not None and owner.marked:
+            world.vault.kv.put(TOKENS + name, {"password": "theirs"})
+
+    world.hub.after(LONGEST_ATTEMPT + 10.0, put)
+
+
+def _rotate_early(trouble: Trouble, episode: Episode) -> bool:
+    """Vault has the new client_secret; LivePerson takes the old one until the end."""
+    world, name = trouble.world, str(episode.name)
+    episode.touches = frozenset({name})
+    truth = world.oracle.truths[name]
+    coming = world.liveperson.prepare(truth.client_id)
+    world.write_account(name, coming)
+    episode.end = lambda: world.liveperson.accept(truth.account_id, coming)
+    trouble.set_trap(episode, "sentinel")
+    return True
+
+
+def _step_wall(trouble: Trouble, episode: Episode) -> bool:
+    world = trouble.world
+    step = trouble.random.choice((-86400.0, -3600.0, 90.0, 86400.0))
+    world.wall_offset += step
+    trouble.met[episode.kind] += 1
+
+    def end() -> None:
+        world.wall_offset -= step
+
+    episode.end = end
     return True
 
 
@@ -588,12 +755,14 @@ def _manual(**options: Any) -> Begin:
     return begin
 
 
+_UNWANTED: Final = (_disable, _delete, _remove, _take_path_of_disabled)
 _WRITES: Final = frozenset({"write_token", "write_metadata"})
+_METADATA: Final = frozenset({"write_metadata"})
 _T, _L, _U, _S, _N = (
     Recovery.TRANSIENT,
-    Recovery.LASTING,
+    Recovery.PERMANENT,
     Recovery.UNCHANGED,
-    Recovery.SWEEP,
+    Recovery.RESYNC,
     Recovery.NONE,
 )
 _A, _H, _ALL, _R = Target.ACCOUNT, Target.HOST, Target.ALL, Target.REPLICA
@@ -601,6 +770,7 @@ _A, _H, _ALL, _R = Target.ACCOUNT, Target.HOST, Target.ALL, Target.REPLICA
 SPECS: Final[dict[Kind, Spec]] = {
     Kind.HOST_REFUSES: Spec(_H, _T, _sentinel(lambda _: Fault(refuse=True))),
     Kind.HOST_HANGS: Spec(_H, _T, _sentinel(lambda _: Fault(hang=True)), hangs=True),
+    Kind.HOST_HANGS_FOR_SOME: Spec(_H, _T, _hang_for_some, hangs=True),
     Kind.HOST_SLOW: Spec(_H, _T, _sentinel(lambda t: Fault(delay=t.random.uniform(1, 12))), hangs=True),
     Kind.HOST_503: Spec(_H, _T, _sentinel(lambda _: Fault(status=503))),
     Kind.HOST_429: Spec(
@@ -630,6 +800,7 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.VAULT_REFUSES: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(refuse=True))),
     Kind.VAULT_HANGS: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(hang=True)), hangs=True),
     Kind.VAULT_SEALED: Spec(_ALL, Recovery.VAULT, _vault(lambda _: VaultFault(status=503))),
+    Kind.VAULT_429: Spec(_ALL, _L, _limit_rate),
     Kind.LOGIN_ENDED: Spec(_R, _N, _end_login, 60.0),
     Kind.DENIED_LIST: _denied("list"),
     Kind.DENIED_READ_ACCOUNT: _denied("read_account"),
@@ -638,13 +809,20 @@ SPECS: Final[dict[Kind, Spec]] = {
     Kind.DENIED_WRITE_METADATA: _denied("write_metadata"),
     Kind.WRITE_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(lose_answer=True), _WRITES), 10 * MINUTE),
     Kind.WRITE_NOT_DONE: Spec(_ALL, _T, _vault(lambda _: VaultFault(refuse=True), _WRITES), 10 * MINUTE),
+    Kind.METADATA_DONE: Spec(_ALL, _N, _vault(lambda _: VaultFault(lose_answer=True), _METADATA)),
+    Kind.METADATA_NOT_DONE: Spec(_ALL, _N, _vault(lambda _: VaultFault(refuse=True), _METADATA)),
     Kind.STALE: Spec(
         _ALL, _T, _vault(lambda t: VaultFault(stale=timedelta(seconds=t.random.uniform(0, 0.11))), _READS)
     ),
-    Kind.ONE_BEHIND: Spec(_ALL, _T, _vault(lambda t: VaultFault(one_behind=t.random.random() < 0.5), _READS)),
+    Kind.VERY_STALE: Spec(
+        _ALL,
+        _T,
+        _vault(lambda t: VaultFault(stale=timedelta(seconds=t.random.choice((0.0, t.random.uniform(0, 2))))), _READS),
+    ),
     Kind.LIST_INCOMPLETE: Spec(_ALL, _N, _leave_out),
     Kind.PATH_5XX: Spec(_A, _T, _vault(lambda _: VaultFault(status=500))),
     Kind.VAULT_SKEWED: Spec(_ALL, _N, _skew_vault),
+    Kind.VAULT_HOURS_OFF: Spec(_ALL, _N, _skew_vault, 240 * MINUTE),
     Kind.TOKEN_DELETED: Spec(_A, _S, _tamper(_while_marked(lambda kv, path: kv.delete(path)))),
     Kind.TOKEN_DESTROYED: Spec(_A, _S, _tamper(_while_marked(lambda kv, path: kv.destroy(path)))),
     Kind.METADATA_DELETED: Spec(_A, _S, _tamper(lambda t, path: t.world.vault.kv.remove(path))),
@@ -663,28 +841,28 @@ SPECS: Final[dict[Kind, Spec]] = {
         _S,
         _tamper(_wipe_mark),
     ),
-    Kind.KEPT_SHORTER: Spec(
-        _A,
-        _S,
-        _tamper(_shorten),
-    ),
-    Kind.FOREIGN: Spec(_A, Recovery.FOREIGN, _plant),
-    Kind.FOREIGN_AMID: Spec(_A, Recovery.FOREIGN, _plant_amid),
+    Kind.EARLY_DELETION: Spec(_A, _N, _delete_early, 120 * MINUTE),
+    Kind.UNDELETED: Spec(_A, _S, _tamper(_undelete)),
+    Kind.STRANGER_NEW: Spec(_A, Recovery.STRANGER, partial(_take_path, wipe=True)),
+    Kind.STRANGER_AMID: Spec(_A, Recovery.STRANGER, _take_path_amid),
+    Kind.STRANGER_UNMARKED: Spec(_A, Recovery.STRANGER, partial(_take_path, wipe=False)),
+    Kind.STRANGER_MARKED: Spec(_A, _S, _tamper(_take_marked_path)),
+    Kind.STRANGER_DISABLED: Spec(_A, Recovery.STRANGER, _change_account(_take_path_of_disabled)),
     Kind.SECRET_EDITED: Spec(_A, Recovery.SYNC, partial(_rotate, at_once=True)),
+    Kind.SECRET_EARLY: Spec(_A, _N, _rotate_early, 120 * MINUTE),
     Kind.DISABLED: Spec(_A, Recovery.SYNC, _change_account(_disable)),
-    Kind.DELETED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.delete(FakeAccounts.FOLDER + name))
-    ),
-    Kind.REMOVED: Spec(
-        _A, Recovery.SYNC, _change_account(lambda w, name: w.vault.kv.remove(FakeAccounts.FOLDER + name))
-    ),
+    Kind.DELETED: Spec(_A, Recovery.SYNC, _change_account(_delete)),
+    Kind.REMOVED: Spec(_A, Recovery.SYNC, _change_account(_remove)),
     Kind.INVALID: Spec(_A, Recovery.SYNC, _change_account(_spoil)),
+    Kind.WALL_STEPPED: Spec(_ALL, _N, _step_wall, 240 * MINUTE),
     Kind.PAUSED: Spec(_R, _N, _pause, 20 * MINUTE),
     Kind.CRASH: Spec(_R, _N, _crash, 20 * MINUTE),
     Kind.RESTART: Spec(_R, _N, _restart, 2 * MINUTE),
     Kind.MANUAL_ONE: Spec(_A, _N, _manual(), 10.0),
     Kind.MANUAL_ALL: Spec(_ALL, _N, _manual(), 10.0),
-    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(if_less_than=1200.0), 10.0),
+    Kind.MANUAL_IF: Spec(_ALL, _N, _manual(expires_within=1200.0), 10.0),
 }
 
-_TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.SWEEP)
+_READS_OLD: Final = frozenset({Kind.STALE, Kind.VERY_STALE, Kind.UNDELETED})
+"""Kinds under which an older token is rightly adopted, and the newer one with it forgotten."""
+_TAMPERED: Final = frozenset(kind for kind, spec in SPECS.items() if spec.recovery is Recovery.RESYNC)

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from random import Random
 from types import TracebackType
 from typing import Any
 
+from apscheduler.jobstores.base import JobLookupError
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from tests.fakes.clock import Clock
@@ -33,6 +35,8 @@ class Process:
     jobs: dict[greenlet, None] = field(default_factory=dict)
     stop: Callable[[], object] = lambda: None
     """SIGTERM."""
+    pace: Callable[[str, Callable[[], Any]], Any] = lambda _operation, send: send()
+    """Sends a request to Vault, through the gate of this process."""
 
 
 @dataclass(eq=False, slots=True)
@@ -125,27 +129,31 @@ class Hub:
         process.jobs.clear()
 
 
-class GreenTimer:
-    """Timer, by the hub."""
+class WallScheduler:
+    """What SteadyScheduler uses of APScheduler: date jobs by the wall clock, whose steps it does not notice."""
 
-    def __init__(self, hub: Hub, process: Process) -> None:
+    def __init__(self, hub: Hub, process: Process, wall: Callable[[], float]) -> None:
         self._hub = hub
         self._process = process
-        self._due: dict[str, Event] = {}
-        self.ring: Callable[[str], object] = lambda _: None
+        self._wall = wall
+        self._jobs: dict[str, Event] = {}
 
-    def at(self, name: str, when: float) -> None:
-        self.drop(name)
-        if when != float("inf"):
-            self._due[name] = self._hub.at(when, lambda: self._fire(name), self._process)
+    def add_job(self, call: Callable[..., object], _: str, *, run_date: datetime, args: list[str], **more: Any) -> None:
+        due, job = run_date.timestamp(), str(more["id"])
 
-    def drop(self, name: str) -> None:
-        if event := self._due.pop(name, None):
-            event.act = None
+        def fire() -> None:
+            if self._wall() < due:  # the wall clock was put back
+                self._jobs[job] = self._hub.at(self._hub.clock() + due - self._wall(), fire, self._process)
+            elif self._jobs.pop(job, None):
+                call(*args)
 
-    def _fire(self, name: str) -> None:
-        del self._due[name]
-        self.ring(name)
+        self._jobs[job] = self._hub.at(self._hub.clock() + max(0.0, due - self._wall()), fire, self._process)
+
+    def remove_job(self, job: str) -> None:
+        event = self._jobs.pop(job, None)
+        if event is None:
+            raise JobLookupError(job)
+        event.act = None
 
 
 class GreenPool(Executor):
@@ -199,8 +207,8 @@ class Condition:
         if event in self._waiting:
             self._waiting.remove(event)
 
-    def notify(self) -> None:
-        if self._waiting:
+    def notify(self, number: int = 1) -> None:
+        for _ in range(min(number, len(self._waiting))):
             event = self._waiting.pop(0)
             act, event.act = event.act, None
             assert act

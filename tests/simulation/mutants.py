@@ -1,35 +1,49 @@
 """Planted bugs: each takes something away from the worker, and names a world in which that matters.
 
-They show that the oracle would see such a bug; what they patch is the worker's own, and put back afterwards.
+They show that the oracle would see such a bug. What they patch is the product itself, and it is put back afterwards.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 from unittest import mock
 
-from tests.fakes.vault import FakeTokens, FakeVault
+from tests.fakes.vault import TOKENS
 from tests.simulation.faults import Kind
-from tests.simulation.worlds import Plan
-from worker import mint
+from tests.simulation.oracle import Violation
+from tests.simulation.worlds import Plan, SimWorld
+from worker import obtain
 from worker.core import appjwt, plan
+from worker.core.account import Account, parse
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError
-from worker.core.entry import Entry
-from worker.core.errors import CasMismatchError, ForeignSecretError
-from worker.core.errors import Kind as Lasts
+from worker.core.errors import CasMismatchError, RefreshError, ThrottledError, UnmanagedSecretError
+from worker.core.errors import Kind as FailureKind
 from worker.core.outcome import State
-from worker.core.plan import Held, Life, Standing
-from worker.core.unchecked import Stored
+from worker.core.plan import Assessment, TrackedToken, Validity
+from worker.core.record import AccountRecord
+from worker.core.unchecked import StoredSecret
 from worker.daemon import Daemon
-from worker.mint import Mint
+from worker.liveperson.hosts import HostResolver
+from worker.obtain import TokenSource
+from worker.publish import Attempt, Publisher
 from worker.refresh import Refresher
+from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher
-from worker.schedule.fleet import Fleet
-from worker.schedule.waiting import Waiting
+from worker.schedule.queues import HostQueues, Turn
+from worker.schedule.resync import Resync
+from worker.schedule.timer import SteadyScheduler
+from worker.schedule.waitlist import DependencyWaitlist
+from worker.vault import gate
+from worker.vault.accounts import AccountStore
+from worker.vault.gate import Gate
+from worker.vault.kv import MetadataPatch
+from worker.vault.tokens import MANAGED_BY, TokenStore, Written
 
-_SMALL: Final = Plan(accounts=6, hours=5.0, life=1800.0, gap=240.0, sweep_every=600.0)
+_LATEST: Final = 16.0
+"""Seconds: a pass of the main loop, which is every 15 s here, and a second."""
+_SMALL: Final = Plan(accounts=6, hours=5.0, life=1800.0, gap=240.0, resync_interval=600.0)
 
 
 @dataclass(frozen=True)
@@ -54,231 +68,505 @@ def _mutant(*kinds: Kind, **world: Any) -> Callable[[Callable[[], Iterator[None]
     return register
 
 
-@_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
-def no_check_and_set() -> Iterator[None]:
-    """Whatever is there by now is written over."""
-    write = FakeTokens.write
+@dataclass(frozen=True)
+class Found:
+    """How a planted bug was found."""
 
-    def blind(self: FakeTokens, name: str, token: AppJWT, beside: Any, replaces: Stored) -> int:
-        newest = _vault(self).kv.metadata(self.FOLDER + name)
-        current = newest.versions[-1] if newest and newest.versions else 0
-        while True:
+    mutant: str
+    promise: str
+    """The broken promise that showed it; empty = it was not found."""
+    account_days: float
+    """Until then, in all worlds that were tried."""
+    seeds: int
+
+
+def find(number: int, seeds: int = 50) -> Found:
+    """Plant a bug in one world after another until it is found."""
+    mutant, days = MUTANTS[number], 0.0
+    for seed in range(seeds):
+        plan = replace(mutant.world, seed=seed)
+        with mutant.planted():
+            world = SimWorld(plan)
             try:
-                return write(self, name, token, beside, replace(replaces, version=current))
-            except CasMismatchError:
-                current += 1
+                world.run_plan()
+            except Violation as broken:
+                days += plan.accounts * (world.clock() - world.began) / 86400
+                return Found(mutant.name, str(broken).split("s ", 1)[1].partition(":")[0], days, seed + 1)
+        days += plan.accounts * plan.hours / 24
+    return Found(mutant.name, "", days, seeds)
 
-    with _instead(FakeTokens, "write", blind):
+
+# The fence
+
+
+@_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
+def check_and_set_left_out() -> Iterator[None]:
+    """Whatever is there by now is written over."""
+    write = TokenStore.write
+
+    def blind(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
+        for number in range(replaces.version, replaces.version + 100):
+            try:
+                return write(self, name, token, fields, replace(replaces, version=number))
+            except CasMismatchError:
+                pass
+        raise AssertionError
+
+    with _instead(TokenStore, "write", blind):
+        yield
+
+
+@_mutant(Kind.STRANGER_AMID, Kind.STRANGER_UNMARKED, replicas=2, slowest=4.0, gap=60.0)
+def check_and_set_over_a_second_read() -> Iterator[None]:
+    """The version comes from a read of its own, not from the one that was assessed."""
+    write = TokenStore.write
+
+    def late(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
+        version = self._kv.get(self._below(name)).number
+        return write(self, name, token, fields, replace(replaces, version=version))
+
+    with _instead(TokenStore, "write", late):
+        yield
+
+
+@_mutant(Kind.STRANGER_AMID, gap=60.0)
+def metadata_before_data() -> Iterator[None]:
+    """The mark is set first, as if the path were known to be ours."""
+    write = TokenStore.write
+
+    def marked_first(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
+        patch = MetadataPatch({"managed_by": MANAGED_BY}, max_versions=5)
+        self._kv.patch_metadata(self._below(name), patch, create=True)
+        return write(self, name, token, fields, replace(replaces, managed=True))
+
+    with _instead(TokenStore, "write", marked_first):
+        yield
+
+
+@_mutant(Kind.MARK_WIPED, gap=120.0)
+def mark_after_a_read() -> Iterator[None]:
+    """A path that reads as ours gets its mark back at once."""
+    read = TokenStore.read
+
+    def restoring(self: TokenStore, name: str) -> StoredSecret:
+        stored = read(self, name)
+        if stored.version and not stored.managed:
+            self._mark(name)
+        return stored
+
+    with _instead(TokenStore, "read", restoring):
+        yield
+
+
+@_mutant(Kind.STRANGER_NEW, Kind.STRANGER_UNMARKED, gap=120.0)
+def an_unmanaged_secret_is_overwritten() -> Iterator[None]:
+    read = TokenStore.read
+
+    def bold(self: TokenStore, name: str) -> StoredSecret:
+        try:
+            return read(self, name)
+        except UnmanagedSecretError:
+            found = self._kv.get(self._below(name))
+            return StoredSecret(found.number, None, None, None, managed=True, deletion_time=None, now=found.now)
+
+    with _instead(TokenStore, "read", bold):
+        yield
+
+
+@_mutant(Kind.STRANGER_UNMARKED, Kind.HOST_503, gap=120.0)
+def the_state_is_written_to_a_strangers_path() -> Iterator[None]:
+    ended = Refresher._ended  # noqa: SLF001
+
+    def telling(self: Refresher, attempt: Attempt, error: RefreshError) -> Any:
+        if isinstance(error, UnmanagedSecretError):
+            self._tokens.write_status(attempt.account, {"state": "unmanaged", "last_error": "x", "failing_since": "y"})
+        return ended(self, attempt, error)
+
+    with _instead(Refresher, "_ended", telling):
+        yield
+
+
+@_mutant(Kind.STRANGER_AMID, Kind.HOST_503, gap=60.0)
+def the_state_stays_at_a_strangers_path() -> Iterator[None]:
+    """What was written to a new path that somebody took meanwhile is never taken back."""
+    with _instead(TokenStore, "clear_status", lambda *_: None):
         yield
 
 
 @_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
 def no_second_look_after_a_lost_race() -> Iterator[None]:
-    """The next version's number is guessed instead."""
-    write = FakeTokens.write
+    """After a conflict the next version's number is guessed, and what is there by now not assessed."""
 
-    def again(self: FakeTokens, name: str, token: AppJWT, beside: Any, replaces: Stored) -> int:
-        for number in range(replaces.version, replaces.version + 10):
-            try:
-                return write(self, name, token, beside, replace(replaces, version=number))
-            except CasMismatchError:
-                pass
-        raise AssertionError
+    def guess(_: Publisher, __: str, than: StoredSecret) -> StoredSecret:
+        return replace(than, version=than.version + 1)
 
-    with _instead(FakeTokens, "write", again):
+    with _instead(Publisher, "_read_newer", guess):
         yield
 
 
 @_mutant(Kind.TOKEN_DELETED)
 def cas_0_after_a_soft_delete() -> Iterator[None]:
-    read = FakeTokens.read
+    read = TokenStore.read
 
-    def forgetful(self: FakeTokens, name: str) -> Stored:
+    def forgetful(self: TokenStore, name: str) -> StoredSecret:
         stored = read(self, name)
         return stored if stored.raw else replace(stored, version=0)
 
-    with _instead(FakeTokens, "read", forgetful):
+    with _instead(TokenStore, "read", forgetful):
         yield
 
 
-@_mutant(Kind.PAUSED)
-def dropped_when_late() -> Iterator[None]:
-    """As APScheduler does it by default."""
-    ring = Daemon.ring
+@_mutant(Kind.DISABLED, Kind.TOKEN_DELETED, gap=120.0)
+def a_disabled_account_is_refreshed() -> Iterator[None]:
+    def eager(self: AccountStore, name: str) -> Any:
+        return parse(name, {**(self._get(name).data or {}), "enabled": True})
 
-    def strict(self: Daemon, name: str) -> None:
-        entry = self._dispatcher.fleet._entries.get(name)  # noqa: SLF001 - a mutant is inside
-        if entry is None or entry.due is None or self._clock() - entry.due < 1.0:
-            ring(self, name)
-
-    with _instead(Daemon, "ring", strict), _instead(Fleet, "overdue", lambda *_: []):
+    with _instead(AccountStore, "read", eager):
         yield
 
 
-@_mutant(Kind.HOST_REFUSES, Kind.HOST_503, Kind.DENIED_READ_ACCOUNT)
-def retried_past_the_end() -> Iterator[None]:
-    """Pauses that know no deadline."""
-    retry = plan.next_retry
+# What is published, and adopted
 
-    def patient(failures: int, **known: Any) -> timedelta:
-        return retry(failures + 3, **{**known, "life_left": 0.0, "kind": Lasts.LASTING})
 
-    with _instead(plan, "next_retry", patient), _instead(Waiting, "wake", lambda *_: []):
+@_mutant(Kind.ENDED, gap=120.0)
+def an_expired_token_is_published() -> Iterator[None]:
+    with _lenient(Check.EXP):
         yield
 
 
-@_mutant(Kind.PLANTED_EXP)
-def trusts_the_exp_field() -> Iterator[None]:
-    """What is told beside a token, not what it says itself."""
-    judged = Refresher._judged  # noqa: SLF001
-
-    def trusting(self: Refresher, attempt: Any, stored: Stored, expected: Expected) -> Standing:
-        tokens: Any = self._tokens
-        newest = _vault(tokens).kv.read(FakeTokens.FOLDER + attempt.account)
-        told: Mapping[str, Any] = (newest and newest.data) or {}
-        if stored.raw and int(told.get("exp", 0)) - stored.now.timestamp() > 365 * 86400:
-            now = self._clock()
-            token = appjwt.check(stored.raw.get_secret_value(), Expected(), None)
-            return Standing(None, token, Held(token.fingerprint, Life(now, now + 365 * 86400), now + 180 * 86400))
-        return judged(self, attempt, stored, expected)
-
-    with _instead(Refresher, "_judged", trusting):
+@_mutant(Kind.WRONG_AUD, Kind.WRONG_ISS, gap=120.0)
+def an_unchecked_token_is_published() -> Iterator[None]:
+    with _lenient(Check.AUD, Check.ISS):
         yield
 
 
-@_mutant(Kind.VAULT_REFUSES, life=3600.0, gap=3000.0, hours=10.0)
-def nobody_is_woken() -> Iterator[None]:
-    with _instead(Waiting, "wake", lambda *_: []):
-        yield
-
-
-@_mutant(Kind.HOST_SLOW, accounts=30, max_in_flight=2, hours=1.0)
-def the_caps_are_ignored() -> Iterator[None]:
-    with _instead(Fleet, "_may_start", lambda *_: float("-inf")):
-        yield
-
-
-@_mutant(Kind.CROSSED, Kind.OLDER_TOKEN)
-def adopts_what_is_unsound() -> Iterator[None]:
-    """A stored token need not be this account's."""
-    judged = Refresher._judged  # noqa: SLF001
-
-    def lenient(self: Refresher, attempt: Any, stored: Stored, _expected: Expected) -> Standing:
-        standing = judged(self, attempt, stored, Expected())
-        return replace(standing, reason=None) if standing.token and standing.reason is plan.Reason.DRIFT else standing
-
-    with _instead(Refresher, "_judged", lenient):
-        yield
-
-
-@_mutant(Kind.WRONG_AUD, Kind.WRONG_ISS, Kind.ENDED, gap=120.0)
-def publishes_what_it_did_not_check() -> Iterator[None]:
-    check = appjwt.check
+@contextmanager
+def _lenient(*passed: Check) -> Iterator[None]:
+    """Let new tokens through that one of these checks refuses."""
+    validate = appjwt.validate
 
     class Lenient:
-        """What mint has of core.appjwt."""
+        """What obtain has of core.appjwt."""
 
         utc = staticmethod(appjwt.utc)
 
         @staticmethod
-        def check(raw: str, expected: Expected, now: Any) -> AppJWT:
+        def validate(raw: str, expected: Expected, now: Any, **known: Any) -> AppJWT:
             try:
-                return check(raw, expected, now)
+                return validate(raw, expected, now, **known)
             except TokenRefusedError as refused:
-                if refused.check in (Check.AUD, Check.ISS):
+                if refused.check in passed:
                     return appjwt._decode(raw)  # noqa: SLF001
                 raise
 
-    with _instead(mint, "appjwt", Lenient):
+    with _instead(obtain, "appjwt", Lenient):
+        yield
+
+
+@_mutant(Kind.SHORTER, gap=120.0)
+def an_older_token_is_published() -> Iterator[None]:
+    with _instead(plan, "replaces", lambda *_: True):
+        yield
+
+
+@_mutant(Kind.PLANTED_EXP)
+def the_exp_field_is_trusted() -> Iterator[None]:
+    """The fields beside a token, not the token itself."""
+    assess = Publisher.assess
+
+    def trusting(self: Publisher, attempt: Attempt, stored: StoredSecret, expected: Expected) -> Assessment:
+        tokens: Any = self._tokens
+        fields: Any = tokens._kv.get(TOKENS + attempt.account).data or {}  # noqa: SLF001
+        if stored.raw and int(fields.get("exp", 0)) - stored.now.timestamp() > 365 * 86400:
+            now = self._clock()
+            token = appjwt.validate(stored.raw.get_secret_value(), Expected(), None)
+            year = Validity(now, now + 365 * 86400)
+            return Assessment(None, token, TrackedToken(token.fingerprint, year, now + 180 * 86400, now + 180 * 86400))
+        return assess(self, attempt, stored, expected)
+
+    with _instead(Publisher, "assess", trusting):
+        yield
+
+
+@_mutant(Kind.CROSSED, Kind.OLDER_TOKEN)
+def an_invalid_token_is_adopted() -> Iterator[None]:
+    """A stored token need not be this account's."""
+    assess = Publisher.assess
+
+    def lenient(self: Publisher, attempt: Attempt, stored: StoredSecret, _: Expected) -> Assessment:
+        found = assess(self, attempt, stored, Expected())
+        return replace(found, reason=None) if found.token and found.reason is plan.Reason.DRIFT else found
+
+    with _instead(Publisher, "assess", lenient):
         yield
 
 
 @_mutant(Kind.WRITE_NOT_DONE, Kind.DENIED_WRITE_TOKEN)
-def loses_the_unwritten_token() -> Iterator[None]:
+def an_obtained_token_is_lost() -> Iterator[None]:
+    """A token that could not be written is obtained again."""
     ended = Refresher._ended  # noqa: SLF001
 
-    def forgetful(self: Refresher, attempt: Any, error: Any) -> Any:
-        self._unwritten.pop(attempt.account, None)
+    def forgetful(self: Refresher, attempt: Attempt, error: RefreshError) -> Any:
+        self._publisher.pending.pop(attempt.account, None)
         return ended(self, attempt, error)
 
     with _instead(Refresher, "_ended", forgetful):
         yield
 
 
-@_mutant(Kind.SHORTER, gap=120.0)
-def goes_backwards() -> Iterator[None]:
-    with _instead(plan, "replaces", lambda *_: True):
-        yield
+@_mutant(Kind.VAULT_429)
+def a_rate_limit_loses_the_obtained_token() -> Iterator[None]:
+    """A write that a rate limit holds back for long begins anew, without the token."""
+    refresh = Refresher._refresh  # noqa: SLF001
 
-
-@_mutant(Kind.FOREIGN, gap=120.0)
-def writes_over_a_foreign_secret() -> Iterator[None]:
-    read = FakeTokens.read
-
-    def bold(self: FakeTokens, name: str) -> Stored:
+    def forgetful(self: Refresher, attempt: Attempt, force: Any, **others: Any) -> Any:
         try:
-            return read(self, name)
-        except ForeignSecretError:
-            vault = _vault(self)
-            newest = vault.kv.read(self.FOLDER + name)
-            assert newest
-            return Stored(newest.version, None, None, None, False, timedelta(), vault.now())
+            return refresh(self, attempt, force, **others)
+        except ThrottledError:
+            self._publisher.pending.pop(attempt.account)
+            raise
 
-    with _instead(FakeTokens, "read", bold):
+    with _instead(Refresher, "_refresh", forgetful):
         yield
 
 
-@_mutant(Kind.LIST_INCOMPLETE, sync_every=30.0)
-def removes_whom_a_list_leaves_out() -> Iterator[None]:
+@_mutant(Kind.EARLY_DELETION, hours=8.0)
+def an_early_deletion_is_ignored() -> Iterator[None]:
+    """The plan goes by the token's exp, though Vault deletes it before."""
+    of = Validity.of
+
+    def deaf(token: AppJWT, server_now: Any, at: float, _deletion_time: Any = None) -> Validity:
+        return of(token, server_now, at)
+
+    with _instead(Validity, "of", deaf):
+        yield
+
+
+@_mutant(hours=1.0)
+def a_secret_is_remembered() -> Iterator[None]:
+    obtained = TokenSource.obtain
+    remembered: list[Any] = []
+
+    def greedy(self: TokenSource, account: Any, *known: Any, **more: Any) -> Any:
+        remembered.append(account)
+        return obtained(self, account, *known, **more)
+
+    with _instead(TokenSource, "obtain", greedy):
+        yield
+        remembered.clear()
+
+
+# Where to ask, and with what
+
+
+@_mutant(Kind.MOVED, life=3600.0, hours=10.0)
+def the_host_is_never_looked_up_again() -> Iterator[None]:
+    with _instead(HostResolver, "invalidate", lambda *_: None):
+        yield
+
+
+@_mutant(Kind.DOMAIN_EVIL, gap=120.0, domain_cache_ttl=60.0)
+def the_allow_list_is_ignored() -> Iterator[None]:
+    with _instead(HostResolver, "_allow", lambda _self, host, _source: str(host)):
+        yield
+
+
+@_mutant(Kind.SECRET_EARLY, gap=120.0, hours=8.0)
+def the_previous_secret_is_never_tried() -> Iterator[None]:
+    with _instead(AccountStore, "previous", lambda *_: None):
+        yield
+
+
+@_mutant(Kind.SECRET_EDITED, Kind.SECRET_EARLY, gap=120.0, hours=8.0)
+def the_previous_secret_is_tried_alone() -> Iterator[None]:
+    """Once there is an older secret, the current one is not tried any more."""
+    read = AccountStore.read
+
+    def backward(self: AccountStore, name: str) -> Any:
+        account = read(self, name)
+        return (isinstance(account, Account) and self.previous(account)) or account
+
+    with _instead(AccountStore, "read", backward):
+        yield
+
+
+# When
+
+
+@_mutant(Kind.PAUSED)
+def dropped_when_late() -> Iterator[None]:
+    """As APScheduler does it by default."""
+    queue_due = AccountScheduler.queue_due
+
+    def strict(self: AccountScheduler, now: float) -> None:
+        self._due[:] = sorted(each for each in self._due if now - each[0] < _LATEST)
+        queue_due(self, now)
+
+    with _instead(AccountScheduler, "queue_due", strict):
+        yield
+
+
+@_mutant(hours=3.0, sync_interval=7200.0, resync_interval=7200.0)
+def a_wake_is_lost() -> Iterator[None]:
+    """The wake that rang is taken for one that is still armed, and the main loop's pass starts nothing."""
+    with (
+        _instead(Daemon, "_wake", lambda self: self._dispatcher.start_due()),
+        _instead(Daemon, "tick", lambda *_: None),
+        _instead(Daemon, "_wake_later", _armed_once),
+    ):
+        yield
+
+
+def _armed_once(self: Daemon, when: float) -> None:
+    if when < self._wake_at:
+        self._wake_at = when
+        self._timer.at("wake", when, self._wake)
+
+
+@_mutant(Kind.HOST_503, Kind.VAULT_REFUSES, gap=120.0)
+def a_stale_heap_entry_hides_the_current_one() -> Iterator[None]:
+    """An account that is in the heap already is not pushed again."""
+    schedule = AccountScheduler._schedule  # noqa: SLF001
+
+    def once(self: AccountScheduler, record: AccountRecord, due: float | None) -> None:
+        if any(name == record.name for _, name in self._due):
+            record.due = due
+        else:
+            schedule(self, record, due)
+
+    with _instead(AccountScheduler, "_schedule", once):
+        yield
+
+
+@_mutant(Kind.WALL_STEPPED, Kind.REMOVED, Kind.DISABLED, gap=120.0)
+def jobs_stop_when_the_clock_steps_back_a_day() -> Iterator[None]:
+    with _instead(SteadyScheduler, "check_clock_jump", lambda *_: None):
+        yield
+
+
+@_mutant(Kind.HOST_REFUSES, Kind.HOST_503, Kind.DENIED_READ_ACCOUNT)
+def retried_past_the_expiry() -> Iterator[None]:
+    """Pauses that know no deadline."""
+    retry = plan.next_retry
+
+    def patient(failures: int, **known: Any) -> timedelta:
+        return retry(failures + 3, **{**known, "remaining": 0.0, "kind": FailureKind.PERMANENT})
+
+    with _instead(plan, "next_retry", patient), _instead(DependencyWaitlist, "wake", lambda *_: []):
+        yield
+
+
+@_mutant(Kind.VAULT_429)
+def a_rate_limit_is_a_failure() -> Iterator[None]:
+    def strict(_: Gate, __: str, send: Callable[[], Any]) -> Any:
+        try:
+            return send()
+        except ThrottledError as error:
+            raise RefreshError(error.stage, error.kind, str(error), status=error.status) from error
+
+    with _instead(Gate, "call", strict):
+        yield
+
+
+@_mutant(Kind.VAULT_429)
+def retry_after_is_waited_for_past_the_expiry() -> Iterator[None]:
+    """Whatever a rate limit asks for, and whoever waits."""
+    with _instead(gate, "_LONGEST_PAUSE", float("inf")), _instead(gate, "LONGEST_SHARE_OF_REMAINING", float("inf")):
+        yield
+
+
+@_mutant(Kind.VAULT_429)
+def a_closed_gate_waits_for_a_request_in_flight() -> Iterator[None]:
+    """Those that were in flight at a 429 count on, and their answers make no room."""
+    throttle = Gate._throttle  # noqa: SLF001
+
+    def forgetful(self: Gate, refusal: ThrottledError) -> None:
+        in_flight = self._in_flight
+        throttle(self, refusal)
+        self._in_flight = in_flight
+
+    with _instead(Gate, "_throttle", forgetful):
+        yield
+
+
+@_mutant(Kind.VAULT_REFUSES, life=3600.0, gap=3000.0, hours=10.0)
+def nobody_is_woken() -> Iterator[None]:
+    with _instead(DependencyWaitlist, "wake", lambda *_: []):
+        yield
+
+
+@_mutant(Kind.HOST_SLOW, accounts=30, max_in_flight=2, hours=1.0)
+def the_limits_are_ignored() -> Iterator[None]:
+    with _instead(HostQueues, "_may_start", lambda *_: float("-inf")):
+        yield
+
+
+@_mutant(Kind.HOST_HANGS_FOR_SOME, accounts=100, hosts=1, gap=1200.0, sick=(0.5, 0.5), max_in_flight=2)
+def those_that_time_out_may_take_every_slot() -> Iterator[None]:
+    next_turn = HostQueues._next_turn  # noqa: SLF001
+
+    def greedy(self: HostQueues, queue: Any) -> Any:
+        queue.timed_out_in_flight, queue.last_turn = 0, Turn.ANSWERED
+        return next_turn(self, queue)
+
+    with _instead(HostQueues, "_next_turn", greedy):
+        yield
+
+
+@_mutant(
+    Kind.HOST_HANGS_FOR_SOME,
+    accounts=440,
+    hosts=1,
+    gap=1200.0,
+    sick=(0.1, 0.1),
+    life=3600.0,
+    max_in_flight=1,
+    slowest=0.004,
+)
+def those_that_time_out_have_all_their_time_while_others_wait() -> Iterator[None]:
+    with _instead(HostQueues, "others_wait", lambda *_: False):
+        yield
+
+
+@_mutant(Kind.LIST_INCOMPLETE, sync_interval=30.0)
+def absence_from_a_list_removes() -> Iterator[None]:
     with _instead(Refresher, "is_gone", lambda *_: True):
         yield
 
 
 @_mutant(Kind.HOST_403, Kind.SECRET_WRONG)
-def gives_up_after_a_refusal() -> Iterator[None]:
-    due = Fleet._due  # noqa: SLF001
+def a_refusal_is_final() -> Iterator[None]:
+    due = AccountScheduler._next_due  # noqa: SLF001
 
-    def final(self: Fleet, entry: Entry, outcome: Any, now: float, left: float) -> float:
-        if entry.state is State.FAILING and outcome.error.kind is Lasts.LASTING:
+    def final(self: AccountScheduler, record: AccountRecord, outcome: Any, now: float, left: float) -> float:
+        if record.state is State.FAILING and outcome.error and outcome.error.kind is FailureKind.PERMANENT:
             return float("inf")
-        return due(self, entry, outcome, now, left)
+        return due(self, record, outcome, now, left)
 
-    with _instead(Fleet, "_due", final), _instead(Waiting, "wake", lambda *_: []):
+    with _instead(AccountScheduler, "_next_due", final), _instead(DependencyWaitlist, "wake", lambda *_: []):
         yield
 
 
 @_mutant(Kind.SAME_TOKEN, gap=120.0)
-def asks_again_at_once_for_the_same_token() -> Iterator[None]:
-    with _instead(plan, "half_of_what_is_left", lambda held, _: held):
+def the_same_token_is_requested_again_at_once() -> Iterator[None]:
+    with _instead(plan, "retry_at_half_remaining", lambda tracked, _: tracked):
         yield
 
 
-@_mutant(hours=1.0)
-def remembers_a_secret() -> Iterator[None]:
-    minted = Mint.mint
-    kept: list[Any] = []
-
-    def greedy(self: Mint, account: Any, *known: Any) -> Any:
-        kept.append(account)
-        return minted(self, account, *known)
-
-    with _instead(Mint, "mint", greedy):
+@_mutant(Kind.TOKEN_DELETED, Kind.RUBBISH)
+def drift_is_never_seen() -> Iterator[None]:
+    with _instead(Resync, "_look", lambda *_: None):
         yield
-        kept.clear()
 
 
 @_mutant(Kind.MANUAL_ALL)
-def a_bug_at_one_account_ends_its_job() -> Iterator[None]:
-    """It is never settled, and never tried again."""
-    settle = Dispatcher.settle
+def an_outcome_is_dropped() -> Iterator[None]:
+    """A bug at one account ends its job: it is never tried again."""
+    complete = Dispatcher.complete
 
     def deaf(self: Dispatcher, outcome: Any) -> None:
         if not (outcome.account.endswith("3") and self._clock() > 6000.0):
-            settle(self, outcome)
+            complete(self, outcome)
 
-    with _instead(Dispatcher, "settle", deaf):
+    with _instead(Dispatcher, "complete", deaf):
         yield
-
-
-def _vault(part: FakeTokens) -> FakeVault:
-    return part._vault  # noqa: SLF001

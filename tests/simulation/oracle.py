@@ -1,6 +1,7 @@
 """The promises, checked at every step against a truth of its own: what was issued, published, and when trouble was.
 
-It knows nothing of the worker's code; all it sees are the calls that reach the fake Vault and the fake LivePerson.
+It knows nothing of the worker's code; all it sees are the calls that reach the fake Vault and the fake LivePerson,
+and what is reported of each attempt.
 """
 
 import base64
@@ -13,24 +14,29 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
-from tests.fakes.vault import MANAGED_BY
 from tests.simulation.hub import Event, Process
+from tests.simulation.ownership import MANAGED_BY, Ownership
 from worker.core.account import Account
+from worker.core.errors import Stage
+from worker.core.outcome import Outcome
 
 if TYPE_CHECKING:
     from tests.simulation.worlds import SimWorld
 
+BY_HAND: Final = "by hand"
+"""The name of a process that refreshes by a flag."""
 ALWAYS_LEFT: Final = 0.4
 """The share of life that a reader always finds, in normal running."""
 _SLACK: Final = 20.0
 """Seconds for the calls of an attempt, a few of them slow, and the queue before it."""
 _LEEWAY: Final = 60.0
 _LONGEST_LIFE: Final = 24 * 3600
-_LONGEST_ATTEMPT: Final = 60.0
-"""Seconds from its first read to its last write, where everything hangs."""
 _BURST: Final = 300.0
 """Seconds in which no account is asked for more often than _MOST_IN_BURST times, by one process."""
-_MOST_IN_BURST: Final = 45
+_MOST_IN_BURST: Final = 90
+"""An attempt that is refused may ask twice: with the current client_secret, and with the one before it."""
+_TOO_MANY: Final = 429
+_OF_VAULT: Final = (Stage.CREDENTIALS, Stage.VAULT)
 _YOUNG: Final = 0.1
 """The share of its life in which no token is due, whatever the plan."""
 
@@ -40,13 +46,13 @@ class Recovery(Enum):
 
     NONE = 0
     TRANSIENT = 1
-    LASTING = 2
+    PERMANENT = 2
     UNCHANGED = 3
     """Sentinel had nothing better: asked again at half of what is left."""
-    SWEEP = 4
+    RESYNC = 4
     SYNC = 5
     EDITED = 6
-    FOREIGN = 7
+    STRANGER = 7
     START = 8
     VAULT = 9
     """All of Vault was away: the next sync, 15 s later at most, sees that it is back, and wakes who waits."""
@@ -95,13 +101,6 @@ class Truth:
     """What a reader finds, if it is sound and of this account."""
     vanishes: float = float("inf")
     """When Vault deletes it by itself."""
-    shortened: bool = False
-    """Somebody made Vault delete its tokens too soon."""
-    foreign: bool = False
-    """The token's path holds somebody else's secret."""
-    foreign_since: float = 0.0
-    marked_by: set[Process] = field(default_factory=set)
-    """Who has put our mark there since."""
     windows: list[Window] = field(default_factory=list)
     check: Event | None = None
     mints: int = 0
@@ -133,8 +132,10 @@ class Oracle:
         self.mints: list[float] = []
         """When."""
         self.writes = 0
+        self.exceptions: Counter[str] = Counter()
+        self.owners: dict[str, Ownership] = {}
         self._ledger: dict[str, Issued] = {}
-        self._unwritten: dict[tuple[str, str], tuple[Process, str]] = {}
+        self._pending_writes: dict[tuple[str, str], tuple[Process, str]] = {}
         self._in_flight: Counter[tuple[int, str]] = Counter()
         self._starts: defaultdict[tuple[int, str], deque[float]] = defaultdict(lambda: deque(maxlen=4096))
         self._asked: defaultdict[tuple[str, str], deque[float]] = defaultdict(
@@ -155,6 +156,8 @@ class Oracle:
         """A token request sets out."""
         assert process
         now = self._hub.clock()
+        if host not in self._world.liveperson.hosts.values():
+            self.broken("a client secret is sent to a host that is not allowed", host)
         key = (id(process), host)
         self._in_flight[key] += 1
         # who has moved, or has another account's ended token, holds a slot of the wrong host, for one last time
@@ -189,7 +192,7 @@ class Oracle:
         assert process
         truth.mints += known.sound
         self.mints.append(now)
-        before = self._unwritten.get((process.name, account.name))
+        before = self._pending_writes.get((process.name, account.name))
         if before and before[0] is process:
             self._minted_again(truth, before[1], now)
 
@@ -198,7 +201,7 @@ class Oracle:
         assert process
         issued, stands = self._ledger[raw], self.truths[account.name].published
         if issued.sound and not (stands and stands.exp >= issued.exp):
-            self._unwritten[process.name, account.name] = (process, raw)
+            self._pending_writes[process.name, account.name] = (process, raw)
 
     def _minted_again(self, truth: Truth, raw: str, now: float) -> None:
         """A process asks again though it has a young token that did not reach Vault."""
@@ -230,33 +233,40 @@ class Oracle:
         skew = sentinel_now - self._world.clock.now().timestamp()
         return Issued(account.account_id, account.client_id, now, exp - sentinel_now, iat, exp, skew, sound)
 
+    # What becomes of an attempt
+
+    def reported(self, outcome: Outcome) -> None:
+        """An attempt has ended."""
+        if outcome.error and outcome.error.status == _TOO_MANY and outcome.error.stage in _OF_VAULT:
+            self.broken("a rate limit of Vault is an account's failure", outcome.account, outcome.error)
+
     # What reaches Vault
 
-    def written(self, process: Process | None, name: str, cas: int | None, data: Mapping[str, object]) -> None:
+    def written(
+        self, process: Process | None, name: str, cas: int | None, data: Mapping[str, object], version: int
+    ) -> None:
         """The path of a token has new data; before it, `truth` says what was there."""
         truth = self.truths[name]
+        if self._world.is_wanted(name):  # a Vault whose clock was set back reads what was deleted since
+            self.owners[name].unwanted_since = None
+        self.owners[name].written(process, data, version, self._hub.clock())
         raw = data.get("access_token")
         issued = self._ledger.get(raw) if isinstance(raw, str) else None
         if process:
-            self._published(process, truth, cas, data, issued)
+            self._published(truth, cas, data, issued)
         mine = issued if issued and issued.sound and issued.account_id == truth.account_id else None
         mine = mine if mine and mine.client_id == truth.client_id else None
-        truth.foreign = process is None and data.get("managed_by") != MANAGED_BY
-        truth.foreign_since, truth.marked_by = self._hub.clock(), set()
-        self._stands(truth, mine, ours=process is not None)
+        self._stands(truth, mine)
+        if process and process.name == BY_HAND and truth.vanishes < float("inf"):
+            now = self._hub.clock()  # only who wrote it was told
+            self.trouble(Window(now, now, Recovery.RESYNC, "written by hand, and deleted early"), name)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
-    def _published(
-        self, process: Process, truth: Truth, cas: int | None, data: Mapping[str, object], issued: Issued | None
-    ) -> None:
+    def _published(self, truth: Truth, cas: int | None, data: Mapping[str, object], issued: Issued | None) -> None:
         now, before = self._hub.clock(), truth.published
         self.writes += 1
         if cas is None:
             self.broken("written without check-and-set", truth.name)
-        # a mark that another set on a new path, until it takes it back, looks like a hand-over
-        others = truth.marked_by - {process}
-        if truth.foreign and not others and not self._world.was_down(truth.foreign_since):
-            self.broken("a foreign secret is written over", truth.name)
         if issued is None or not issued.sound:
             self.broken("an unchecked token is published", truth.name, data.get("aud"), data.get("iss"))
             return
@@ -270,32 +280,27 @@ class Oracle:
             if issued is not before and issued.exp <= before.exp and not before.skew and not issued.skew:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
             self.replacements.append((now, truth.name, (truth.ends - now) / before.life))
-        for replica in (*self._world.names, "by hand"):
+        for replica in (*self._world.names, BY_HAND):
             # even one that ends later need not be kept: whoever has it may adopt this one
-            self._unwritten.pop((replica, truth.name), None)
+            self._pending_writes.pop((replica, truth.name), None)
 
-    def marked(self, process: Process | None, name: str) -> None:
-        """The metadata of a token's path was written."""
-        truth = self.truths[name]
-        if process:
-            truth.marked_by.add(process)
-        late = self._hub.clock() - truth.foreign_since > _LONGEST_ATTEMPT
-        if process and truth.foreign and late and not self._world.was_down(truth.foreign_since):
-            self.broken("the metadata of somebody else's secret is written", name)
-
-    def gone(self, name: str) -> None:
+    def gone(self, name: str, *, wiped: bool = False) -> None:
         """What was at a token's path cannot be read any more."""
-        truth = self.truths[name]
-        truth.foreign = False
-        self._stands(truth, None)
+        self.owners[name].gone(wiped=wiped, now=self._hub.clock())
+        self._stands(self.truths[name], None)
 
-    def _stands(self, truth: Truth, issued: Issued | None, *, ours: bool = False) -> None:
+    def back(self, name: str, data: Mapping[str, object]) -> None:
+        """A deleted version can be read again."""
+        raw, truth = data.get("access_token"), self.truths[name]
+        issued = self._ledger.get(raw) if isinstance(raw, str) else None
+        is_its_own = (
+            issued and issued.sound and (issued.account_id, issued.client_id) == (truth.account_id, truth.client_id)
+        )
+        self._stands(truth, issued if is_its_own else None)
+
+    def _stands(self, truth: Truth, issued: Issued | None) -> None:
         truth.published = issued
         truth.vanishes = self._world.vanishes(truth.name)
-        if issued and truth.vanishes < issued.ends:
-            if ours and not truth.shortened:
-                self.broken("Vault would delete a live token", truth.name)
-            self.trouble(Window(self._hub.clock(), truth.vanishes, Recovery.SWEEP, "it vanished"), truth.name)
         self._look_again(truth, self._due(truth) if issued else self._hub.clock())
 
     # Whether it is fresh
@@ -310,6 +315,7 @@ class Oracle:
     def add(self, truth: Truth) -> None:
         truth.since = self._hub.clock()
         self.truths[truth.name] = truth
+        self.owners[truth.name] = Ownership(truth.name, self.broken, self.exceptions)
         self._look_again(truth, self._hub.clock())
 
     def _due(self, truth: Truth) -> float:
@@ -369,7 +375,9 @@ class Oracle:
         """Seconds; `ended` is when it and all that it runs together with was over, or it was `alone`."""
         plan = self._world.plan
         left = max(0.0, truth.ends - ended)
-        slack = _SLACK + (plan.accounts * 10 / 2 if window.hangs else plan.accounts / plan.max_per_second)
+        # those that time out share a quarter of the slots, and those without a live token have every second of these
+        slots = max(1, plan.max_in_flight // 4) / 2
+        slack = _SLACK + (plan.accounts * 10 / slots if window.hangs else plan.accounts / plan.max_per_second)
         match window.recovery:
             case Recovery.NONE:
                 return 0.0
@@ -378,14 +386,14 @@ class Oracle:
                     abs(truth.published.skew) if truth.published else 0.0
                 )  # by Vault's clock as much more may be left
                 return slack + ((left + skew) / 2 if left else 510.0)
-            case Recovery.SWEEP:
-                return slack + self._sweep_after(ended) + (left / 4 if left else 150.0)
-            case Recovery.FOREIGN:  # nobody may have seen it, and it was taken away again
-                return slack + self._sweep_after(ended) + 2 * plan.sync_every + 15.0
+            case Recovery.RESYNC:
+                return slack + self._resync_after(ended) + (left / 4 if left else 150.0)
+            case Recovery.STRANGER:  # nobody may have seen it, and it was taken away again
+                return slack + self._resync_after(ended) + 2 * plan.sync_interval + 15.0
             case Recovery.SYNC:
-                return slack + 2 * plan.sync_every + 15.0
+                return slack + 2 * plan.sync_interval + 15.0
             case Recovery.EDITED:
-                return slack + plan.sync_every + 15.0
+                return slack + plan.sync_interval + 15.0
             case Recovery.START:
                 return slack + 45.0
         pause = min(480.0, left / 4)
@@ -396,11 +404,11 @@ class Oracle:
             pause = max(pause, 150.0 if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT) else 510.0)
         return slack + pause
 
-    def _sweep_after(self, moment: float) -> float:
+    def _resync_after(self, moment: float) -> float:
         """Seconds until somebody has looked at every token with its account; who starts anew looks at no account."""
         plan = self._world.plan
         began = min((each.began for each in self._world.running.values()), default=self._hub.clock())
-        return max(0.0, began - moment) + plan.sweep_every + plan.accounts / 5
+        return max(0.0, began - moment) + plan.resync_interval + plan.accounts / 5
 
     # What is remembered
 

@@ -41,9 +41,13 @@ OUTAGES: Final[dict[str, tuple[Kind, ...]]] = {
 }
 
 
+SICK: Final = (0.1, 0.5, 0.9)
+"""Share of the accounts."""
+
+
 def outage(of: str) -> Iterator[Row]:
     """25 minutes, begun when they hurt most: the token that is renewed last is about to be."""
-    plan = Plan(seed=1, accounts=1000, hosts=3, hours=4.0, sweep_every=3600.0, sync_every=60.0)
+    plan = Plan(seed=1, accounts=1000, hosts=3, hours=4.0, resync_interval=3600.0, sync_interval=60.0)
     begins = _worst_moment(plan)
     world = _world(plan)
     world.live(begins)
@@ -70,8 +74,8 @@ def outage(of: str) -> Iterator[Row]:
 
 
 def isolation(accounts: int = 300) -> Iterator[Row]:
-    """1 % lasting failures, and one hanging host of three: what the others see of it."""
-    plan = Plan(seed=2, accounts=accounts, hosts=3, hours=4.0, sweep_every=1800.0)
+    """1 % permanent failures, and one hanging host of three: what the others see of it."""
+    plan = Plan(seed=2, accounts=accounts, hosts=3, hours=4.0, resync_interval=1800.0)
     quiet, troubled = _world(plan), _world(plan)
     ill = {name for number, name in enumerate(sorted(troubled.oracle.truths)) if number % 100 == 0}
     troubled.live(MINUTE)
@@ -88,18 +92,47 @@ def isolation(accounts: int = 300) -> Iterator[Row]:
         world.end()
         later = [(when - world.began, name, share) for when, name, share in world.oracle.replacements]
         shares.append([share for when, name, share in later if name in others and when > _STEADY])
-    without, beside = shares
-    mean = abs(sum(beside) / len(beside) - sum(without) / len(without)) * plan.life
-    least = (min(without) - min(beside)) * plan.life
+    without, fields = shares
+    mean = abs(sum(fields) / len(fields) - sum(without) / len(without)) * plan.life
+    least = (min(without) - min(fields)) * plan.life
     yield Row("the others' renewals: later by, on the average", settings, round(mean, 2), 5, "s")
     yield Row("the others' renewals: the latest later by", settings, round(least, 2), 10, "s")
+
+
+def neighbours(share: float, accounts: int = 300) -> Iterator[Row]:
+    """This share of a host's accounts hangs for hours, once all of them for a minute: what the others see of it."""
+    plan = Plan(seed=5, accounts=accounts, hosts=1, hours=6.0, resync_interval=1800.0, sick=(share, share))
+    world = _world(plan)
+    world.live(_STEADY)
+    sick = world.trouble.begin(Kind.HOST_HANGS_FOR_SOME, length=3 * HOUR, target=EVERYWHERE)
+    assert sick
+    well = [truth for name, truth in world.oracle.truths.items() if name not in sick.touches]
+    expired: set[str] = set()
+    least = plan.life
+    for minute in range(1, 181):
+        if minute == 60:
+            assert world.trouble.begin(Kind.HOST_HANGS, length=MINUTE, target=EVERYWHERE)
+        world.live(_STEADY + minute * MINUTE)
+        now = world.clock()
+        expired |= {truth.name for truth in well if truth.ends <= now}
+        least = min(least, *(truth.ends - now for truth in well))
+    waited = 0.0
+    while waited < 10 * MINUTE and any(truth.ends <= world.clock() for truth in world.oracle.truths.values()):
+        waited += 1.0
+        world.live(_STEADY + 3 * HOUR + waited)
+    world.live(plan.hours * HOUR)
+    world.end()
+    settings = f"{accounts} accounts at one host, {share:.0%} hang for 3 h"
+    yield Row("the others: expired", settings, len(expired), 0, "tokens")
+    yield Row("the others: least life left", settings, round(least), 0.35 * plan.life, "s", at_least=True)
+    yield Row("those that hung: all renewed after", settings, waited, 3 * MINUTE, "s")
 
 
 def replicas(accounts: int = 100, hours: float = 8.0) -> Iterator[Row]:
     """What two and three mint beside what one does."""
     mints = {}
     for number in (1, 2, 3):
-        world = _world(Plan(seed=3, replicas=number, accounts=accounts, hours=hours, sweep_every=1800.0))
+        world = _world(Plan(seed=3, replicas=number, accounts=accounts, hours=hours, resync_interval=1800.0))
         world.live(hours * HOUR)
         world.end()
         since = [when - world.began for when in world.oracle.mints]
@@ -126,8 +159,8 @@ def load(accounts: int = 1000, hours: float = 8.0, caps: float = 0.1) -> Iterato
         hours=hours,
         max_in_flight=max(1, round(8 * caps)),
         max_per_second=20 * caps,
-        sync_every=300.0,
-        sweep_every=1800.0,
+        sync_interval=300.0,
+        resync_interval=1800.0,
     )
     world = _world(plan)
     fails = 0.4 * hours * HOUR

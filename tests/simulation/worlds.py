@@ -10,29 +10,35 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from greenlet import getcurrent
 
 from sandbox.liveperson import Credentials
-from tests.fakes.liveperson import FakeDomains, FakeLivePerson
-from tests.fakes.vault import FakeAccounts, FakeTokens, Kv
+from tests.fakes.liveperson import FakeLivePerson
+from tests.fakes.vault import ACCOUNTS, TOKENS, KvEngine
 from tests.fakes.world import Replica, World
 from tests.simulation.faults import SPECS, Episode, Kind, Trouble
-from tests.simulation.hub import Condition, GreenPool, GreenTimer, Hub, Process
-from tests.simulation.oracle import Oracle, Recovery, Truth, Window
+from tests.simulation.hub import Condition, GreenPool, Hub, Process, WallScheduler
+from tests.simulation.oracle import BY_HAND, Oracle, Recovery, Truth, Window
+from tests.simulation.ownership import MANAGED_BY
 from worker.core import appjwt
-from worker.core.account import Account
+from worker.core.account import Absence, Account
 from worker.core.outcome import Next, Outcome
-from worker.core.unchecked import Answer
+from worker.core.unchecked import TokenResponse
 from worker.manual import ManualRefresh
-from worker.mint import Domains, Sentinel
-from worker.refresh import ByHand
+from worker.obtain import Sentinel
+from worker.refresh import ForceRefresh, Refresher
+from worker.schedule.timer import SteadyScheduler
+from worker.vault.gate import Gate
+from worker.vault.kv import SecretVersion
 
 HOUR: Final = 3600.0
 VAULT_TIMEOUT: Final = 10.0
 _QUICKEST = 0.002
+_TICK = 15.0
+"""Seconds between two passes of the main loop; one in place of fifteen, for the sake of speed."""
 _SEEN_LATE = 0.25
 """How often the answer takes as long again; else whoever asked goes on at once."""
 
@@ -47,13 +53,15 @@ class Plan:
     hosts: int = 2
     life: float = HOUR
     hours: float = 8.0
-    sync_every: float = 60.0
-    sweep_every: float = 300.0
+    sync_interval: float = 60.0
+    resync_interval: float = 300.0
     max_in_flight: int = 8
     max_per_second: float = 20.0
-    domain_cache: float = 12 * HOUR
+    domain_cache_ttl: float = 12 * HOUR
     slowest: float = 0.04
     """Seconds that a call takes until it takes effect, at most."""
+    sick: tuple[float, float] = (0.1, 0.9)
+    """Share of a host's accounts, at least and at most, where it never answers for some."""
     kinds: tuple[Kind, ...] = ()
     """Faults that occur in it."""
     gap: float = 600.0
@@ -71,9 +79,9 @@ class Plan:
             hosts=random.randint(1, 3),
             life=life,
             hours=random.uniform(8, 14) * max(1.0, life / HOUR / 2),
-            sync_every=random.choice((60.0, 120.0, 300.0, 300.0)),
-            sweep_every=random.choice((600.0, 1800.0, 1800.0)),
-            domain_cache=random.choice((60.0, 600.0, 12 * HOUR)),
+            sync_interval=random.choice((60.0, 120.0, 300.0, 300.0)),
+            resync_interval=random.choice((600.0, 1800.0, 1800.0)),
+            domain_cache_ttl=random.choice((60.0, 600.0, 12 * HOUR)),
             kinds=tuple(dict.fromkeys((Kind.CRASH, *_turn(_WIDE, seed, 2), *_turn(_NARROW, seed, 7)))),
             gap=random.choice((60.0, 90.0, 120.0)),
         )
@@ -98,6 +106,8 @@ class Report:
     met: Counter[str] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
+    exceptions: Counter[str] = field(default_factory=Counter)
+    """Cases that check-and-set cannot see."""
     mints: int = 0
     writes: int = 0
     digest: str = ""
@@ -109,33 +119,13 @@ class Report:
             met=self.met + other.met,
             crashes=self.crashes + other.crashes,
             violations=[*self.violations, *other.violations],
+            exceptions=self.exceptions + other.exceptions,
             mints=self.mints + other.mints,
             writes=self.writes + other.writes,
         )
 
 
-class _Names(frozenset[str]):
-    """In order, whatever the hash seed."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(super().__iter__()))
-
-
-class _Accounts(FakeAccounts):
-    def __init__(self, world: "SimWorld") -> None:
-        super().__init__(world.vault)
-        self._world = world
-
-    def names(self) -> frozenset[str]:
-        return _Names(super().names())
-
-    def read(self, name: str) -> Account:
-        account = super().read(name)
-        self._world.oracle.read(self._world.hub.process, account)
-        return account
-
-
-class _Kv(Kv):
+class _Kv(KvEngine):
     """Tells the oracle of what changes at a token's path."""
 
     def __init__(self, world: "SimWorld") -> None:
@@ -144,23 +134,29 @@ class _Kv(Kv):
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
         version = super().put(path, data, cas)
-        if path.startswith(FakeTokens.FOLDER):
-            world, name = self._world, path.removeprefix(FakeTokens.FOLDER)
+        if path.startswith(TOKENS):
+            world, name = self._world, path.removeprefix(TOKENS)
             process = world.hub.process
-            world.oracle.written(process, name, cas, data)
+            world.oracle.written(process, name, cas, data, version)
             if process:
                 world.trouble.rewritten(name)
         return version
 
     def set_metadata(self, path: str, **settings: Any) -> None:
         super().set_metadata(path, **settings)
-        if path.startswith(FakeTokens.FOLDER):
-            name = path.removeprefix(FakeTokens.FOLDER)
-            self._world.oracle.marked(self._world.hub.process, name)
+        if path.startswith(TOKENS):
+            owner = self._world.oracle.owners[path.removeprefix(TOKENS)]
+            changed = settings.get("custom_metadata") or {}
+            owner.metadata_written(self._world.hub.process, changed, self._world.clock())
 
     def delete(self, path: str) -> None:
         super().delete(path)
         self._gone(path)
+
+    def undelete(self, path: str) -> None:
+        super().undelete(path)
+        if path.startswith(TOKENS):
+            self._world.oracle.back(path.removeprefix(TOKENS), self.get(path).data or {})
 
     def destroy(self, path: str) -> None:
         super().destroy(path)
@@ -168,16 +164,11 @@ class _Kv(Kv):
 
     def remove(self, path: str) -> None:
         super().remove(path)
-        self._gone(path)
+        self._gone(path, wiped=True)
 
-    def _gone(self, path: str) -> None:
-        if path.startswith(FakeTokens.FOLDER):
-            self._world.oracle.gone(path.removeprefix(FakeTokens.FOLDER))
-
-    def deletion(self, path: str) -> datetime | None:
-        """When the newest version goes by itself."""
-        there = self._paths.get(path)
-        return there.versions[there.current].deletion if there and there.current else None
+    def _gone(self, path: str, *, wiped: bool = False) -> None:
+        if path.startswith(TOKENS):
+            self._world.oracle.gone(path.removeprefix(TOKENS), wiped=wiped)
 
 
 class _Sentinel:
@@ -186,13 +177,16 @@ class _Sentinel:
     def __init__(self, world: "SimWorld") -> None:
         self._world = world
 
-    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
+    def reach(self, host: str, timeout: timedelta) -> datetime | None:
+        return self._world.liveperson.reach(host, timeout)
+
+    def request_token(self, account: Account, host: str, timeout: timedelta) -> TokenResponse:
         world = self._world
         process = world.hub.process
         world.calls = account.name
         world.oracle.asks(process, account, host)
         try:
-            answer = world.liveperson.mint(account, host, timeout)
+            answer = world.liveperson.request_token(account, host, timeout)
         finally:
             world.oracle.answered(process, host)
         world.oracle.received(process, account, answer.raw.get_secret_value())
@@ -210,13 +204,13 @@ class SimWorld(World):
         self.fault_random = Random(f"{plan.seed} faults")
         self._jitter = Random(f"{plan.seed} jitter")
         self._digest = hashlib.blake2b(digest_size=8)
+        self.wall_offset = 0.0
         self.hub = Hub(self.clock, Random(f"{plan.seed} ties"))
         regions = tuple(f"r{number}" for number in range(plan.hosts))
         self.liveperson = FakeLivePerson(
             self.clock,
             token_life=timedelta(seconds=plan.life),
             regions=regions,
-            cache=timedelta(seconds=plan.domain_cache),
             random=Random(f"{plan.seed} ids"),
         )
         self.oracle = Oracle(self)
@@ -236,16 +230,28 @@ class SimWorld(World):
         self._ails: dict[str, set[str]] = {name: set() for name in self.names}
         self._nobody: Window | None = None
         vault, liveperson = self.vault, self.liveperson
-        vault.kv, vault.accounts = _Kv(self), _Accounts(self)
+        vault.kv = _Kv(self)
+        self.domain_cache_ttl = timedelta(seconds=plan.domain_cache_ttl)
+        read = vault.accounts.read
+
+        def read_account(name: str) -> Account | Absence:
+            account = read(name)
+            if isinstance(account, Account):
+                self.oracle.read(self.hub.process, account)
+            return account
+
+        vault.accounts.read = read_account  # type: ignore[method-assign] # seen from outside, and not changed
         vault.records = liveperson.records = False
+        vault.pace = self._pace
         vault.at_request = liveperson.at_request = self._on_the_way
         vault.at_answer = liveperson.at_answer = self._on_the_way_back
+        vault.at_view = self._viewed
         vault.at_hang = lambda: self.hub.sleep(VAULT_TIMEOUT)
         liveperson.at_delay = lambda delay: self.hub.sleep(delay.total_seconds())
         liveperson.at_token = lambda raw, account, now: self.oracle.issued(self.hub.process, raw, account, now)
         for number in range(plan.accounts):
             # some customers have two apps
-            name = f"le{number:05}" if number % 4 else f"le{number // 8 * 8:05}/app-{number % 8}"
+            name = f"le{number:05}" if number % 8 else f"le{number // 16 * 16:05}/app-{number % 16}"
             self._add(name, regions[number % plan.hosts])
         for name in self.names:
             self.ail(name, "down")
@@ -289,6 +295,7 @@ class SimWorld(World):
             met=Counter({kind.value: times for kind, times in self.trouble.met.items()}),
             crashes=self.crashes,
             violations=self.oracle.violations,
+            exceptions=self.oracle.exceptions,
             mints=self.liveperson.mints(),
             writes=self.oracle.writes,
             digest=self._digest.hexdigest(),
@@ -296,6 +303,10 @@ class SimWorld(World):
 
     def sleep(self, seconds: float) -> None:
         self.hub.sleep(seconds)
+
+    def wall(self) -> float:
+        """Return what the replicas' machines take for the time."""
+        return self.clock.now().timestamp() + self.wall_offset
 
     def trace(self, *words: object) -> None:
         if self._tell:
@@ -311,28 +322,27 @@ class SimWorld(World):
         self.oracle.add(Truth(name, name.partition("/")[0], credentials.client_id))
 
     def write_account(self, name: str, credentials: Credentials) -> None:
-        self.vault.kv.put(FakeAccounts.FOLDER + name, asdict(credentials))
+        self.vault.kv.put(ACCOUNTS + name, asdict(credentials))
 
     def account_data(self, name: str) -> Mapping[str, object]:
-        newest = self.vault.kv.read(FakeAccounts.FOLDER + name)
-        assert newest
-        assert newest.data
-        return newest.data
+        data = self.vault.kv.get(ACCOUNTS + name).data
+        assert data
+        return data
+
+    def is_wanted(self, name: str) -> bool:
+        """Return True if the account can be read by Vault's clock, and is enabled."""
+        data = self.vault.kv.get(ACCOUNTS + name).data
+        return data is not None and data.get("enabled") != "false"
 
     def host_of(self, name: str) -> str:
         return self.liveperson.host_of(name.partition("/")[0])
 
     def vanishes(self, name: str) -> float:
         """The steady moment at which Vault deletes the stored token by itself."""
-        kv = self.vault.kv
-        assert isinstance(kv, _Kv)
-        deletion = kv.deletion(FakeTokens.FOLDER + name)
+        deletion = self.vault.kv.get(TOKENS + name).deletion_time
         return float("inf") if deletion is None else self.clock() + (deletion - self.vault.now()).total_seconds()
 
     # Processes
-
-    def domains(self) -> Domains:
-        return FakeDomains(self.liveperson)
 
     def sentinel(self) -> Sentinel:
         return _Sentinel(self)
@@ -341,13 +351,13 @@ class SimWorld(World):
         process = self.running[name] = Process(name, self.clock())
         self.hub.process, self.latest_start = process, self.clock()
         self.trace("starts")
-        timer = GreenTimer(self.hub, process)
+        timer = SteadyScheduler(clock=self.clock, wall=self.wall, scheduler=WallScheduler(self.hub, process, self.wall))
         plan = self.plan
         replica = Replica(
             self,
             name,
-            sync_every=timedelta(seconds=plan.sync_every),
-            sweep_every=timedelta(seconds=plan.sweep_every),
+            sync_interval=timedelta(seconds=plan.sync_interval),
+            resync_interval=timedelta(seconds=plan.resync_interval),
             max_in_flight=plan.max_in_flight,
             max_per_second=plan.max_per_second,
             timer=timer,
@@ -355,7 +365,13 @@ class SimWorld(World):
             jitter=self._jitter.random,
         )
         replica.report = self.noted
-        timer.ring = replica.daemon.ring
+        process.pace = self._gate(replica.refresher)
+
+        def tick() -> None:
+            replica.daemon.tick()
+            self.hub.at(self.clock() + _TICK, tick, process)
+
+        self.hub.at(self.clock() + _TICK, tick, process)
         process.stop = replica.daemon.stop
         self.heal(name, "down", 45.0)
         self.unseen(*self.vault.unlisted)
@@ -387,33 +403,39 @@ class SimWorld(World):
         self.hub.kill(process)
 
     def manual(
-        self, names: list[str], *, named: bool, met: Callable[[], object], if_less_than: float = float("inf")
+        self, names: list[str], *, named: bool, met: Callable[[], object], expires_within: float = float("inf")
     ) -> None:
         """--refresh by another process."""
-        process = Process("by hand", self.clock())
+        process = Process(BY_HAND, self.clock())
         for name in names:
             self.oracle.truths[name].allowed += 1
         reported: list[Outcome] = []
 
+        def report(outcome: Outcome, _: Next) -> None:
+            reported.append(outcome)
+            self.oracle.reported(outcome)
+
         def work() -> None:
+            refresher = self.refresher(BY_HAND)
+            process.pace = self._gate(refresher)
             manual: Any = ManualRefresh(
                 accounts=self.vault.accounts,
-                refresher=self.refresher("by hand"),
-                fleet=self.fleet(
-                    "by hand",
+                refresher=refresher,
+                scheduler=self.scheduler(
+                    BY_HAND,
                     max_in_flight=self.plan.max_in_flight,
                     max_per_second=self.plan.max_per_second,
-                    recheck_after=self.plan.sync_every,
+                    recheck_after=self.plan.sync_interval,
                     jitter=self._jitter.random,
                 ),
                 pool=GreenPool(self.hub, process),
                 clock=self.clock,
-                report=lambda outcome, _: reported.append(outcome),
-                by_hand=ByHand(if_less_than=if_less_than),
+                report=report,
+                force=ForceRefresh(expires_within=expires_within),
             )
             manual._changed = Condition(self.hub)  # noqa: SLF001 - it waits in virtual time
-            lines = manual.run(names, named=named)
-            for line in lines:
+            manual.run(names)
+            for line in manual.results(named=named):
                 met()
                 self.trace("reports", line.account, line.outcome, line.reason, line.error or "")
             if len(reported) != len(names):
@@ -422,6 +444,7 @@ class SimWorld(World):
         self.hub.spawn(process, work)
 
     def noted(self, outcome: Outcome, following: Next) -> None:
+        self.oracle.reported(outcome)
         self.trace(
             outcome.result,
             outcome.account,
@@ -462,6 +485,16 @@ class SimWorld(World):
 
     # The seams
 
+    def _gate(self, refresher: Refresher) -> Callable[[str, Callable[[], Any]], Any]:
+        condition = Condition(self.hub)
+        gate = Gate("secret", clock=self.clock, least_remaining=refresher.least_remaining, condition=condition)
+        return cast(Callable[[str, Callable[[], Any]], Any], gate.call)
+
+    def _pace(self, operation: str, send: Callable[[], Any]) -> Any:
+        process = self.hub.process
+        assert process, "a call outside of any process"
+        return process.pace(operation, send)
+
     def _on_the_way(self, operation: str, name: str) -> None:
         if operation in ("sentinel", "domain"):
             name = self.calls if operation == "sentinel" else name
@@ -486,6 +519,17 @@ class SimWorld(World):
             self._crash_in(process, operation, "after")
         if self._latency.random() < _SEEN_LATE:
             self.hub.sleep(self._latency.uniform(_QUICKEST, self.plan.slowest))
+
+    def _viewed(self, path: str, found: SecretVersion, stale: timedelta) -> None:
+        process = self.hub.process
+        if process and path.startswith(TOKENS):
+            signs = (found.custom_metadata.get("managed_by"), (found.data or {}).get("managed_by"))
+            self.oracle.owners[path.removeprefix(TOKENS)].viewed(
+                process,
+                found.number,
+                is_strangers=bool(found.number) and MANAGED_BY not in signs,
+                as_of=self.clock() - stale.total_seconds(),
+            )
 
     def _crash_in(self, process: Process, operation: str, when: str) -> None:
         if self.running.get(process.name) is process and getcurrent() in process.jobs:

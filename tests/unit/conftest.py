@@ -22,7 +22,7 @@ def _no_socket(socket_disabled: None) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have a Vault of their own."""
+    """Whoever runs the tests may have a Vault of their own, and a proxy."""
     for name in os.environ:
-        if name.startswith(("APPJWT_", "VAULT_", "BAO_")):
+        if name.startswith(("APPJWT_", "VAULT_", "BAO_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -1,19 +1,19 @@
 """--refresh and --refresh-all, against the fakes."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
 from sandbox.faults import Fault
 from tests.fakes.clock import HOUR
-from tests.fakes.vault import FakeAccounts, FakeTokens
+from tests.fakes.vault import ACCOUNTS, TOKENS
 from tests.fakes.world import World
 from worker.core.appjwt import utc
 from worker.core.outcome import Outcome, Result
-from worker.manual import Line, ManualRefresh
-from worker.refresh import ByHand
-from worker.schedule.fleet import Fleet
+from worker.manual import ManualRefresh, RefreshResult
+from worker.refresh import ForceRefresh
+from worker.schedule.accounts import AccountScheduler
+from worker.schedule.dispatch import Pool
 
 NAMES = ["le2", "le1/b", "le3", "le1/a"]
 
@@ -27,22 +27,22 @@ def world() -> World:
 
 
 @pytest.fixture
-def pool() -> Iterator[Executor]:
-    with ThreadPoolExecutor(1) as made:
+def pool() -> Iterator[Pool]:
+    with Pool(1) as made:
         yield made
 
 
-def manual_refresh(world: World, pool: Executor, report: Callable[[Outcome], None]) -> ManualRefresh:
+def manual_refresh(world: World, pool: Pool, report: Callable[[Outcome], None]) -> ManualRefresh:
     return ManualRefresh(
         accounts=world.vault.accounts,
         refresher=world.refresher(),
-        fleet=Fleet(
+        scheduler=AccountScheduler(
             max_in_flight=8, max_per_second=float("inf"), recheck_after=60.0, jitter=lambda: 0.0, phase=lambda _: 0.0
         ),
         pool=pool,
         clock=world.clock,
         report=lambda outcome, _: report(outcome),
-        by_hand=ByHand(),
+        force=ForceRefresh(),
     )
 
 
@@ -52,11 +52,17 @@ def reported() -> list[Outcome]:
 
 
 @pytest.fixture
-def run(world: World, pool: Executor, reported: list[Outcome]) -> "Run":
-    return manual_refresh(world, pool, reported.append).run
+def run(world: World, pool: Pool, reported: list[Outcome]) -> "Run":
+    refresh = manual_refresh(world, pool, reported.append)
+
+    def run(names: list[str]) -> list[RefreshResult]:
+        refresh.run(names)
+        return refresh.results()
+
+    return run
 
 
-Run = Callable[..., list[Line]]
+Run = Callable[[list[str]], list[RefreshResult]]
 
 
 def test_every_account_is_refreshed_and_told_of_in_the_order_given(
@@ -68,7 +74,7 @@ def test_every_account_is_refreshed_and_told_of_in_the_order_given(
     assert {line.reason for line in lines} == {"manual"}
     assert sorted(outcome.account for outcome in reported) == sorted(NAMES)
     token = world.token("le2")
-    assert lines[0] == Line(
+    assert lines[0] == RefreshResult(
         account="le2",
         outcome=Result.REFRESHED,
         reason="manual",
@@ -76,6 +82,17 @@ def test_every_account_is_refreshed_and_told_of_in_the_order_given(
         fingerprint=token.fingerprint,
         vault_version=1,
         error=None,
+        claims={
+            "kid": token.kid,
+            "alg": "RS256",
+            "typ": "JWT",
+            "aud": "le2",
+            "azp": token.azp,
+            "scope": "msg.consumer",
+            "iss": "Sentinel",
+            "iat": int(world.clock.now().timestamp()),
+            "exp": int((world.clock.now() + HOUR).timestamp()),
+        },
     )
 
 
@@ -97,12 +114,11 @@ def test_an_unknown_account_has_failed_and_the_nearest_is_told(name: str, near: 
 
 
 def test_one_failure_stops_nothing(world: World, run: Run) -> None:
-    # FIELD 6
     world.liveperson.faults.set(Fault(status=401), account="le2")
-    world.vault.kv.put(FakeAccounts.FOLDER + "le3", {"enabled": "false"})
-    world.vault.kv.put(FakeTokens.FOLDER + "le1/b", {"password": "theirs"})
+    world.vault.kv.put(ACCOUNTS + "le3", {"enabled": "false"})
+    world.vault.kv.put(TOKENS + "le1/b", {"password": "theirs"})
     lines = run([*NAMES, "le1/a"])
-    assert [line.outcome for line in lines] == [Result.FAILED, Result.FAILED, Result.SKIPPED, Result.REFRESHED]
+    assert [line.outcome for line in lines] == ["failed", "failed", "skipped", "refreshed"]
     assert all(line.error for line in lines[:3])
 
 
@@ -113,15 +129,32 @@ def test_a_vault_that_goes_down_is_an_outcome_of_each(world: World, run: Run) ->
 
 
 def test_the_same_token_again_is_unchanged_and_no_failure(world: World, run: Run) -> None:
-    # FIELD 20
     world.refresher("daemon").refresh("le2")
     world.liveperson.faults.set(Fault(same_token=True))
     line = run(["le2"])[0]
     assert (line.outcome, line.vault_version, line.error) == (Result.UNCHANGED, 1, None)
 
 
-def test_a_report_that_fails_does_not_keep_the_caller_waiting(world: World, pool: Executor) -> None:
+def test_a_report_that_fails_does_not_keep_the_caller_waiting(world: World, pool: Pool) -> None:
     def broken(_: Outcome) -> None:
         raise BrokenPipeError  # as where whoever read the log has gone
 
-    assert manual_refresh(world, pool, broken).run(["le2"])[0].outcome is Result.REFRESHED
+    refresh = manual_refresh(world, pool, broken)
+    refresh.run(["le2"])
+    assert refresh.results()[0].outcome == Result.REFRESHED
+
+
+def test_once_stopped_it_starts_no_account_and_reports_what_was_done(world: World) -> None:
+    with Pool(1) as pool:
+        done: list[Outcome] = []
+        refresh = manual_refresh(world, pool, done.append)
+        refresh.run(NAMES, is_stopped=lambda: bool(done))
+        refresh.stop()
+    results = refresh.results()
+    assert [result.account for result in results] == NAMES
+    refreshed = [result.account for result in results if result.outcome == Result.REFRESHED]
+    assert sorted(refreshed) == sorted(outcome.account for outcome in done)
+    assert all(world.data(name) for name in refreshed)
+    assert {(result.outcome, result.error) for result in results if result.account not in refreshed} <= {
+        ("skipped", "interrupted before it was started")
+    }

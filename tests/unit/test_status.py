@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from pydantic import SecretStr
 
-from tests.builders import ABSENT, HOUR, ISSUED, app_jwt, make_token, token_of
+from tests.builders import ABSENT, HOUR, ISSUED, app_jwt, make_token, stored_secret, token_of
 from worker import status
-from worker.core.appjwt import utc
-from worker.core.errors import ForeignSecretError, InvalidAccountError, Kind, RefreshError, Stage
+from worker.core.errors import InvalidAccountError, Kind, RefreshError, Stage, UnmanagedSecretError
 from worker.core.outcome import State
-from worker.core.unchecked import Stored
-from worker.status import Line
+from worker.core.status import AccountStatus, Severity
+from worker.core.unchecked import StoredSecret
 
 HALF_WAY = ISSUED + HOUR / 2
 PLANNED = "2018-04-25T08:21:10Z"
@@ -24,27 +22,18 @@ SINCE = "2018-04-25T08:00:00Z"
 class Shelf:
     """Tokens, by account: what is stored there, or why it cannot be read. It takes no writes."""
 
-    def __init__(self, stored: Mapping[str, Stored | RefreshError]) -> None:
+    def __init__(self, stored: Mapping[str, StoredSecret | RefreshError]) -> None:
         self._stored = stored
 
-    def read(self, name: str) -> Stored:
+    def read(self, name: str) -> StoredSecret:
         found = self._stored[name]
         if isinstance(found, RefreshError):
             raise found
         return found
 
 
-def stored(raw: str | None, *, refresh_at: str | None = PLANNED, **notes: str) -> Stored:
-    return Stored(
-        version=1 if raw else 0,
-        raw=SecretStr(raw) if raw else None,
-        host=None,
-        refresh_at=refresh_at,
-        marked=True,
-        kept_for=2 * HOUR,
-        now=HALF_WAY,
-        notes=notes,
-    )
+def stored(raw: str | None, *, refresh_at: str | None = PLANNED, **notes: str) -> StoredSecret:
+    return stored_secret(raw, refresh_at=refresh_at, now=HALF_WAY, custom_metadata=notes)
 
 
 @pytest.fixture
@@ -53,18 +42,19 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def line_of(found: Stored | RefreshError, pool: ThreadPoolExecutor) -> Line:
-    (line,) = status.lines(["a"], Shelf({"a": found}), pool)
+def line_of(found: StoredSecret | RefreshError, pool: ThreadPoolExecutor) -> AccountStatus:
+    (line,) = status.statuses(["a"], Shelf({"a": found}), pool)
     return line
 
 
 def test_a_live_token_is_told_by_its_own_claims_and_by_vaults_clock(pool: ThreadPoolExecutor) -> None:
     token = app_jwt()
     line = line_of(stored(token.raw.get_secret_value()), pool)
-    assert asdict(line) == {
+    assert line.as_json() == {
         "account": "a",
         "state": "ok",
-        "life_left": 1800.0,
+        "remaining": 1800.0,
+        "margin": 1.0,
         "issued_at": "2018-04-25T07:51:10Z",
         "expires_at": "2018-04-25T08:51:10Z",
         "refresh_at": PLANNED,
@@ -72,13 +62,13 @@ def test_a_live_token_is_told_by_its_own_claims_and_by_vaults_clock(pool: Thread
         "last_error": None,
         "failing_since": None,
     }
-    assert line.is_well
+    assert line.has_what_it_needs
 
 
 def test_a_failing_account_is_well_as_long_as_its_token_lives(pool: ThreadPoolExecutor) -> None:
     line = line_of(stored(make_token(), state="failing", last_error="status 401", failing_since=SINCE), pool)
     assert (line.state, line.last_error, line.failing_since) == (State.FAILING, "status 401", SINCE)
-    assert line.is_well
+    assert line.has_what_it_needs
 
 
 @pytest.mark.parametrize(
@@ -87,46 +77,46 @@ def test_a_failing_account_is_well_as_long_as_its_token_lives(pool: ThreadPoolEx
         (None, "there is no token"),
         (make_token(iss="Somebody"), "the stored token is not accepted: iss: expected Sentinel, got Somebody"),
         (make_token(azp=ABSENT), "the stored token is not accepted: format: expected a claim azp"),
-        ("garbage", "the stored token is not accepted: format: expected three base64url parts"),
+        ("garbage", "the stored token is not accepted: format: not a compact JWS"),
     ],
 )
 def test_without_a_live_token_the_account_is_not_well_and_the_reason_is_told(
     raw: str | None, why: str, pool: ThreadPoolExecutor
 ) -> None:
     line = line_of(stored(raw), pool)
-    assert (line.state, line.life_left, line.expires_at, line.fingerprint) == (State.FAILING, 0.0, None, None)
+    assert (line.state, line.remaining, line.expires_at, line.fingerprint) == (State.FAILING, 0.0, None, None)
     assert (line.last_error or "").startswith(why)
-    assert not line.is_well
+    assert not line.has_what_it_needs
 
 
 @pytest.mark.parametrize(
     ("left", "told"),
     [
-        (20, None),
-        (17, "overdue: the worker's log says why"),
-        (0, "ended: the worker's log says why"),
-        (-5, "ended: the worker's log says why"),
+        (15, None),
+        (14, "overdue: the worker's log says why"),
+        (0, "expired: the worker's log says why"),
+        (-5, "expired: the worker's log says why"),
     ],
 )
 def test_a_token_that_should_long_have_been_replaced_is_failing(
     left: int, told: str | None, pool: ThreadPoolExecutor
 ) -> None:
     end = HALF_WAY + timedelta(minutes=left)
-    line = line_of(stored(token_of(end - HOUR)), pool)
+    line = line_of(stored(token_of(end - HOUR), refresh_at=None), pool)
     assert (line.state, line.last_error) == (State.FAILING if told else State.OK, told)
-    assert (line.life_left, line.expires_at) == (max(left, 0) * 60, utc(end))
-    assert line.is_well == (left > 0)
+    assert (line.remaining, line.expires_at) == (max(left, 0) * 60, end)
+    assert line.has_what_it_needs == (left > 0)
 
 
 def test_what_the_worker_noted_says_more_than_that_there_is_no_token(pool: ThreadPoolExecutor) -> None:
     line = line_of(stored(None, state="invalid", last_error="client_id: missing", failing_since=SINCE), pool)
     assert (line.state, line.last_error, line.failing_since) == (State.INVALID, "client_id: missing", SINCE)
-    assert not line.is_well
+    assert not line.has_what_it_needs
 
 
 @pytest.mark.parametrize("state", ["disabled", "removed"])
 def test_an_account_that_needs_no_token_is_well_without_one(state: str, pool: ThreadPoolExecutor) -> None:
-    assert line_of(stored(None, state=state), pool).is_well
+    assert line_of(stored(None, state=state), pool).has_what_it_needs
 
 
 def test_a_state_that_does_not_exist_is_not_repeated(pool: ThreadPoolExecutor) -> None:
@@ -134,15 +124,30 @@ def test_a_state_that_does_not_exist_is_not_repeated(pool: ThreadPoolExecutor) -
     assert line_of(stored(None, state="splendid"), pool).state is State.FAILING
 
 
-@pytest.mark.parametrize("planned", [None, "", "soon", "0001-01-01T00:00:00+14:00"])
-def test_a_plan_that_is_no_moment_is_left_out(planned: str | None, pool: ThreadPoolExecutor) -> None:
-    assert line_of(stored(make_token(), refresh_at=planned), pool).refresh_at is None
+@pytest.mark.parametrize("planned", [None, "", "soon", "0001-01-01T00:00:00+14:00", "2018-04-25T08:51:10Z"])
+def test_without_a_plan_inside_the_lifetime_half_of_it_is_taken(planned: str | None, pool: ThreadPoolExecutor) -> None:
+    assert line_of(stored(make_token(), refresh_at=planned), pool).refresh_at == HALF_WAY
+
+
+def test_a_token_that_was_planned_late_is_no_trouble_shortly_before_that(pool: ThreadPoolExecutor) -> None:
+    # refresh.at 0.8 with 25 % remaining was failing, and overdue three minutes before its refresh
+    line = line_of(stored(token_of(HALF_WAY - HOUR * 3 / 4), refresh_at="2018-04-25T08:24:10Z"), pool)
+    assert (line.state, line.severity, line.last_error, line.margin) == (State.OK, Severity.OK, None, 1.25)
+
+
+def test_a_token_that_vault_deletes_early_is_rated_by_that(pool: ThreadPoolExecutor) -> None:
+    end = HALF_WAY + HOUR / 8
+    found = stored_secret(make_token(), refresh_at=PLANNED, now=HALF_WAY, deletion_time=end)
+    line = line_of(found, pool)
+    assert (line.expires_at, line.remaining, line.refresh_at) == (end, 450.0, HALF_WAY)
+    gone_before = line_of(replace(found, deletion_time=HALF_WAY - HOUR / 8, now=ISSUED), pool)
+    assert (gone_before.refresh_at, gone_before.margin) == (ISSUED + HOUR * 3 / 16, 2.0)
 
 
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (ForeignSecretError("not ours", "vault kv metadata patch"), State.FOREIGN),
+        (UnmanagedSecretError("not ours", "vault kv metadata patch"), State.UNMANAGED),
         (InvalidAccountError("'a b': no name"), State.INVALID),
     ],
 )
@@ -150,8 +155,8 @@ def test_what_can_never_be_read_is_a_state_of_its_own(
     error: RefreshError, state: State, pool: ThreadPoolExecutor
 ) -> None:
     line = line_of(error, pool)
-    assert (line.state, line.life_left, line.last_error) == (state, 0.0, str(error))
-    assert not line.is_well
+    assert (line.state, line.remaining, line.last_error) == (state, 0.0, str(error))
+    assert not line.has_what_it_needs
 
 
 def test_a_vault_that_does_not_answer_is_no_ones_state(pool: ThreadPoolExecutor) -> None:
@@ -164,5 +169,5 @@ def test_the_most_urgent_comes_first(pool: ThreadPoolExecutor) -> None:
     shelf = {
         name: stored(make_token(exp=int((ISSUED + life).timestamp())) if life else None) for name, life in lives.items()
     }
-    lines = status.lines(lives, Shelf(shelf), pool)
+    lines = status.statuses(lives, Shelf(shelf), pool)
     assert [line.account for line in lines] == ["a-none", "b-none", "soon", "late"]

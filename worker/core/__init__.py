@@ -1,1 +1,1 @@
-"""What decides: no I/O, no clock, no randomness, no logging."""
+"""Decisions: no I/O, no clock, no randomness, no logging."""

@@ -5,10 +5,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Literal, get_args
 
 from pydantic import SecretStr
 
-from worker.core.errors import AccountDisabledError, InvalidAccountError
+from worker.core.errors import InvalidAccountError
 
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME_SEGMENT = re.compile(r"[A-Za-z0-9_@.+=-]{1,128}")
@@ -16,7 +18,19 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _LONGEST_NAME = 512
 _LONGEST_VALUE = 1024
 _ALIKE = 0.85
-API_VERSIONS = ("1.0", "2.0")
+
+ApiVersion = Literal["1.0", "2.0"]
+"""Of the token request."""
+API_VERSIONS: tuple[ApiVersion, ...] = get_args(ApiVersion)
+
+
+class Absence(StrEnum):
+    """Why an account has nothing to refresh: a normal state, no error."""
+
+    DISABLED = "disabled"
+    """Its secret says `enabled = false`."""
+    REMOVED = "removed"
+    """There is no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,7 @@ class Account:
     client_secret: SecretStr = field(repr=False)
     sentinel_domain: str | None = None
     """Host, with its port where that is not 443; skips the Domain API."""
-    api_version: str | None = None
+    api_version: ApiVersion | None = None
     """None = as the settings say."""
     scope: str | None = None
     """The one scope that the token must contain."""
@@ -36,7 +50,7 @@ class Account:
     """Names of fields that mean nothing here: notes, or misspelt."""
 
     def digest(self, key: bytes) -> bytes:
-        """What tells this account from an edited one, and nothing about its secret to whoever lacks the key."""
+        """Return a digest that changes with each edit, and discloses nothing without the key."""
         values = (getattr(self, each.name) for each in fields(self))
         plain = [value.get_secret_value() if isinstance(value, SecretStr) else value for value in values]
         return hashlib.blake2b(repr(plain).encode(), key=key).digest()
@@ -45,8 +59,13 @@ class Account:
 _READ = {"enabled", *(each.name for each in fields(Account))} - {"name", "unread"}
 
 
+def join_path(*segments: str) -> str:
+    """Join the parts of a path in Vault; an empty one, the prefix of a mount's root, is left out."""
+    return "/".join(filter(None, segments))
+
+
 def is_name(name: str) -> bool:
-    """Whether this is an account's name: a relative path that means the same in a URL and in Vault."""
+    """Return True if this is an account's name: a relative path that means the same in a URL and in Vault."""
     segments = name.split("/")
     return len(name) <= _LONGEST_NAME and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
 
@@ -59,14 +78,14 @@ def check_name(name: str) -> None:
         )
 
 
-def parse(name: str, secret: Mapping[str, object]) -> Account:
+def parse(name: str, secret: Mapping[str, object]) -> Account | Absence:
     """Read an account's secret.
 
     InvalidAccountError names the field, what is wrong and what is right, never the value found.
     """
     enabled = secret.get("enabled", True)
     if enabled in (False, "false"):
-        raise AccountDisabledError
+        return Absence.DISABLED
     if enabled not in (True, "true"):
         raise InvalidAccountError('enabled: must be true or false (or "true", "false")')
     account_id = _text(secret, "account_id") or name.partition("/")[0]
@@ -74,8 +93,9 @@ def parse(name: str, secret: Mapping[str, object]) -> Account:
         raise InvalidAccountError(
             "account_id: must be 1 to 64 letters, digits, - or _ (default: the name's first part)"
         )
-    api_version = _text(secret, "api_version")
-    if api_version not in (None, *API_VERSIONS):
+    requested = _text(secret, "api_version")
+    api_version = next((known for known in API_VERSIONS if known == requested), None)
+    if requested != api_version:
         raise InvalidAccountError(f"api_version: must be one of {', '.join(API_VERSIONS)}")
     return Account(
         name=name,

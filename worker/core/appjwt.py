@@ -1,28 +1,32 @@
-"""Raw text + what was expected + now -> AppJWT, or the check that refused it.
+"""Decode an AppJWT and validate its claims against what is expected and the server's clock.
 
-The signature is left to liveperson/keys.py. What could be read in two ways is refused, which PyJWT does not do.
+PyJWT decodes. What two parsers could read differently is rejected, although PyJWT accepts it. The signature is left to
+liveperson/keys.py.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+import jwt
 from pydantic import SecretStr
 
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.core.redact import repeats
+from worker.core.redact import leaks
 
 
 class Check(StrEnum):
-    """The checks of a token, in the order they are made."""
+    """The checks of a token, in their order."""
 
+    TOKEN_TYPE = "token_type"  # noqa: S105 - a name
+    """Of the field beside the token; made by liveperson/sentinel.py."""
     FORMAT = "format"
     ALG = "alg"
     TYP = "typ"
@@ -34,28 +38,33 @@ class Check(StrEnum):
     LIFETIME = "lifetime"
     SCOPE = "scope"
     SIGNATURE = "signature"
-    """Made only where sentinel.verify asks for it, by liveperson/keys.py."""
+    """Only with sentinel.verify_signature; made by liveperson/keys.py."""
 
 
 LONGEST_TOKEN = 8192
 """Characters. Measured: 427 to 594."""
 
 LONGEST_LIFE = timedelta(hours=24)
-"""Documented: one hour. A longer one can be LivePerson's change; beyond a day it is no AppJWT."""
+"""Documented: one hour. LivePerson may change that; a token for more than a day is no AppJWT."""
 
 CLOCK_LEEWAY = timedelta(minutes=1)
-"""How far iat may lie ahead of the Date of the same server's answer: several machines stand behind one host."""
+"""How far `iat` may be ahead of the response's Date: one host name is served by several machines."""
+
+USUAL_SCOPE: Final = "msg.consumer"
+"""LivePerson's Send API takes no AppJWT without it."""
 
 _COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-_REQUIRED = ("aud", "azp", "iss", "iat", "exp")
+_REQUIRED: Final = ["aud", "azp", "iss", "iat", "exp"]
 _CHANGES_THE_REST = ("crit", "b64")
-"""Headers that say how all the others are to be read (RFC 7515, 4.1.11; RFC 7797)."""
-_SHOWN = 80
+"""Headers that change the meaning of all others (RFC 7515, 4.1.11; RFC 7797)."""
+_LONGEST_QUOTE = 80
+_DIFFERS = "expected {}, got {}"
+_NOT_COMPACT = "not a compact JWS"
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a token must say of itself. None = not known, so not compared."""
+    """The expected claims. None = unknown, not compared."""
 
     account_id: str | None = None
     client_id: str | None = None
@@ -68,7 +77,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class AppJWT:
-    """A token that passed the checks, and what it says of itself."""
+    """A validated token with its header and claims."""
 
     raw: SecretStr = field(repr=False)
     kid: str
@@ -83,7 +92,7 @@ class AppJWT:
 
     @property
     def fingerprint(self) -> str:
-        """The first 16 hex digits of the token's SHA-256: what logs and readers may compare."""
+        """Return the first 16 hex digits of the token's SHA-256, for logs and readers to compare."""
         return fingerprint(self.raw.get_secret_value())
 
     @property
@@ -91,7 +100,7 @@ class AppJWT:
         return self.exp - self.iat
 
     def claims(self) -> dict[str, str]:
-        """Header and claims under their own names, as text: for the log line and for the secret in Vault."""
+        """Return header and claims under their own names, as text: for the secret in Vault."""
         return {
             "kid": self.kid,
             "alg": self.alg,
@@ -104,62 +113,101 @@ class AppJWT:
             "exp": str(int(self.exp.timestamp())),
         }
 
+    def fields(self) -> dict[str, str | int]:
+        """Return header and claims with the times as numbers: for the log and for a report."""
+        return {**self.claims(), "iat": int(self.iat.timestamp()), "exp": int(self.exp.timestamp())}
+
 
 class TokenRefusedError(RefreshError):
-    """A check refused the token. `exp` alone can pass by itself: the answer may have come too late."""
+    """A check rejected the token. Of all checks only `exp` can pass at the next attempt by itself."""
 
-    def __init__(self, check: Check, expected: str, got: str) -> None:
-        super().__init__(Stage.CLAIMS, Kind.LASTING, f"{check}: expected {expected}, got {got}", check=check)
+    def __init__(self, check: Check, text: str) -> None:
+        super().__init__(Stage.CLAIMS, Kind.PERMANENT, f"{check}: {text}", check=check)
 
 
-def check(raw: str | AppJWT, expected: Expected, now: datetime | None, untold: Iterable[SecretStr] = ()) -> AppJWT:
-    """Take the token apart and check it; TokenRefusedError says which check refused, what it expected and what came.
+def validate(
+    raw: str | AppJWT,
+    expected: Expected,
+    now: datetime | None,
+    forbidden: Collection[SecretStr] = (),
+    known: Iterable[str] = (),
+) -> AppJWT:
+    """Decode the token and run all checks; TokenRefusedError names the first that fails.
 
-    :param raw: its text; or, where it was taken apart before, what came of that.
-    :param now: the clock of the server that the text came from; None (it sent no Date) = the token's own iat.
-    :param untold: client_secrets, which it must not tell: claims are logged, and stand beside the token in Vault.
+    :param raw: the token's text, or the result of decoding it before.
+    :param now: the clock of the server that sent it; None (no Date) = the token's `iat`.
+    :param forbidden: client_secrets that no header or claim may contain: claims are logged and stored in clear.
+    :param known: words that are not secret, besides the expected claims, even where a client_secret contains them.
     """
     token = raw if isinstance(raw, AppJWT) else _decode(raw)
-    if any(repeats(" ".join(token.claims().values()), secret.get_secret_value()) for secret in untold):
-        raise TokenRefusedError(Check.FORMAT, "nothing of the client_secret", "it in a header or claim")
+    if forbidden:
+        text, public = " ".join(token.claims().values()), [each for each in (*astuple(expected), *known) if each]
+        if any(leaks(text, secret.get_secret_value(), public) for secret in forbidden):
+            raise TokenRefusedError(Check.FORMAT, "token contains the client_secret")
     now = now or token.iat
     ahead = token.iat - now
-    # Later checks rest on earlier ones, and the first that fails is the one reported.
-    for name, passed, wanted, got in (
-        (Check.ALG, token.alg == "RS256", ("RS256",), token.alg),
-        (Check.TYP, token.typ.upper() in ("JWT", ""), ("JWT",), token.typ),
-        (Check.AUD, expected.account_id in (None, *token.aud), (expected.account_id,), token.aud),
-        (Check.AZP, expected.client_id in (None, token.azp), (expected.client_id,), token.azp),
-        (Check.ISS, token.iss.lower() == "sentinel", ("Sentinel",), token.iss),
-        (Check.EXP, token.exp > now, ("an end after", now), token.exp),
-        (Check.IAT, ahead <= CLOCK_LEEWAY, ("an issue before", now), token.iat),
-        (Check.LIFETIME, timedelta(0) < token.lifetime <= LONGEST_LIFE, ("more than 0, at most 24 h",), token.lifetime),
-        (Check.SCOPE, expected.scope in (None, *token.scope.split()), (expected.scope,), token.scope),
+    # later checks rely on earlier ones
+    for check, passed, template, values in (
+        (Check.ALG, token.alg == "RS256", _DIFFERS, ("RS256", token.alg)),
+        (Check.TYP, token.typ.upper() in ("JWT", ""), _DIFFERS, ("JWT", token.typ)),
+        (Check.AUD, expected.account_id in (None, *token.aud), _DIFFERS, (expected.account_id, token.aud)),
+        (Check.AZP, expected.client_id in (None, token.azp), _DIFFERS, (expected.client_id, token.azp)),
+        (Check.ISS, token.iss.lower() == "sentinel", _DIFFERS, ("Sentinel", token.iss)),
+        (Check.EXP, token.exp > now, "expired at {} (now {})", (token.exp, now)),
+        (Check.IAT, ahead <= CLOCK_LEEWAY, "issued in the future ({}, now {})", (token.iat, now)),
+        (
+            Check.LIFETIME,
+            timedelta(0) < token.lifetime <= LONGEST_LIFE,
+            _DIFFERS,
+            ("more than 0, at most 24 h", token.lifetime),
+        ),
+        (Check.SCOPE, expected.scope in (None, *token.scope.split()), _DIFFERS, (expected.scope, token.scope)),
     ):
         if not passed:
-            raise TokenRefusedError(name, " ".join(map(_said, wanted)), _shown(got))
+            raise TokenRefusedError(check, template.format(*map(_format, values)))
     return token
+
+
+def other_client_id(raw: str, expected: Expected, now: datetime) -> str | None:
+    """Return the client_id of a token that is valid but for being issued to another app of the account."""
+    try:
+        token = validate(raw, Expected(expected.account_id), now)
+    except TokenRefusedError:
+        return None
+    return token.azp if token.azp != expected.client_id else None
+
+
+class _StrictJWT(jwt.PyJWT):
+    """PyJWT that parses the claims as strictly as the header is parsed here."""
+
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        return _parse_object(decoded["payload"])
+
+
+_JWT: Final = _StrictJWT()
 
 
 def _decode(raw: str) -> AppJWT:
     if len(raw) > LONGEST_TOKEN:
-        raise TokenRefusedError(Check.FORMAT, f"at most {LONGEST_TOKEN} characters", f"{len(raw)}")
+        raise _malformed(f"expected at most {LONGEST_TOKEN} characters, got {len(raw)}")
     if not _COMPACT_JWS.fullmatch(raw):
-        raise TokenRefusedError(Check.FORMAT, "three base64url parts", "something else")
+        raise _malformed(_NOT_COMPACT)
     try:
-        texts = [base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True) for part in raw.split(".")]
-    except ValueError:
-        raise TokenRefusedError(Check.FORMAT, "three base64url parts", "something else") from None
-    header, claims = map(_object, texts[:2])
-    if not header.keys().isdisjoint(_CHANGES_THE_REST):
-        raise TokenRefusedError(Check.FORMAT, f"no header {' or '.join(_CHANGES_THE_REST)}", "one")
-    for key in _REQUIRED:
-        if claims.get(key) is None:
-            raise TokenRefusedError(Check.FORMAT, f"a claim {key}", "none")
+        first = raw.partition(".")[0]
+        header = _parse_object(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
+        if not header.keys().isdisjoint(_CHANGES_THE_REST):
+            raise _malformed(f"expected no header {' or '.join(_CHANGES_THE_REST)}, got one")
+        kid = _text(header, "kid", default="")
+        # without the signature PyJWT validates no claim, some of which it would compare with this machine's clock
+        claims = _JWT.decode_complete(raw, options={"verify_signature": False, "require": _REQUIRED})["payload"]
+    except jwt.MissingRequiredClaimError as error:
+        raise _malformed(f"expected a claim {error.claim}, got none") from None
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        raise _malformed(_NOT_COMPACT) from None
     aud = claims["aud"]
     return AppJWT(
         raw=SecretStr(raw),
-        kid=_text(header, "kid", default=""),
+        kid=kid,
         alg=_text(header, "alg"),
         typ=_text(header, "typ", default=""),
         aud=tuple(_text({"aud": each}, "aud") for each in (aud if isinstance(aud, list) else [aud])),
@@ -171,44 +219,48 @@ def _decode(raw: str) -> AppJWT:
     )
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _parse_object(text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_once_each, parse_constant=_no_json)
+        value = json.loads(text.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise TokenRefusedError(Check.FORMAT, "a JSON header and JSON claims", "something else")
+        raise _malformed("expected a JSON header and JSON claims, got something else")
     return value
 
 
-def _once_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 7519, 4: refuse a name that comes twice, or take the last. Readers of the token may differ in it."""
+def _reject_duplicates(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Reject duplicate member names (RFC 7519, 4): parsers disagree on which wins."""
     value = dict(members)
     if len(value) < len(members):
-        raise TokenRefusedError(Check.FORMAT, "each name once in an object", "one twice")
+        raise _malformed("expected each name once in an object, got one twice")
     return value
 
 
-def _no_json(constant: str) -> None:
-    """NaN and Infinity, which Python would take."""
+def _reject_constant(constant: str) -> None:
+    """Reject NaN and Infinity, which are not JSON but accepted by Python."""
     raise ValueError(constant)
 
 
 def _text(values: dict[str, Any], key: str, default: str | None = None) -> str:
     value = values.get(key, default)
     if not isinstance(value, str) or not value.isprintable():
-        raise TokenRefusedError(Check.FORMAT, f"{key} as printable text", type(value).__name__)
+        raise _malformed(f"expected {key} as printable text, got {type(value).__name__}")
     return value
 
 
 def _time(values: dict[str, Any], key: str) -> datetime:
     value = values[key]
     if type(value) is not int:  # no bool, no float: 1e400 and NaN are floats too
-        raise TokenRefusedError(Check.FORMAT, f"{key} as a whole number", type(value).__name__)
+        raise _malformed(f"expected {key} as a whole number, got {type(value).__name__}")
     try:
         return datetime.fromtimestamp(value, UTC)
     except (OverflowError, ValueError, OSError):
-        raise TokenRefusedError(Check.FORMAT, f"{key} as a time", "a number out of range") from None
+        raise _malformed(f"expected {key} as a time, got a number out of range") from None
+
+
+def _malformed(text: str) -> TokenRefusedError:
+    return TokenRefusedError(Check.FORMAT, text)
 
 
 def fingerprint(raw: str) -> str:
@@ -216,21 +268,20 @@ def fingerprint(raw: str) -> str:
 
 
 def utc(moment: datetime) -> str:
-    """RFC 3339, whole seconds."""
+    """Format a moment by RFC 3339, in UTC and whole seconds."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
-def _said(value: object) -> str:
+def _format(value: object) -> str:
     match value:
         case datetime():
             return utc(value)
         case tuple():
-            return " ".join(value)
+            return _truncate(" ".join(value))
         case _:
-            return str(value)
+            return _truncate(str(value))
 
 
-def _shown(value: object) -> str:
-    """A claim is the other side's text: cut, so that no one's log is flooded by it."""
-    text = _said(value)
-    return (text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…") or "nothing"
+def _truncate(text: str) -> str:
+    """Shorten text of the other side, which could flood a log."""
+    return (text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…") or "nothing"

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 
 class Stage(StrEnum):
@@ -10,28 +11,33 @@ class Stage(StrEnum):
     SENTINEL = "sentinel"
     CLAIMS = "claims"
     VAULT = "vault"
+    INTERNAL = "internal"
 
 
 class Kind(StrEnum):
     TRANSIENT = "transient"
-    LASTING = "lasting"
+    PERMANENT = "permanent"
     """Somebody has to mend something. It is tried again all the same: an outage can look like a refusal."""
 
     @classmethod
     def of(cls, stage: Stage, status: int | None) -> "Kind":
-        """What an HTTP status means at a stage; None = no answer came. The body of none is documented (FACTS 5)."""
+        """Return what an HTTP status, None = no answer, means at a stage. LivePerson documents no body of a refusal."""
         first_refusal = _MOVED if stage in (Stage.DOMAIN, Stage.SENTINEL) else _REFUSED
         refused = status is not None and first_refusal <= status < _SERVER_ERROR and status not in _PASSING
-        return cls.LASTING if refused else cls.TRANSIENT
+        return cls.PERMANENT if refused else cls.TRANSIENT
 
 
 _MOVED, _REFUSED, _SERVER_ERROR = 300, 400, 500  # LivePerson's redirects are not followed; Vault's standby sends them
-_PASSING = frozenset({408, 412, 425, 429, 472, 473})
+_PASSING = frozenset({408, 412, 425, 429, 472, 473, 474})
 """Too slow, too early, too much at once; and what a Vault says that lags behind or stands by."""
 
 
+CREDENTIALS_REFUSED = frozenset({400, 401, 403})
+"""Statuses by which Sentinel refuses credentials."""
+
+
 class RefreshError(Exception):
-    """One attempt failed. The text is for operators and public: it names things, and never holds a secret."""
+    """One failed attempt, built once and never changed. The text is public: it names things and contains no secret."""
 
     def __init__(
         self,
@@ -42,47 +48,52 @@ class RefreshError(Exception):
         status: int | None = None,
         retry_after: timedelta | None = None,
         check: str | None = None,
+        remedy: str | None = None,
+        detail: str | None = None,
+        host: str | None = None,
+        timed_out: bool = False,
     ) -> None:
+        """
+        :param remedy: what to do about it: a command, or what to look at.
+        :param detail: the text without the remedy, for a report with a column for that; None = it is not in the text.
+        :param host: the Sentinel host, if it is known by then.
+        :param timed_out: no complete answer came by the deadline.
+        """
         super().__init__(text)
-        self.stage = stage
-        self.kind = kind
-        self.status = status
-        self.retry_after = retry_after
-        self.check = check
-        self.remedy: str | None = None
-        """What to do about it, where that is known: a command, or what to look at."""
-        self.host: str | None = None
-        """The Sentinel host, where that was known by then."""
+        self.stage: Final = stage
+        self.kind: Final = kind
+        self.status: Final = status
+        self.retry_after: Final = retry_after
+        self.check: Final = check
+        self.remedy: Final = remedy
+        self.detail: Final = text if detail is None else detail
+        self.host: Final = host
+        self.timed_out: Final = timed_out
+
+    @property
+    def reported_kind(self) -> Kind:
+        """Return the kind for people, which may differ from the one that retries go by."""
+        return self.kind
 
 
 class InvalidAccountError(RefreshError):
     """The secret below the accounts prefix is no usable account."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(Stage.CREDENTIALS, Kind.LASTING, text)
+        super().__init__(Stage.CREDENTIALS, Kind.PERMANENT, text)
 
 
-class AccountDisabledError(RefreshError):
-    """The account says `enabled = false`: nothing is to be done."""
+class UnmanagedSecretError(RefreshError):
+    """The token path contains a secret that is not ours: it is never overwritten."""
 
-    def __init__(self) -> None:
-        super().__init__(Stage.CREDENTIALS, Kind.LASTING, "the account is disabled")
-
-
-class AccountGoneError(RefreshError):
-    """The account's own read answered 404."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(Stage.CREDENTIALS, Kind.LASTING, text, status=404)
-
-
-class ForeignSecretError(RefreshError):
-    """The token path holds a secret that is not ours: it is never overwritten."""
-
-    def __init__(self, text: str, hand_over: str | None = None) -> None:
-        """:param hand_over: the command that makes it ours."""
-        super().__init__(Stage.VAULT, Kind.LASTING, f"{text}; to hand it over: {hand_over}" if hand_over else text)
-        self.remedy = hand_over
+    def __init__(self, text: str, hand_over: str | None = None, *, has_our_status: bool = False) -> None:
+        """
+        :param hand_over: the command that makes it ours.
+        :param has_our_status: an account's state was written there before the secret was seen.
+        """
+        with_remedy = f"{text}; to hand it over: {hand_over}" if hand_over else text
+        super().__init__(Stage.VAULT, Kind.PERMANENT, with_remedy, remedy=hand_over, detail=text)
+        self.has_our_status: Final = has_our_status
 
 
 class CasMismatchError(RefreshError):
@@ -92,9 +103,16 @@ class CasMismatchError(RefreshError):
         super().__init__(Stage.VAULT, Kind.TRANSIENT, text)
 
 
+class ThrottledError(RefreshError):
+    """Vault's rate limit refused a request (429), which carried out nothing: a matter of pace, and no failure."""
+
+    def __init__(self, stage: Stage, text: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(stage, Kind.TRANSIENT, text, status=429, retry_after=retry_after)
+
+
 class InternalError(RefreshError):
     """A bug of ours: the log line carries its traceback."""
 
     def __init__(self, bug: Exception) -> None:
-        super().__init__(Stage.VAULT, Kind.TRANSIENT, f"internal error: {type(bug).__name__}")
+        super().__init__(Stage.INTERNAL, Kind.TRANSIENT, f"internal error: {type(bug).__name__}")
         self.__cause__ = bug

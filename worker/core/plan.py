@@ -1,7 +1,7 @@
-"""Why and when to refresh, when to try again, which of two tokens stands.
+"""Decide why and when to refresh, when to try again, and which of two tokens stays.
 
-Moments are seconds on the steady clock, which neither jumps nor stops; a token's own times are turned into them by
-`Life.of`, with the clock of the server that the token came from. What to do about it is left to refresh and fleet.
+Moments are seconds on the steady clock, which neither jumps nor stops; `Validity.of` converts a token's own times by
+the clock of the server that the token came from. Acting on a decision is left to refresh and the scheduler.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from worker.core.appjwt import CLOCK_LEEWAY, AppJWT, Check, Expected, TokenRefusedError, check, fingerprint
+from worker.core.appjwt import CLOCK_LEEWAY, AppJWT, Check, Expected, TokenRefusedError, fingerprint, validate
 from worker.core.errors import Kind, RefreshError
 
 
@@ -18,189 +18,265 @@ class Reason(StrEnum):
 
     MISSING = "missing"
     DUE = "due"
-    UNSOUND = "unsound"
+    INVALID = "invalid"
     CHANGED = "changed"
-    """The account failed, and its secret is another one since."""
+    """The account failed, and its secret was edited since."""
     MANUAL = "manual"
     DRIFT = "drift"
-    """What is stored is not what was stored, and does not stand in its place."""
+    """The stored token is not the expected one, and cannot replace it."""
 
 
 RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
 """LivePerson's policy: 5, 10, 15 s, then a slow loop of 2, 4, 8 min."""
 
-_FIRST_SLOW, _LONGEST_PAUSE = RETRY_PAUSES[3], RETRY_PAUSES[-1]
+FIRST_SLOW, _LONGEST_PAUSE = RETRY_PAUSES[3], RETRY_PAUSES[-1]
 SHORTEST_PAUSE = timedelta(seconds=1)
-LONGEST_SHARE_OF_LIFE = 0.25
-"""While a token lives no pause is longer than this share of what is left: there is always time for a few more tries."""
-RETRY_AFTER_SHARE_OF_LIFE = 0.75
+LONGEST_SHARE_OF_REMAINING = 0.25
+"""While a token is valid no pause exceeds this share of its remaining lifetime: there is time for a few more tries."""
+RETRY_AFTER_SHARE_OF_REMAINING = 0.75
 SHORTEST_TIMEOUT = timedelta(seconds=2)
+_SHORTEST_TURN = 0.1
+"""Share of a pause."""
 _SERVER_ERROR = 500
-_EARLIEST_OF_MANY = 0.2
-"""Share of `refresh.at` from which on tokens are renewed that were minted together."""
+_EARLIEST_DESYNCHRONIZED = 0.2
+"""Share of `refresh.at` from which on tokens are refreshed that were obtained together."""
 _LATE = 0.05
-"""Share of a life by which a token is overdue, and no longer alone."""
+"""Share of the lifetime by which a token is overdue, and no longer alone."""
+_SHORTEST_RETENTION = 60.0
+"""Seconds for which a token that Vault deletes too early is planned, at least."""
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """A token's life on the steady clock."""
+class Validity:
+    """A token's lifetime on the steady clock."""
 
-    begins: float
-    ends: float
+    start: float
+    end: float
 
     @classmethod
-    def of(cls, token: AppJWT, server_now: datetime | None, at: float) -> "Life":
-        """Count from the server's clock at the steady moment `at`; without one the token is taken to be new."""
-        ends = at + (token.exp - (server_now or token.iat)).total_seconds()
-        return cls(begins=ends - token.lifetime.total_seconds(), ends=ends)
+    def of(
+        cls, token: AppJWT, server_now: datetime | None, at: float, deletion_time: datetime | None = None
+    ) -> "Validity":
+        """Convert the token's times by the server's clock at the steady moment `at`.
 
-    def left(self, now: float) -> float:
-        """Seconds left, 0 when over."""
-        return max(0.0, self.ends - now)
+        :param server_now: None = the server sent no Date; the token is taken to be new.
+        :param deletion_time: when Vault deletes the stored token by itself; one before `exp` is the end.
+        """
+        now = server_now or token.iat
+        end = readable_until(token, deletion_time)
+        return cls(at + (token.iat - now).total_seconds(), at + (end - now).total_seconds())
 
-    def share_left(self, now: float) -> float:
-        return self.left(now) / (self.ends - self.begins)
+    def remaining(self, now: float) -> float:
+        """Return the seconds until the end, 0 if it is past."""
+        return max(0.0, self.end - now)
+
+    def remaining_fraction(self, now: float) -> float:
+        """Return the remaining share of the lifetime, from 0 to 1."""
+        return self.remaining(now) / (self.end - self.start)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """`refresh.at` and `refresh.spread`, for this replica."""
+class RefreshPolicy:
+    """`refresh.at` and `refresh.jitter` of this replica."""
 
-    at: float
-    spread: float
+    fraction: float
+    jitter: float
     replica: str
 
-    def refresh_at(self, name: str, life: Life, *, of_many: bool = False) -> float:
-        """When this account's token is replaced: the same share of every life, evenly spread over the accounts.
+    def refresh_at(self, name: str, validity: Validity, *, desynchronize: bool = False) -> float:
+        """Return the moment at which this account's token is replaced: the same share of every lifetime.
 
-        :param of_many: many were minted together, at a first start or after an outage; they must not come back so.
+        :param desynchronize: many tokens were obtained together, at a first start or after an outage: spread their
+            refreshes, by default over 10 to 50 % of the lifetime.
         """
-        if of_many:  # by default between 10 and 50 % of the life
-            share = self.at * (_EARLIEST_OF_MANY + (1 - _EARLIEST_OF_MANY) * evenly(f"{self.replica}\0{name}"))
+        if desynchronize:
+            share = self.fraction * (
+                _EARLIEST_DESYNCHRONIZED + (1 - _EARLIEST_DESYNCHRONIZED) * stable_fraction(f"{self.replica}\0{name}")
+            )
         else:
-            share = self.at + self.spread * (2 * self.phase(name) - 1)
-        return life.begins + share * (life.ends - life.begins)
+            share = self.fraction + self.jitter * (2 * self.phase(name) - 1)
+        return validity.start + share * (validity.end - validity.start)
 
     def phase(self, name: str) -> float:
-        """In [0, 1): this account's place among the others, another one in each replica."""
-        return evenly(f"{name}\0{self.replica}")
+        """Return this account's fixed place in [0, 1), another one in each replica."""
+        return stable_fraction(f"{name}\0{self.replica}")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What the daemon remembers of a token that it wrote or adopted."""
+class TrackedToken:
+    """A stored token as the daemon remembers it. The token itself is not remembered."""
 
     fingerprint: str
-    life: Life
+    validity: Validity
     refresh_at: float
-    compared: bool = True
-    """Whether the account's secret was at hand: without it nobody can tell another app's token of the same account."""
+    planned_at: float
+    """The refresh that the token's writer planned: what severity is relative to, whatever was planned since."""
+    identity_verified: bool = True
+    """False = read without the account's secret, so that another app's token of the same account looks alike."""
+
+    def is_cut_short(self, token: AppJWT) -> bool:
+        """Return True if Vault was to delete this token before its expiry; that may have changed since."""
+        return self.validity.end - self.validity.start < token.lifetime.total_seconds() - 1
 
     def is_late(self, now: float) -> bool:
-        """Whether it should have been replaced long ago, as other accounts' tokens then, too."""
-        return now - self.refresh_at > _LATE * (self.life.ends - self.life.begins)
+        """Return True if the refresh is overdue by so much that other accounts' tokens are too."""
+        return now - self.refresh_at > _LATE * (self.validity.end - self.validity.start)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A stored token as judged: it stands, as `token` and `held`, or not. `reason` None = no need to refresh it."""
+class Assessment:
+    """A stored token after its checks. `reason` None = no refresh is needed; `token` None = it is of no use."""
 
     reason: Reason | None
     token: AppJWT | None = None
-    held: Held | None = None
+    tracked: TrackedToken | None = None
 
 
-def judge(
+def assess_stored(
     name: str,
     raw: str | AppJWT | None,
     expected: Expected,
     *,
     server_now: datetime,
     at: float,
-    timing: Timing,
-    held: Held | None,
-) -> Standing:
-    """Judge a stored token by its own decoded JWT, never by what stands beside it.
+    policy: RefreshPolicy,
+    tracked: TrackedToken | None,
+    planned: str | None = None,
+    deletion_time: datetime | None = None,
+) -> Assessment:
+    """Assess a stored token by decoding it, never by the fields stored with it.
 
-    :param raw: the token's text, or what it was taken apart to before; None = there is none.
+    :param raw: the token's text, or the token if it was decoded before; None = there is none.
     :param server_now: Vault's clock at the steady moment `at`.
-    :param held: what is remembered; the life of that same token is not counted anew by another clock.
+    :param tracked: what is remembered; the validity of that same token is not computed again by another clock.
+    :param planned: the refresh that is stored beside the token.
     """
-    mark = raw.fingerprint if isinstance(raw, AppJWT) else raw and fingerprint(raw)
-    same = held if held and held.fingerprint == mark else None
-    lost = held if held and held.life.left(at) > 0 and not same else None
+    found = raw.fingerprint if isinstance(raw, AppJWT) else raw and fingerprint(raw)
+    same = tracked if tracked and tracked.fingerprint == found else None
+    displaced = tracked if tracked and tracked.validity.remaining(at) > 0 and not same else None
     if raw is None:
-        return Standing(Reason.DRIFT if lost else Reason.MISSING)
+        return Assessment(Reason.DRIFT if displaced else Reason.MISSING)
     try:
-        token = check(raw, expected, None if same else server_now)
+        token = validate(raw, expected, None if same else server_now)
     except TokenRefusedError as refused:
-        reason = Reason.DUE if refused.check == Check.EXP else Reason.UNSOUND
-        return Standing(Reason.DRIFT if lost else reason)
-    compared = expected.client_id is not None
+        reason = Reason.DUE if refused.check == Check.EXP else Reason.INVALID
+        return Assessment(Reason.DRIFT if displaced else reason)
+    identity_verified = expected.client_id is not None
     if same:
-        now_held = same if same.compared or not compared else replace(same, compared=True)
+        now_tracked = same if same.identity_verified or not identity_verified else replace(same, identity_verified=True)
     else:
-        now_held = replace(hold(name, token, server_now=server_now, at=at, timing=timing), compared=compared)
-    if lost and now_held.life.ends < lost.life.ends - CLOCK_LEEWAY.total_seconds():
-        return Standing(Reason.DRIFT, token, now_held)
-    return Standing(Reason.DUE if now_held.refresh_at <= at else None, token, now_held)
+        scheduled = schedule_token(
+            name, token, server_now=server_now, at=at, policy=policy, planned=planned or "", deletion_time=deletion_time
+        )
+        now_tracked = replace(scheduled, identity_verified=identity_verified)
+    if displaced and now_tracked.validity.end < displaced.validity.end - CLOCK_LEEWAY.total_seconds():
+        return Assessment(Reason.DRIFT, token, now_tracked)
+    return Assessment(Reason.DUE if now_tracked.refresh_at <= at else None, token, now_tracked)
 
 
-def hold(
-    name: str, token: AppJWT, *, server_now: datetime | None, at: float, timing: Timing, of_many: bool = False
-) -> Held:
-    """Plan from a token: `server_now` is the clock of the server that it came from, at the steady moment `at`."""
-    life = Life.of(token, server_now, at)
-    return Held(token.fingerprint, life, timing.refresh_at(name, life, of_many=of_many))
+def schedule_token(
+    name: str,
+    token: AppJWT,
+    *,
+    server_now: datetime | None,
+    at: float,
+    policy: RefreshPolicy,
+    desynchronize: bool = False,
+    planned: str | None = None,
+    deletion_time: datetime | None = None,
+) -> TrackedToken:
+    """Plan a token's refresh; `server_now` is the clock of the server it came from, at the steady moment `at`.
 
-
-def half_of_what_is_left(held: Held, at: float) -> Held:
-    """Sentinel has nothing better: keep the plan, or where that is over ask again at half of what is left."""
-    return held if held.refresh_at > at else replace(held, refresh_at=at + held.life.left(at) / 2)
-
-
-def exchange_timeout(limit: timedelta, life_left: float) -> timedelta:
-    """The deadline of one exchange: near the end of a token's life a hanging server must leave time for more tries.
-
-    :param life_left: seconds that the stored token still lives; 0 = none does.
+    :param planned: the refresh that is stored with the token; None = it is new.
     """
-    return min(limit, max(SHORTEST_TIMEOUT, timedelta(seconds=life_left / 2))) if life_left else limit
+    validity = plan = Validity.of(token, server_now, at, deletion_time)
+    if deletion_time and deletion_time < token.exp:  # no hot loop, however soon Vault deletes what it is given
+        plan = replace(validity, end=max(validity.end, validity.start + _SHORTEST_RETENTION))
+    refresh_at = planned_at = policy.refresh_at(name, plan, desynchronize=desynchronize)
+    if planned is not None:
+        written = planned_refresh(token, planned, readable_until(token, deletion_time))
+        planned_at = validity.start + (written - token.iat).total_seconds()
+    return TrackedToken(token.fingerprint, validity, refresh_at, planned_at=planned_at)
 
 
-def evenly(text: str) -> float:
-    """A number in [0, 1) that is the same for the same text on every machine and in every run."""
+def readable_until(token: AppJWT, deletion_time: datetime | None) -> datetime:
+    """Return the token's expiry, or the time of its deletion by Vault if that is earlier."""
+    return min(token.exp, deletion_time) if deletion_time else token.exp
+
+
+def planned_refresh(token: AppJWT, text: str | None, end: datetime) -> datetime:
+    """Return the refresh stored with a token, half of its lifetime if that is missing, unreadable or outside it."""
+    try:
+        planned = datetime.fromisoformat(text or "")
+        if token.iat < planned < end:
+            return planned
+    except (ValueError, TypeError):  # no time, or one without a zone
+        pass
+    return token.iat + (end - token.iat) / 2
+
+
+def retry_at_half_remaining(tracked: TrackedToken, at: float) -> TrackedToken:
+    """Keep the plan, or if its moment is past ask again at half of the remaining lifetime."""
+    if tracked.refresh_at > at:
+        return tracked
+    return replace(tracked, refresh_at=at + tracked.validity.remaining(at) / 2)
+
+
+def exchange_timeout(limit: timedelta, remaining: float, slowest: float | None = None) -> timedelta:
+    """Return the deadline of one exchange: a hanging server must leave time for more tries before the token expires.
+
+    :param remaining: seconds until the stored token expires; 0 = there is no live token.
+    :param slowest: seconds that exchanges with the host took at most, where others wait; None = nobody does.
+    """
+    timeout = min(limit, max(SHORTEST_TIMEOUT, timedelta(seconds=remaining / 2))) if remaining else limit
+    return timeout if slowest is None else min(timeout, max(SHORTEST_TIMEOUT, timedelta(seconds=slowest * 2)))
+
+
+def stable_fraction(text: str) -> float:
+    """Map a string to a stable number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
-def replaces(new: AppJWT, stored: AppJWT | None) -> bool:
-    """Whether the new token may replace the stored sound one: a token in Vault never goes backwards."""
-    return stored is None or new.exp > stored.exp
+def replaces(new: AppJWT, stored: AppJWT | None, deletion_time: datetime | None) -> bool:
+    """Return True if the new token may replace the valid stored one: a token in Vault never goes backwards.
+
+    :param deletion_time: when Vault deletes the stored one; before its expiry, even the same token is to be written.
+    """
+    return stored is None or (new.exp >= stored.exp and new.exp > readable_until(stored, deletion_time))
 
 
 def kind_by_now(error: RefreshError, failures: int) -> Kind:
-    """What kind of failure it is after so many in a row: a server's trouble that lasts can be a refusal (FACTS 5)."""
-    lasts = error.status is not None and error.status >= _SERVER_ERROR and failures > len(RETRY_PAUSES)
-    return Kind.LASTING if lasts else error.kind
+    """Return the kind to report after so many failures: a persistent 5xx can be a refusal of the credentials."""
+    persistent = error.status is not None and error.status >= _SERVER_ERROR and failures > len(RETRY_PAUSES)
+    return Kind.PERMANENT if persistent else error.reported_kind
+
+
+def next_turn(now: float, pause: float, phase: float) -> float:
+    """Return an account's next moment where many take turns: its place in each round of `pause` seconds.
+
+    :param phase: the account's place, in [0, 1). One that is almost due is left to the next round.
+    """
+    wait = (phase * pause - now) % pause
+    return now + (wait if wait > pause * _SHORTEST_TURN else wait + pause)
 
 
 def next_retry(
-    failures: int, *, life_left: float, kind: Kind, retry_after: timedelta | None = None, jitter: float = 0.0
+    failures: int, *, remaining: float, kind: Kind, retry_after: timedelta | None = None, jitter: float = 0.0
 ) -> timedelta:
-    """The pause after so many failures in a row.
+    """Return the pause after so many failures in a row.
 
-    :param life_left: seconds that the stored token still lives; 0 = none does.
-    :param kind: makes a difference only where no token lives: an outage can look like a refusal.
-    :param jitter: in [0, 1): up to a fifth of the pause is taken off, so that accounts do not come back in step.
+    :param remaining: seconds until the stored token expires; 0 = there is no live token.
+    :param kind: makes a difference only without a live token: an outage can look like a refusal.
+    :param jitter: in [0, 1): takes off up to a fifth of the pause, so that accounts do not come back in step.
     """
     shortest, longest, longest_wait = SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE
-    if life_left > 0:
-        longest = min(longest, timedelta(seconds=life_left * LONGEST_SHARE_OF_LIFE))
-        longest_wait = timedelta(seconds=life_left * RETRY_AFTER_SHARE_OF_LIFE)
-    elif kind is Kind.LASTING:
-        shortest = _FIRST_SLOW
+    if remaining > 0:
+        longest = min(longest, timedelta(seconds=remaining * LONGEST_SHARE_OF_REMAINING))
+        longest_wait = timedelta(seconds=remaining * RETRY_AFTER_SHARE_OF_REMAINING)
+    elif kind is Kind.PERMANENT:
+        shortest = FIRST_SLOW
     else:
-        longest = _FIRST_SLOW  # readers wait for it
+        longest = FIRST_SLOW  # readers wait for it
     pause = max(shortest, min(RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1], longest))
-    asked_for = min((retry_after or timedelta(0)) * (1 + jitter / 5), longest_wait)
-    return max(SHORTEST_PAUSE, pause * (1 - jitter / 5), asked_for)
+    requested = min((retry_after or timedelta(0)) * (1 + jitter / 5), longest_wait)
+    return max(SHORTEST_PAUSE, pause * (1 - jitter / 5), requested)

@@ -1,34 +1,34 @@
-"""Takes secrets out of a text that somebody else wrote, before anybody may see it.
+"""Redact secrets in text that another party wrote, before it is logged or shown.
 
-Escapes (of URLs, JSON, HTML) are taken off layer by layer, as whoever reads the text could do; what shows a secret at
-any layer goes. Known secrets, which are visible ASCII, are also looked for in hex and base64.
+Escapes (of URLs, JSON, HTML) are decoded layer by layer, as a reader of the text could do; a secret that shows at any
+layer is redacted. Known secrets, which are visible ASCII, are also searched for in hex and base64.
 """
 
 import html
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-GONE = "[redacted]"
+REDACTED = "[redacted]"
 
 _SHORTEST_PIECE = 6
-"""Characters of a known secret in a row that are taken out, for a server may echo a part of it."""
+"""Consecutive characters of a known secret that are redacted: a server may echo a part of it."""
 
-_NO_CHANCE = 12
-"""Characters in a row that are no chance: where something is refused for it, not only hidden."""
+_MIN_LEAK = 12
+"""Consecutive characters of a secret that cannot be coincidence, so that a token with them is rejected."""
 
 _LAYERS = 4
 """Deep enough for JSON in JSON in a URL."""
 
 _LOOKS_SECRET = tuple(
     re.compile(pattern, re.VERBOSE)
-    for pattern in (  # apart, and each with few beginnings: together they take six times as long
+    for pattern in (  # one by one, each with few first characters: one pattern of all takes six times as long
         r"""eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}  # a JWT, or its head: {" in base64url""",
         r"""\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}  # a token of Vault or OpenBao""",
-        r"""[sStT](?i:ecret|ecret_id|oken)  # and whatever before it in the name; @FILE is what --check has for a remedy
+        r"""[sStT](?i:ecret|ecret_id|oken)  # and any prefix of the name; @FILE is part of a remedy of --check
             (?: =(?P<plain>(?!@FILE$)[^\s&"',;]+) | "\s*:\s*"(?P<double>[^"]*) | '\s*:\s*'(?P<single>[^']*) )""",
         r"""-[vV](?i:ault-token)\s*:\s*(?P<header>[^\s"']+)""",
     )
@@ -45,60 +45,64 @@ _ESCAPE = re.compile(
 )
 
 _Pieces = Mapping[int, set[str]]
-"""Pieces of secrets, by their length."""
+"""Substrings of secrets, by length."""
 
 
 def redacted(text: str, *secrets: str) -> str:
-    """The text on one line without these secrets, whole, in part or encoded, and without all that looks like one."""
+    """Return the text on one line, without these secrets (whole, in part or encoded) and whatever looks like one."""
     return " ".join(redacted_lines(text, *secrets).split())
 
 
 def redacted_lines(text: str, *secrets: str) -> str:
-    """The same with its lines and spaces as they stand; a character that would steer a terminal becomes a space."""
-    if secrets or _ESCAPE.search(text) or any(each.search(text) for each in _LOOKS_SECRET):  # most texts hold none
+    """Redact without joining lines; characters that would control a terminal become spaces."""
+    if secrets or _ESCAPE.search(text) or any(each.search(text) for each in _LOOKS_SECRET):  # most texts have none
         hidden = _hidden(text, _pieces(secrets))
         runs = groupby(zip(hidden, text, strict=True), key=itemgetter(0))
-        text = "".join(GONE if gone else "".join(map(itemgetter(1), run)) for gone, run in runs)
+        text = "".join(REDACTED if is_hidden else "".join(map(itemgetter(1), run)) for is_hidden, run in runs)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
-def repeats(text: str, secret: str) -> bool:
-    """Whether the text tells so much of the secret, in whatever form, that it cannot be chance."""
-    if len(secret) < _NO_CHANCE:
+def leaks(text: str, secret: str, known: Sequence[str] = ()) -> bool:
+    """Return True if the text contains more of the secret, in any encoding, than coincidence explains.
+
+    :param known: public words that may be part of the secret.
+    """
+    if len(secret) < _MIN_LEAK:
         return False
     forms = list(_forms(secret))
-    return any(_tells(layer, form) for layer, _ in _layers(text) for form in forms)
+    return any(_contains_piece(layer, form, known) for layer, _ in _layers(text) for form in forms)
 
 
-def cleaned(value: Any) -> Any:
-    """A field of a log line or a report, redacted as deep as it goes; what JSON does not know becomes a text."""
+def redact_value(value: Any) -> Any:
+    """Redact a field of a log line or report at any depth; types unknown to JSON become text."""
     match value:
         case str():
             return redacted(value)
         case None | bool() | int() | float():
             return value
         case Mapping():
-            return {redacted(str(key)): cleaned(each) for key, each in value.items()}
+            return {redacted(str(key)): redact_value(each) for key, each in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [cleaned(each) for each in value]
+            return [redact_value(each) for each in value]
         case _:
             return redacted(repr(value))
 
 
-def _tells(text: str, form: str) -> bool:
-    """Whether there is a piece of the form in the text that is no chance."""
-    width = min(_NO_CHANCE, len(form))
+def _contains_piece(text: str, form: str, known: Sequence[str]) -> bool:
+    """Return True if the text has a substring of the form that is neither coincidence nor known."""
+    width = min(_MIN_LEAK, len(form))
     half = width // 2
-    # each piece has in it a half that begins at a multiple of its length: mostly these few tell that there is none
+    # each piece contains a half that begins at a multiple of its length: mostly these few prove that there is none
     if not any(form[at : at + half] in text for at in range(0, len(form) - half + 1, half or 1)):
         return False
-    return width > 0 and any(form[at : at + width] in text for at in range(len(form) - width + 1))
+    pieces = [form[at : at + width] for at in range(len(form) - width + 1)] if width else []
+    return any(piece in text and not any(piece in each for each in known) for piece in pieces)
 
 
 def _hidden(text: str, pieces: _Pieces) -> bytearray:
-    """For each character whether it must not be seen."""
+    """Mark each character that must not be shown."""
     hidden = bytearray(len(text))
     for layer, spans in _layers(text):
         for begin, end in _found(layer, pieces):
@@ -116,7 +120,7 @@ def _found(text: str, pieces: _Pieces) -> Iterator[tuple[int, int]]:
 
 
 def _layers(text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """The text, and what is left with each layer of escapes taken off; where each of its characters comes from."""
+    """Yield the text, then each layer of decoded escapes, with the origin of every character."""
     spans = [(at, at + 1) for at in range(len(text))]
     yield text, spans
     for _ in range(_LAYERS):
@@ -159,12 +163,12 @@ def _pieces(secrets: Iterable[str]) -> _Pieces:
 
 def _forms(secret: str) -> Iterator[str]:
     raw = secret.encode(errors="replace")
-    for read, _ in _layers(secret):  # it may hold what looks like an escape, and is taken for one
+    for read, _ in _layers(secret):  # a part of it may look like an escape, and is decoded as one
         yield read
     yield secret.replace(" ", "+")  # in a form
     yield raw.hex()
     yield raw.hex().upper()
-    for shift in range(3):  # where the secret begins decides what its base64 looks like
+    for shift in range(3):  # its base64 depends on its offset
         for encode in (b64encode, urlsafe_b64encode):
             encoded = encode(b"\0" * shift + raw).decode().rstrip("=")
             yield encoded[shift and 4 : len(encoded) - len(encoded) % 4]

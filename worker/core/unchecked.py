@@ -1,15 +1,15 @@
-"""Tokens as they come in, before any check: from Sentinel, and from Vault."""
+"""Tokens before any check: as Sentinel issued them, and as they are stored in Vault."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from pydantic import SecretStr
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What Sentinel handed out."""
+class TokenResponse:
+    """Sentinel's answer to a token request."""
 
     raw: SecretStr
     token_type: str
@@ -18,22 +18,29 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What is at a token's path in Vault."""
+class StoredSecret:
+    """The newest version at a token's path."""
 
     version: int
-    """The number that the next write must know; a deleted version has one too. 0 = nothing was ever written."""
+    """The version that the next check-and-set must name; a deleted version has one too. 0 = never written."""
     raw: SecretStr | None
-    """The newest version's token; None = there is none to be read."""
-    host: str | None
-    """The Sentinel host it names: good for queueing; secrets go there only where the allow list lets them."""
+    """The newest version's token; None = nothing can be read."""
+    sentinel_host: str | None
+    """The host stored beside the token. Good for queueing; a secret goes there only if the allow list holds it."""
     refresh_at: str | None
-    """When its writer planned to replace it: good for showing."""
-    marked: bool
-    """Whether our mark is in the metadata: it is set together with the other settings."""
-    kept_for: timedelta
-    """How long the newest version is kept before it goes by itself; 0 = it is gone, or would stay for ever."""
+    """The planned refresh stored beside the token. Good for display only."""
+    managed: bool
+    """True if the metadata carries our mark."""
+    deletion_time: datetime | None
+    """When Vault deletes the newest version by itself; None = never."""
     now: datetime
-    """Vault's clock when it answered."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """The metadata's custom keys: ours on the account's state, and other people's."""
+    """Vault's clock when it answered; Sentinel's where the two differ."""
+    custom_metadata: Mapping[str, str] = field(default_factory=dict)
+    """The account's state in our keys, and other people's keys."""
+    has_others_data: bool = False
+    """True if somebody else wrote the newest version, at a path that carries our mark."""
+
+    def by_clock(self, now: datetime) -> "StoredSecret":
+        """Return the same with its times by a clock that showed `now` when Vault answered."""
+        deletion_time = self.deletion_time and now + (self.deletion_time - self.now)
+        return replace(self, now=now, deletion_time=deletion_time)

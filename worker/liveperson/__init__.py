@@ -1,1 +1,1 @@
-"""Where tokens come from."""
+"""LivePerson: the Domain API and Sentinel."""

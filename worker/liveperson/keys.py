@@ -1,12 +1,11 @@
-"""Whose signature is it? Pinned keys from a PEM file, or those that Sentinel publishes as a JWKS.
+"""Verify signatures, by pinned keys from a PEM file or by those that Sentinel publishes as a JWKS.
 
-A kid says which key to try first and nothing more: LivePerson's published tokens carry the same kid and are signed by
-different keys.
+A `kid` only decides which key is tried first: LivePerson's published sample tokens share one and have different keys.
 """
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any
 
 import jwt
 import requests
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import RSAAlgorithm
 
 from worker import net
 from worker.core.appjwt import AppJWT, Check, TokenRefusedError
@@ -25,12 +26,28 @@ from worker.core.errors import Kind, RefreshError, Stage
 _PATH = "/sentinel/well-known/jwks"
 _FRESH_FOR = 3600.0
 _FLOOR = 60.0
-"""Seconds between two fetches from one host, whatever tokens come: an unknown key must not make a storm."""
+"""Seconds between two fetches from one host, whatever tokens come: an unknown key must not cause a storm."""
 _FLOOR_WITHOUT_KEYS = 5.0
-"""The same while nothing could be fetched yet: no token can be published meanwhile."""
+"""The same while no key is known: no token can be published meanwhile."""
 _MOST_KEYS = 32
-"""Of one host: each may have to be tried on each token."""
+"""Of one host: each may be tried on each token."""
+_WEAK = 2048
+"""Bits under which a key is reported. LivePerson's own sample token is signed by one of 1024."""
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.DOTALL)
+
+
+log = structlog.get_logger()
+
+
+class _AnyLength(RSAAlgorithm):
+    """RS256 without the library's warning about a short key at every token."""
+
+    def check_key_length(self, key: Any) -> None:
+        del key
+
+
+_JWS = jwt.PyJWS(algorithms=[])
+_JWS.register_algorithm("RS256", _AnyLength(RSAAlgorithm.SHA256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,55 +61,66 @@ class _Fetched:
     keys: Sequence[_Key] = ()
     at: float = float("-inf")
     error: RefreshError | None = None
-    """Why the latest fetch failed; `keys` are then those known before."""
+    """Why the latest fetch failed; `keys` are then the previous ones."""
 
 
 class PinnedKeys:
-    """One or more public keys or certificates in a PEM file, read once."""
+    """The public keys and certificates of a PEM file, read once."""
 
     def __init__(self, file: Path) -> None:
-        """ValueError or OSError if there is no RSA key in it."""
+        """Load the keys; ValueError or OSError if the file has no RSA key."""
         self._keys = [_Key("", each) for each in _load_pem(file.read_bytes())]
         self._file = file
+        _report_weak(self._keys, str(file), set())
 
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
-        """TokenRefusedError at check signature unless one of the keys made it."""
+        """Raise TokenRefusedError unless one of the keys made the signature."""
         del host, timeout
         if not _signed_by_any(token, self._keys):
-            raise TokenRefusedError(Check.SIGNATURE, f"one by a key in {self._file}", "another")
+            raise TokenRefusedError(Check.SIGNATURE, f"expected one by a key in {self._file}, got another")
+
+    def keep(self, hosts: set[str]) -> None:
+        """Do nothing: the keys are of no host."""
 
 
 class PublishedKeys:
-    """What each Sentinel host publishes, cached."""
+    """The keys that each Sentinel host publishes, cached."""
 
     def __init__(self, http: requests.Session, *, clock: Callable[[], float]) -> None:
         self._http = http
         self._clock = clock
         self._locks: dict[str, threading.Lock] = {}
-        """One per host: who waits for a slow one keeps nobody else waiting."""
+        """One per host: a slow host delays no other."""
         self._cache: dict[str, _Fetched] = {}
+        self._reported: set[tuple[str, int]] = set()
 
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
-        """TokenRefusedError at check signature unless one of the host's keys made it; RefreshError if there are none.
+        """Raise TokenRefusedError unless one of the host's keys made the signature; RefreshError if it has none.
 
-        A token that no cached key made is a reason to ask anew, but not more often than once a minute.
+        An unknown signature causes another fetch, at most once a minute.
         """
         known = self._cache.get(host, _Fetched())
         if self._clock() < known.at + _FRESH_FOR and _signed_by_any(token, known.keys):
             return
         known = self._fetched(host, timeout, seen=known.at)
         if not _signed_by_any(token, known.keys):
-            refused = TokenRefusedError(
-                Check.SIGNATURE, f"one by a key that {host} publishes", f"kid {token.kid[:80]!r}"
-            )
+            text = f"expected one by a key that {host} publishes, got kid {token.kid[:80]!r}"
+            refused = TokenRefusedError(Check.SIGNATURE, text)
             raise known.error or refused
+
+    def keep(self, hosts: set[str]) -> None:
+        """Forget the keys of all other hosts."""
+        for host in self._cache.keys() - hosts:
+            self._cache.pop(host, None)
+            self._locks.pop(host, None)
+        self._reported = {each for each in self._reported if each[0] in self._cache}
 
     def _fetched(self, host: str, timeout: timedelta, seen: float) -> _Fetched:
         with self._locks.setdefault(host, threading.Lock()):
             known = self._cache.get(host, _Fetched())
             floor = _FLOOR if known.keys else _FLOOR_WITHOUT_KEYS
             if known.at > seen or self._clock() < known.at + floor:
-                return known  # another thread asked while this one waited, or it is too soon
+                return known  # another thread fetched them meanwhile, or it is too soon
             try:
                 known = _Fetched(self._fetch(host, timeout), self._clock())
             except RefreshError as error:
@@ -104,15 +132,24 @@ class PublishedKeys:
         try:
             response = self._http.get(f"https://{host}{_PATH}", timeout=timeout.total_seconds())
         except net.ExchangeError as error:
-            raise _unavailable(f"no JWKS from {error}") from error
-        keys = _from_jwks(net.json_of(response)) if response.ok else []
+            raise _unavailable(f"no JWKS from {error}", host) from error
+        keys = _from_jwks(net.parse_json(response)) if response.ok else []
         if not keys:
-            raise _unavailable(f"{host} publishes no RSA key (status {response.status_code})")
+            raise _unavailable(f"{host} publishes no RSA key (status {response.status_code})", host)
+        _report_weak(keys, host, self._reported)
         return keys
 
 
-def _unavailable(text: str) -> RefreshError:
-    return RefreshError(Stage.CLAIMS, Kind.TRANSIENT, text, check=Check.SIGNATURE)
+def _unavailable(text: str, host: str) -> RefreshError:
+    return RefreshError(Stage.CLAIMS, Kind.TRANSIENT, text, check=Check.SIGNATURE, host=host)
+
+
+def _report_weak(keys: Iterable[_Key], source: str, reported: set[tuple[str, int]]) -> None:
+    """Log each size under 2048 bits, once."""
+    sizes = {(source, key.public.key_size) for key in keys if key.public.key_size < _WEAK}
+    for _, bits in sorted(sizes - reported):
+        log.warning("key.weak", bits=bits, source=source)
+    reported |= sizes
 
 
 def _signed_by_any(token: AppJWT, keys: Sequence[_Key]) -> bool:
@@ -121,7 +158,7 @@ def _signed_by_any(token: AppJWT, keys: Sequence[_Key]) -> bool:
 
 def _signed_by(token: AppJWT, key: RSAPublicKey) -> bool:
     try:
-        jwt.PyJWS().decode(token.raw.get_secret_value(), key, algorithms=["RS256"])
+        _JWS.decode(token.raw.get_secret_value(), key, algorithms=["RS256"])
     except jwt.PyJWTError:
         return False
     return True
@@ -134,7 +171,7 @@ def _from_jwks(document: Any) -> list[_Key]:
         try:
             key = jwt.PyJWK(each, algorithm="RS256").key
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
-            continue  # a key of another kind, or a broken one: the others still count
+            continue  # of another type, or broken: the others still count
         if isinstance(key, RSAPublicKey):
             kid = each.get("kid")
             keys.append(_Key(kid if isinstance(kid, str) else "", key))
@@ -149,5 +186,5 @@ def _load_pem(content: bytes) -> list[RSAPublicKey]:
         if isinstance(key, RSAPublicKey):
             keys.append(key)
     if not keys:
-        raise ValueError("it holds no RSA public key")
+        raise ValueError("no RSA public key in it")
     return keys

@@ -2,23 +2,30 @@
 
 import re
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
 import requests
 from pydantic import SecretStr
 
 from worker import net
-from worker.core.account import Account
+from worker.core.account import Account, ApiVersion
+from worker.core.appjwt import Check, TokenRefusedError
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import redacted
-from worker.core.unchecked import Answer
+from worker.core.unchecked import TokenResponse
 
 _EXCERPT = 160
-_TOKEN_TYPE = re.compile(r"[A-Za-z]{1,16}")
+_BEARER = "Bearer"
+_LONGEST_TYPE = 40
+_OAUTH_ERRORS = frozenset(
+    {"invalid_request", "invalid_client", "invalid_grant"}
+    | {"unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+)
+"""RFC 6749, 5.2: what a token request can be refused with. Somebody has to act."""
 _LAST_WORD = re.compile(r"[\w.~+/=%-]+$")
-_REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
+_REQUESTS: dict[ApiVersion, tuple[str, dict[str, str]]] = {
     "1.0": (
         "https://{host}/sentinel/api/account/{account_id}/app/token?v=1.0&grant_type=client_credentials",
         {},
@@ -28,12 +35,15 @@ _REQUESTS: dict[str, tuple[str, dict[str, str]]] = {
         {"grant_type": "client_credentials"},
     ),
 }
-"""Per version of the API: where to, and what goes into the form beside the credentials (FACTS: LivePerson's pages)."""
+"""Per version of the API: where to, and what goes into the form beside the credentials, as LivePerson documents it."""
+
+_NEXT_STEPS = {401: "; check client_id and client_secret in the account's secret, and the app at LivePerson"}
+"""By status."""
 
 
 class SentinelClient:
-    def __init__(self, http: requests.Session, *, api_version: str) -> None:
-        """:param api_version: 1.0 or 2.0; an account may have its own."""
+    def __init__(self, http: requests.Session, *, api_version: ApiVersion) -> None:
+        """:param api_version: an account may name another."""
         self._http = http
         self._api_version = api_version
         self.on_request: Callable[[str, int | None, float, datetime | None], object] = lambda *_: None
@@ -42,12 +52,15 @@ class SentinelClient:
     def reach(self, host: str, timeout: timedelta) -> datetime | None:
         """Connect without asking for anything: any answer will do. Sentinel's clock; RefreshError if there is none."""
         try:
-            return net.server_time(self._http.get(f"https://{host}/", timeout=timeout.total_seconds()))
+            response = self._http.get(f"https://{host}/", timeout=timeout.total_seconds())
+        except net.RedirectError as redirect:
+            response = redirect.response
         except net.ExchangeError as error:
             raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
+        return net.server_time(response)
 
-    def mint(self, account: Account, host: str, timeout: timedelta) -> Answer:
-        """Ask for a new token; RefreshError at stage sentinel."""
+    def request_token(self, account: Account, host: str, timeout: timedelta) -> TokenResponse:
+        """Request a new token; RefreshError at stage sentinel."""
         secret = account.client_secret.get_secret_value()
         url, form = _REQUESTS[account.api_version or self._api_version]
         form = {"client_id": account.client_id, "client_secret": secret, **form}
@@ -58,48 +71,45 @@ class SentinelClient:
             )
         except net.ExchangeError as error:
             self.on_request(host, None, time.monotonic() - began, None)
-            raise RefreshError(Stage.SENTINEL, Kind.TRANSIENT, str(error)) from error
+            raise RefreshError(
+                Stage.SENTINEL, Kind.TRANSIENT, str(error), host=host, timed_out=error.timed_out
+            ) from error
         status, now = response.status_code, net.server_time(response)
         self.on_request(host, status, time.monotonic() - began, now)
-        if not response.ok:
-            excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
-            raise RefreshError(
-                Stage.SENTINEL,
-                Kind.of(Stage.SENTINEL, status),
-                f"{host} answers {status}" + (f": {excerpt}" if excerpt else ""),
-                status=status,
-                retry_after=_retry_after(response),
-            )
-        answer = net.json_of(response)
-        token = answer.get("access_token") if isinstance(answer, dict) else None
+        answer = net.parse_json(response) if response.ok else None
+        found = answer if isinstance(answer, dict) else {}
+        token = found.get("access_token")
         if not isinstance(token, str) or not token:
-            raise RefreshError(
-                Stage.SENTINEL, Kind.TRANSIENT, f"{host} answers {status} without an access_token", status=status
-            )
-        token_type = answer.get("token_type")
-        return Answer(
-            raw=SecretStr(token),
-            token_type=token_type if isinstance(token_type, str) and _TOKEN_TYPE.fullmatch(token_type) else "Bearer",
-            now=now,
-        )
+            raise _refusal(host, response, found, secret)
+        token_type = _BEARER if found.get("token_type") is None else found["token_type"]
+        if not isinstance(token_type, str) or token_type.lower() != _BEARER.lower():
+            shown = redacted(str(token_type), secret)[:_LONGEST_TYPE]
+            raise TokenRefusedError(Check.TOKEN_TYPE, f"expected {_BEARER}, got {shown or 'nothing'}")
+        return TokenResponse(raw=SecretStr(token), token_type=token_type, now=now)
+
+
+def _refusal(host: str, response: requests.Response, found: Mapping[str, Any], secret: str) -> RefreshError:
+    """Return the error of an answer without a token."""
+    status, text = response.status_code, f"{host} answers {response.status_code}"
+    if response.ok and "error" not in found:
+        return RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{text} without an access_token", status=status, host=host)
+    if response.ok and str(found["error"]) in _OAUTH_ERRORS:
+        status = requests.codes.bad_request  # which is the status that these codes come with
+    excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
+    return RefreshError(
+        Stage.SENTINEL,
+        Kind.of(Stage.SENTINEL, status),
+        text + (f": {excerpt}" if excerpt else "") + _NEXT_STEPS.get(status, ""),
+        status=status,
+        retry_after=net.retry_after(response),
+        host=host,
+    )
 
 
 def _beginning(body: bytes) -> str:
-    """Its first characters, up to a word's end: of a secret cut in two nobody could tell that it is one.
+    """Return the first characters, up to a word's end: half of a secret could not be recognised.
 
     Not requests' `text`: that believes any charset, and without one guesses from all of the body.
     """
     text = body[: _EXCERPT * 4].decode(errors="replace")
     return text if len(body) <= _EXCERPT * 4 else _LAST_WORD.sub("", text)
-
-
-def _retry_after(response: requests.Response) -> timedelta | None:
-    """Seconds or a date (RFC 9110 10.2.3), the date by the server's own clock; None = absent or neither."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        if value.isdecimal():
-            return timedelta(seconds=min(int(value), timedelta(days=1).total_seconds()))
-        wait = parsedate_to_datetime(value).astimezone(UTC) - (net.server_time(response) or datetime.now(UTC))
-    except (ValueError, OverflowError):
-        return None
-    return max(wait, timedelta(0))

@@ -1,14 +1,10 @@
-"""The session, and what comes of an exchange: an answer, or a cause in words."""
+"""The session, and the result of an exchange: a complete answer, or an error whose text gives nothing away."""
 
-import contextlib
 import functools
+import io
 import json
-import os
-import socket
-import ssl
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -16,59 +12,175 @@ from urllib.parse import urlencode, urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
 from worker.net import bounded
+from worker.net.connections import MAX_IDLE, Pool, cannot_serve, close_unusable, new_pool
+from worker.net.errors import ExchangeError, RedirectError, describe, is_timeout
+from worker.net.proxies import select_proxy
+from worker.net.tls import Tls, TlsFileError
 
 MAX_ANSWER = 4 * 1024 * 1024
 """Bytes of body. The largest answer there is, Vault's LIST of 100,000 names, stays below 4 MiB."""
 
 DATE_RESOLUTION = timedelta(seconds=1)
 
-_NEVER = urllib3.Retry(False, redirect=False)  # False: the cause itself is raised, not wrapped up
+_MAX_HOSTS = 64
+"""Whose connections are kept open."""
 
-_Body = bytes | str | None
-
-
-class ExchangeError(Exception):
-    """There is no usable answer. The text names host and cause, and never holds a path, a header or a body."""
+_NO_RETRIES = urllib3.Retry(False, redirect=False)  # False: raise the cause itself, not a MaxRetryError
 
 
-class _Latest(threading.local):
-    took: float = 0.0
+class _Adapter(HTTPAdapter):
+    """requests' transport. An exchange has one deadline and a size limit, and follows no redirect."""
+
+    def __init__(
+        self,
+        tls: Tls,
+        *,
+        server_name: str | None,
+        max_idle_connections: int,
+        max_body_bytes: int,
+        retry_on_new_connection: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(max_retries=_NO_RETRIES)
+        self._tls = tls
+        self._server_name = server_name
+        self._max_idle_connections = max_idle_connections
+        self._max_body_bytes = max_body_bytes
+        self._retry_on_new_connection = retry_on_new_connection
+        self._clock = clock
+        self._pools: dict[tuple[str, str], Pool] = {}
+        """By scheme and host: urllib3's manager would parse each URL and build a key of nine parts to find one."""
+
+    def send(  # type: ignore[override]
+        self, request: requests.PreparedRequest, *, timeout: float, **_: object
+    ) -> requests.Response:
+        """Make one exchange; ExchangeError. Certificates and proxies are the session's; the call's are ignored."""
+        host = urlsplit(request.url or "").netloc.rpartition("@")[2]
+        bounded.begin_exchange(timeout)
+        try:
+            response = self._exchange(request, timeout)
+        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise ExchangeError(f"{host}: {describe(error, timeout)}", timed_out=is_timeout(error)) from error
+        if len(response.content) > self._max_body_bytes:
+            raise ExchangeError(f"{host}: the answer is larger than {self._max_body_bytes // 1024} KiB")
+        if response.is_redirect:
+            # the target is not quoted: it may hold what the request held, in any form
+            same = _host(response.headers["location"]) in (None, _host(response.url))
+            target = "another path" if same else "another host"
+            text = f"{host}: a redirect ({response.status_code}) to {target} was not followed"
+            raise RedirectError(text, response)
+        return response
+
+    def close(self) -> None:
+        super().close()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.close()
+
+    def close_idle(self) -> None:
+        """Close the connections that may not be used again, and forget the hosts that have none left."""
+        unused_since = self._clock() - MAX_IDLE
+        for key, pool in list(self._pools.items()):
+            if close_unusable(pool) and pool.used_at < unused_since:
+                self._pools.pop(key, None)
+
+    def hosts(self) -> set[str]:
+        """Return the hosts that have connections, with their ports where those are in the URL."""
+        return {netloc for _, netloc in list(self._pools)}
+
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *_: object, **__: object) -> Pool:
+        """Return the pool of the request's host, under the TLS settings as they are now."""
+        scheme, netloc = urlsplit(request.url or "")[:2]
+        if self._tls.reload():
+            self._pools = {}  # connections made under the old ones are not used again
+        pool = self._pools.get((scheme, netloc))
+        if pool is None:
+            pool = self._pools.setdefault((scheme, netloc), self._new_pool(scheme, netloc))
+        pool.used_at = self._clock()
+        return pool
+
+    def cert_verify(self, *_: object) -> None:
+        """Leave the pool's TLS context alone: requests would add certifi's CAs to it, or switch verification off."""
+
+    def request_url(self, request: requests.PreparedRequest, *_: object) -> str:
+        return request.path_url
+
+    def build_response(self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse) -> requests.Response:
+        """Return the complete response, but for a jar of cookies: none are used, and looking for them costs."""
+        response = requests.Response()
+        response.status_code, response.reason, response.raw = resp.status, resp.reason or "", resp
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.encoding = requests.utils.get_encoding_from_headers(response.headers)
+        response.url, response.request, response.connection = req.url or "", req, self
+        return response
+
+    def _exchange(self, request: requests.PreparedRequest, timeout: float) -> requests.Response:
+        """Make an attempt, and a second one where the first shows that its connection was of no use.
+
+        That one is taken out of the pool, and the idle ones below it are not tried: the second attempt has a new one.
+        """
+        try:
+            response = self._attempt(request, timeout)
+        except (OSError, urllib3.exceptions.HTTPError):
+            if not bounded.has_died_unanswered():
+                raise
+        else:
+            if not (self._retry_on_new_connection and cannot_serve(response.status_code)):
+                return response
+        return self._attempt(request, timeout)
+
+    def _attempt(self, request: requests.PreparedRequest, timeout: float) -> requests.Response:
+        began = self._clock()
+        response = super().send(request, timeout=timeout)
+        raw = response.raw
+        try:
+            if raw.status < requests.codes.ok:
+                # such as 103: the answer is still to come, and would be taken for that to the next request
+                raise urllib3.exceptions.ProtocolError
+            if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
+                # unpacking could take any time and any memory between two checks of the deadline
+                raise urllib3.exceptions.DecodeError
+            content = raw.read(self._max_body_bytes + 1, decode_content=True)
+        finally:
+            raw.close()  # a connection whose answer was read to its end is back in the pool
+        response.raw = io.BytesIO(content)
+        response.elapsed = timedelta(seconds=self._clock() - began)
+        return response
+
+    def _new_pool(self, scheme: str, netloc: str) -> Pool:
+        if len(self._pools) >= _MAX_HOSTS:
+            longest_unused, _ = min(list(self._pools.items()), key=lambda item: item[1].used_at)
+            self._pools.pop(longest_unused, None)
+        url = f"{scheme}://{netloc}"
+        pool_kwargs: dict[str, Any] = {
+            "maxsize": self._max_idle_connections,
+            "ssl_context": self._tls.context,
+            "server_hostname": self._server_name,
+        }
+        if proxy := select_proxy(url):
+            manager: urllib3.PoolManager = urllib3.ProxyManager(
+                proxy, proxy_headers=self.proxy_headers(proxy), **pool_kwargs
+            )
+        else:
+            manager = urllib3.PoolManager(**pool_kwargs)
+        return new_pool(manager, url, clock=self._clock)
 
 
-_latest = _Latest()
+class Session(requests.Session):
+    """A requests session that skips what we never use, at each request: cookies, hooks, netrc, the environment."""
 
-
-class _Answer(requests.Response):
-    """Read to its end, and with the headers as urllib3 has them, in which upper and lower case are the same."""
-
-    def __init__(self, raw: urllib3.BaseHTTPResponse, content: bytes) -> None:
-        # not requests' own, which makes a jar for the cookies of each answer
-        self.status_code = raw.status
-        self.headers = raw.headers  # type: ignore[assignment]
-        self.reason = self.url = ""
-        self.encoding = "utf-8"
-        self._content = content
-
-
-class _Session(requests.Session):
-    """To its users requests, on its way out urllib3.
-
-    What lies between them, at each request, costs more than all else that we do: it looks for cookies, hooks, redirects
-    and the environment, and merges what it finds.
-    """
-
-    def __init__(self, ca_cert: str | None, connections: int, largest: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, adapter: _Adapter, headers: Mapping[str, str], secret_headers: Mapping[str, str]) -> None:
         super().__init__()
-        self._headers = headers
-        self._largest = largest
-        self._ca_cert = ca_cert
-        self._ca_read_at = self._ca_changed_at()
-        self._context = bounded.tls_context(ca_cert)
-        self._connections = connections
-        self._pools: dict[tuple[str, str], urllib3.HTTPConnectionPool] = {}
-        """By scheme and host: urllib3's own manager would parse each URL, and make a key of nine parts, to find one."""
+        self._adapter = adapter
+        self._default_headers = {**headers, **secret_headers}
+        self.secrets = tuple(secret_headers.values())
+        """What each request holds and no text may quote."""
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, adapter)
 
     def request(  # type: ignore[override]
         self,
@@ -80,110 +192,67 @@ class _Session(requests.Session):
         data: Mapping[str, str] | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
-        **_: Any,
+        **_: object,
     ) -> requests.Response:
-        """One exchange, `timeout` seconds long at most. ExchangeError."""
-        if params:
-            url += f"?{urlencode(params)}"
-        body, kind = _body(data, json)
-        return self._exchange(method.upper(), url, {**self._headers, **kind, **(headers or {})}, body, timeout)
+        """Make one exchange within `timeout` seconds; ExchangeError."""
+        request = requests.PreparedRequest()
+        request.method = method.upper()
+        request.url = f"{url}?{urlencode(params)}" if params else url
+        request.body, content_headers = _body(data, json)
+        # a plain dict: urllib3 copies the headers and walks through them five times
+        request.headers = {**self._default_headers, **content_headers, **(headers or {})}  # type: ignore[assignment]
+        return self._adapter.send(request, timeout=timeout)
 
-    def close(self) -> None:
-        super().close()
-        for pool in self._pools.values():
-            pool.close()
+    def close_idle(self) -> None:
+        """Close the connections that may not be used again; to be called now and then."""
+        self._adapter.close_idle()
 
-    def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: _Body, timeout: float
-    ) -> requests.Response:
-        scheme, netloc, path, query, _ = urlsplit(url)
-        name = netloc.rpartition("@")[2]
-        began = time.monotonic()
-        bounded.begin(timeout)
-        try:
-            pool = self._pool(scheme, netloc)
-            target = (path or "/") + (f"?{query}" if query else "")
-            if pool.proxy and scheme == "http":  # https goes through a tunnel
-                target = url
-            raw = pool.urlopen(
-                method,
-                target,
-                body=body,
-                headers=headers,
-                timeout=timeout,
-                retries=_NEVER,
-                redirect=False,
-                assert_same_host=False,
-                preload_content=False,
-            )
-            try:
-                if raw.status < requests.codes.ok:
-                    # such as 103: the answer is still to come, and would be taken for that to the next request
-                    raise urllib3.exceptions.ProtocolError
-                if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    # to unpack what nobody asked for may take any time and any memory, between two looks at the clock
-                    raise urllib3.exceptions.DecodeError
-                content = raw.read(self._largest + 1, decode_content=True)
-            finally:
-                raw.close()  # a connection whose answer was read to its end went back to the pool before
-        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise ExchangeError(f"{name}: {_cause(error, timeout)}") from error
-        _latest.took = time.monotonic() - began
-        if len(content) > self._largest:
-            raise ExchangeError(f"{name}: the answer is larger than {self._largest // 1024} KiB")
-        answer = _Answer(raw, content)
-        if answer.is_redirect:
-            # where to is not quoted: what it was sent may be in it, in any form
-            target = "another path" if _host(raw.headers["location"]) in (None, _host(url)) else "another host"
-            raise ExchangeError(f"{name}: a redirect ({raw.status}) to {target} was not followed")
-        return answer
-
-    def _pool(self, scheme: str, netloc: str) -> urllib3.HTTPConnectionPool:
-        """Connections to this host, under the CAs as they are now."""
-        changed_at = self._ca_changed_at()
-        if changed_at not in (None, self._ca_read_at):
-            with contextlib.suppress(OSError):  # half written: the CAs known serve on until it can be read
-                self._context, self._ca_read_at = bounded.tls_context(self._ca_cert), changed_at
-                self._pools = {}  # connections made under the old CAs are not used again
-        pool = self._pools.get((scheme, netloc))
-        if pool is None:
-            pool = self._pools.setdefault((scheme, netloc), self._made(scheme, netloc))
-        return pool
-
-    def _made(self, scheme: str, netloc: str) -> urllib3.HTTPConnectionPool:
-        how: dict[str, Any] = {"maxsize": self._connections, "ssl_context": self._context}
-        proxy = _proxy(scheme, netloc)
-        if proxy:
-            user, password = requests.utils.get_auth_from_url(proxy)
-            known = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
-            manager: urllib3.PoolManager = urllib3.ProxyManager(proxy, proxy_headers=known, **how)
-        else:
-            manager = urllib3.PoolManager(**how)
-        bounded.bind(manager)
-        return manager.connection_from_url(f"{scheme}://{netloc}")
-
-    def _ca_changed_at(self) -> int | None:
-        try:
-            return os.stat(self._ca_cert).st_mtime_ns if self._ca_cert else None  # noqa: PTH116 - at each request
-        except OSError:
-            return None
+    def hosts(self) -> set[str]:
+        """Return the hosts that have connections, with their ports where those are in the URL."""
+        return self._adapter.hosts()
 
 
 def session(
-    *, user_agent: str, ca_cert: str | None = None, connections: int = 8, largest: int = MAX_ANSWER
-) -> requests.Session:
-    """A session whose exchanges are bounded; every request must carry `timeout` in seconds.
+    *,
+    user_agent: str,
+    ca_cert: str | None = None,
+    client_cert: tuple[str, str] | None = None,
+    server_name: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    max_idle_connections: int = 8,
+    max_body_bytes: int = MAX_ANSWER,
+    retry_on_new_connection: bool = False,
+    on_reload_failed: Callable[[TlsFileError], object] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Session:
+    """Return a session whose exchanges are bounded; every request must carry `timeout` in seconds. TlsFileError.
 
-    :param ca_cert: PEM file of the only CAs that count; None = the system's.
-    :param connections: how many to one host stay open when they are idle.
-    :param largest: bytes of body that are read. JSON may become thirty times as much in memory, for each exchange.
+    The files are read again when they are replaced.
+
+    :param ca_cert: the only CAs to trust, a PEM file or a folder of such; None = the system's.
+    :param client_cert: PEM files with a certificate and its key, for a server that asks for one.
+    :param server_name: the name in the server's certificate where it is not the address's.
+    :param headers: sent with each request; their values are secrets.
+    :param max_idle_connections: that stay open to one host.
+    :param max_body_bytes: of an answer. JSON may become thirty times as much in memory, for each exchange.
+    :param retry_on_new_connection: where the answer is that this server cannot serve, ask once more, and maybe another.
+    :param on_reload_failed: called once for each replacement of a file that cannot be used; the old one serves on.
+    :param clock: seconds that neither jump with the wall clock nor stop while the machine sleeps.
     """
-    headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
-    return _Session(ca_cert, connections, largest, headers)
+    own = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
+    adapter = _Adapter(
+        Tls(ca_cert, client_cert, on_reload_failed),
+        server_name=server_name,
+        max_idle_connections=max_idle_connections,
+        max_body_bytes=max_body_bytes,
+        retry_on_new_connection=retry_on_new_connection,
+        clock=clock,
+    )
+    return Session(adapter, own, headers or {})
 
 
-def json_of(response: requests.Response) -> Any:
-    """The answer's JSON; None if it is none.
+def parse_json(response: requests.Response) -> Any:
+    """Return the answer's JSON; None if it is none.
 
     Not requests' `json`: that believes any charset, some of which take for ever, and without one guesses.
     """
@@ -194,38 +263,45 @@ def json_of(response: requests.Response) -> Any:
 
 
 def server_time(response: requests.Response) -> datetime | None:
-    """The server's clock at the end of this thread's exchange, at the latest: Date counts whole seconds.
+    """Return the server's clock at the end of the exchange, at the latest: Date counts whole seconds.
 
-    It was set on the way; to take the latest time possible means to think a token older than it is, never younger.
+    It was set on the way; taking the latest possible time makes a token look older than it is, never younger.
     """
     try:
-        # not the response's `elapsed`: requests counts that on the wall clock, which may jump meanwhile
-        return _date(response.headers["Date"]) + DATE_RESOLUTION + timedelta(seconds=_latest.took)
+        age = timedelta(seconds=int(response.headers.get("Age", 0)))  # of a cached answer
+        return http_date(response.headers["Date"]) + age + DATE_RESOLUTION + response.elapsed
     except (KeyError, ValueError, OverflowError):
         return None
 
 
-@functools.lru_cache(maxsize=64)  # answers of the same second have the same
-def _date(text: str) -> datetime:
-    return parsedate_to_datetime(text).astimezone(UTC)
+def retry_after(response: requests.Response) -> timedelta | None:
+    """Return Retry-After, seconds or a date (RFC 9110 10.2.3) by the server's own clock; None = absent or neither."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        if value.isdecimal():
+            return timedelta(seconds=min(int(value), timedelta(days=1).total_seconds()))
+        wait = http_date(value) - (server_time(response) or datetime.now(UTC))
+    except (ValueError, OverflowError):
+        return None
+    return max(wait, timedelta(0))
 
 
-def _body(data: Mapping[str, str] | None, value: Any) -> tuple[_Body, dict[str, str]]:
-    """What is sent, a form or JSON, and the header that tells."""
+def _body(data: Mapping[str, str] | None, value: Any) -> tuple[str | bytes | None, dict[str, str]]:
+    """Return what is sent, a form or JSON, and its headers. requests' own takes five times as long to find the type."""
     if data is not None:
-        return urlencode(data), {"Content-Type": "application/x-www-form-urlencoded"}
+        form = urlencode(data)
+        return form, {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(form))}
     if value is not None:
-        return json.dumps(value).encode(), {"Content-Type": "application/json"}
+        document = json.dumps(value).encode()
+        return document, {"Content-Type": "application/json", "Content-Length": str(len(document))}
     return None, {}
 
 
-def _proxy(scheme: str, netloc: str) -> str | None:
-    """What HTTPS_PROXY and NO_PROXY say of this host."""
-    url = f"{scheme}://{netloc}/"
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url, None))
-    if proxy and not _host(proxy if "://" in proxy else f"http://{proxy}"):
-        raise ExchangeError(f"{netloc}: the proxy that the environment names has no host")
-    return str(requests.utils.prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call]
+@functools.lru_cache(maxsize=64)  # answers of the same second have the same
+def http_date(text: str) -> datetime:
+    """Read a date in any of HTTP's forms; one without a zone is UTC (RFC 9110, 5.6.7). ValueError or OverflowError."""
+    date = parsedate_to_datetime(text)
+    return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _host(url: str) -> str | None:
@@ -233,32 +309,3 @@ def _host(url: str) -> str | None:
         return urllib3.util.parse_url(url).host
     except urllib3.exceptions.LocationParseError:
         return None
-
-
-def _cause(error: BaseException, timeout: float) -> str:
-    """The innermost known cause in words, without the library's text: that one holds URLs and bodies."""
-    chain: list[BaseException] = []
-    link: object = error
-    while isinstance(link, BaseException) and link not in chain:
-        chain.append(link)
-        inner = [getattr(link, "reason", None), *link.args, link.__cause__, link.__context__]
-        link = next((each for each in inner if isinstance(each, BaseException)), None)
-    known = {
-        ssl.SSLCertVerificationError: "its certificate is refused: {0.verify_message}",
-        ssl.SSLError: "TLS failed: {0.reason}",
-        socket.gaierror: "the host name cannot be resolved",
-        TimeoutError: f"no complete answer within {timeout:g} s",
-        ConnectionRefusedError: "connection refused",
-        ConnectionError: "connection lost",
-        urllib3.exceptions.DecodeError: "the answer is compressed, though that was not asked for",
-        urllib3.exceptions.ProxyError: "the proxy refused or failed",
-        RuntimeError: "no thread can be started",
-    }
-    for link in reversed(chain):
-        for kind, words in known.items():
-            if isinstance(link, kind):
-                by_proxy = any(isinstance(each, urllib3.exceptions.ProxyError) for each in chain if each is not link)
-                return ("the proxy failed: " if by_proxy else "") + words.format(link)
-    root = chain[-1]
-    system = root.strerror if isinstance(root, OSError) else None
-    return system.lower() if system else f"the answer is broken ({type(root).__name__})"

@@ -1,1 +1,1 @@
-"""How people see it."""
+"""For operators: log, metrics, page, terminal."""

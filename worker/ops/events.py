@@ -1,4 +1,4 @@
-"""What became of an attempt, as log lines: one for the attempt, one more where the account's state changed by it."""
+"""The outcome of an attempt as log lines: one for the attempt, one more where the account's state changed by it."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,14 @@ import structlog
 
 from worker.core.appjwt import utc
 from worker.core.errors import InternalError
-from worker.core.notes import PREVIOUS_USED
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Reason
+from worker.core.status import PREVIOUS_USED
+
+_READ_AT_EACH_SYNC = (State.INVALID, State.UNMANAGED)
+_HOUR = 3600.0
+_REPLACEMENTS = 3
+_PUBLISHED = (Result.REFRESHED, Result.ADOPTED, Result.UNCHANGED)
 
 log = structlog.get_logger()
 
@@ -18,30 +23,68 @@ class Events:
     def __init__(self, *, clock: Callable[[], float], vault_path: Callable[[str], str]) -> None:
         self._clock = clock
         self._vault_path = vault_path
+        self._warned_of_deletion: dict[str, bool] = {}
+        """By account, whether the deletion it was warned of comes before the token expires."""
+        self._warned_of_scope: dict[str, str] = {}
+        """By account, the scope that it was warned of."""
+        self._replaced: dict[str, list[float]] = {}
+        """By account, when valid tokens of another client_id were replaced lately."""
+        self._warned_of_client: dict[str, str] = {}
+        """By account, the client_id that it was warned of."""
 
     def report(self, outcome: Outcome, following: Next) -> None:
         if outcome.result is Result.FAILED:
             self._failed(outcome, following)
-        elif outcome.result is not Result.SKIPPED:
+        elif outcome.result in _PUBLISHED:
             self._succeeded(outcome)
         repaired = outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED
-        if repaired or outcome.restored:
-            what = "token" if repaired else "metadata"
-            log.warning(
-                "token.repaired", account=outcome.account, what=what, vault_path=self._vault_path(outcome.account)
-            )
+        if repaired:
+            log.warning("token.repaired", account=outcome.account, vault_path=self._vault_path(outcome.account))
+        if outcome.replaced_client_id:
+            self._replaced_anothers(outcome, outcome.replaced_client_id)
+        if outcome.result in _PUBLISHED:
+            self._warn_of_deletion(outcome)
+            self._warn_of_scope(outcome)
         if outcome.previous_used:
             log.warning("credentials.previous_used", account=outcome.account, host=outcome.host, hint=PREVIOUS_USED)
         if following.state is not following.before:
             self._changed(outcome, following)
 
+    def _replaced_anothers(self, outcome: Outcome, client_id: str) -> None:
+        """Warn at the third such replacement within an hour, and not again while they go on."""
+        account, now = outcome.account, self._clock()
+        recent = [moment for moment in self._replaced.get(account, ()) if moment > now - _HOUR]
+        if not recent:
+            self._warned_of_client.pop(account, None)
+        self._replaced[account] = recent = [*recent[1 - _REPLACEMENTS :], now]
+        if len(recent) == _REPLACEMENTS and self._warned_of_client.get(account) != client_id:
+            self._warned_of_client[account] = client_id
+            text = f"{_REPLACEMENTS} times within an hour a valid token of client_id {client_id} had replaced ours"
+            hint = "another installation writes below this tokens.prefix: give it another one"
+            path = self._vault_path(account)
+            log.warning("vault.warning", account=account, vault_path=path, client_id=client_id, warning=text, hint=hint)
+
+    def _warn_of_deletion(self, outcome: Outcome) -> None:
+        deletion, account = outcome.early_deletion, outcome.account
+        if deletion is None:
+            self._warned_of_deletion.pop(account, None)
+        elif self._warned_of_deletion.get(account) is not deletion.is_before_expiry:
+            self._warned_of_deletion[account] = deletion.is_before_expiry
+            log.warning("vault.warning", account=account, warning=str(deletion))
+
+    def _warn_of_scope(self, outcome: Outcome) -> None:
+        account, scope = outcome.account, outcome.token.scope if outcome.scope_unusual and outcome.token else None
+        if scope is None:
+            self._warned_of_scope.pop(account, None)
+        elif self._warned_of_scope.get(account) != scope:
+            self._warned_of_scope[account] = scope
+            log.warning("token.scope_unusual", account=account, scope=scope)
+
     def _succeeded(self, outcome: Outcome) -> None:
-        token, held = outcome.token, outcome.held
-        if token is None or held is None:
+        token, tracked = outcome.token, outcome.tracked
+        if token is None or tracked is None:
             return
-        refresh_at = token.exp - timedelta(seconds=held.life.ends - held.refresh_at)
-        said = token.claims() | {"iat": int(token.iat.timestamp()), "exp": int(token.exp.timestamp())}
-        del said["typ"]  # the checks leave it no choice
+        refresh_at = token.iat + timedelta(seconds=tracked.refresh_at - tracked.validity.start)
         event = f"token.{outcome.result}"
         log.info(
             event,
@@ -49,14 +92,15 @@ class Events:
             account_id=outcome.account_id,
             host=outcome.host,
             reason=outcome.reason,
-            **said,
+            **token.fields(),
             issued_at=utc(token.iat),
             expires_at=utc(token.exp),
             refresh_at=utc(refresh_at),
             fingerprint=token.fingerprint,
             vault_path=self._vault_path(outcome.account),
             vault_version=outcome.version,
-            life_left_at_replacement=_rounded(outcome.left_at_replacement),
+            vault_request_id=outcome.vault_request_id,
+            remaining_at_refresh=_rounded(outcome.remaining_at_refresh),
             duration=_rounded(outcome.duration),
         )
 
@@ -64,9 +108,12 @@ class Events:
         error = outcome.error
         if error is None:
             return
-        log.error(
+        # an invalid account is read at each sync, for as long as nobody mends it
+        say = log.debug if following.repeated and following.state in _READ_AT_EACH_SYNC else log.error
+        say(
             "refresh.failed",
             account=outcome.account,
+            account_id=outcome.account_id,
             host=outcome.host,
             stage=error.stage,
             kind=following.kind,
@@ -75,7 +122,7 @@ class Events:
             status=error.status,
             error=str(error),
             failures=following.failures,
-            life_left=_rounded(following.life_left),
+            remaining=_rounded(following.remaining),
             next_attempt=self._wall(following.due),
             exc_info=error.__cause__ if isinstance(error, InternalError) else None,
         )
@@ -94,7 +141,7 @@ class Events:
                 log.info("account.removed", account=outcome.account)
             case State.DISABLED:
                 log.info("account.changed", account=outcome.account, state=following.state)
-            case State.FOREIGN | State.FAILING:
+            case State.UNMANAGED | State.FAILING:
                 pass  # refresh.failed said so
 
     def _wall(self, moment: float) -> str | None:

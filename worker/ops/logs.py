@@ -1,10 +1,9 @@
-"""One log line per event, on stderr, JSON or for the eye.
+"""One log line per event, on stderr, as JSON or for people.
 
-What libraries say, Python's warnings and exceptions that nobody caught go through the same formatter, and so through
-the one redactor.
+What libraries log, Python's warnings and uncaught exceptions go through the same formatter, and so through the one
+redactor. How the lines get to stderr is left to log_queue.
 """
 
-import contextlib
 import logging
 import sys
 import threading
@@ -13,19 +12,24 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from worker.core.redact import cleaned, redacted, redacted_lines
+from worker.core.redact import redact_value, redacted, redacted_lines
+from worker.ops.log_queue import LogQueue
 
-_CHATTY = ("apscheduler", "urllib3", "hvac", "waitress")
-"""Libraries that say at INFO what nobody asked for; at log.level = debug they may speak."""
+QUEUE = LogQueue()
+"""The one handler of all loggers."""
 
-_WARNS_OF_NOTHING = ("urllib3.connection", "urllib3.connectionpool")
-"""One has the headers that it cannot read in its warning: those may be our own secret, told back to us. The other
-warns of each connection that is one more than are kept.
+_NOISY_LOGGERS = ("apscheduler", "urllib3", "hvac", "waitress")
+"""Libraries that log at INFO what nobody asked for; with log.level = debug they may."""
+
+_SILENCED_LOGGERS = ("urllib3.connection", "urllib3.connectionpool")
+"""The warning of the first quotes headers that it cannot read, which may echo our own secret. The other warns of each
+connection beyond those that stay open.
 """
 
 
 def configure(level: str, style: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
-    """
+    """Set up the log. May be called again, to change it.
+
     :param style: `auto` = console on a terminal, else json.
     :param stream: None = stderr.
     """
@@ -46,11 +50,11 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
-    )
-    handler = _Handler(stream)
-    handler.setFormatter(
+    rendering: list[Any] = [structlog.processors.JSONRenderer()]
+    if console:
+        rendering = [_shorten, structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
+    QUEUE.write_to(stream)
+    QUEUE.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
@@ -58,56 +62,68 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
                 _in_order,
                 structlog.processors.format_exc_info,
                 _redact,
-                renderer,
+                *rendering,
             ],
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [QUEUE]
     root.setLevel(level.upper())
-    for name in _CHATTY:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
-    for name in _WARNS_OF_NOTHING:
+    for name in _SILENCED_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    _catch_what_goes_past_the_log(handler)
+    _log_what_python_would_print()
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say that a line could not be made, and not what was in it, as logging would."""
-        failure = logging.LogRecord(record.name, logging.ERROR, "", 0, "worker.bug", None, None)
-        failure.error = f"a log line failed: {type(sys.exception()).__name__}"
-        with contextlib.suppress(Exception):  # a stream that is gone
-            self.stream.write(self.format(failure) + self.terminator)
-            self.flush()
-
-
-def _catch_what_goes_past_the_log(handler: logging.Handler) -> None:
-    """Python would write these to stderr by itself."""
+def _log_what_python_would_print() -> None:
+    """Send warnings and uncaught exceptions through the log."""
     logging.captureWarnings(capture=True)
-    logging.lastResort = handler
+    logging.lastResort = QUEUE
 
     def uncaught(error: BaseException | None, where: object) -> None:
         if not isinstance(error, SystemExit):
-            logging.getLogger("worker").error("worker.bug", exc_info=error, extra={"where": repr(where)})
+            logging.getLogger("worker").error("worker.internal_error", exc_info=error, extra={"where": repr(where)})
 
     sys.excepthook = lambda _kind, error, _trace: uncaught(error, "main")
-    sys.unraisablehook = lambda told: uncaught(told.exc_value, told.object)
-    threading.excepthook = lambda told: uncaught(told.exc_value, told.thread and told.thread.name)
+    sys.unraisablehook = lambda failure: uncaught(failure.exc_value, failure.object)
+    threading.excepthook = lambda failure: uncaught(failure.exc_value, failure.thread and failure.thread.name)
 
 
+_ALWAYS = {"refresh.failed": ("account_id",)}
+"""Fields that are null where they have no value."""
 _FIRST = ("timestamp", "level", "event")
+_FIRST_FOR_PEOPLE = (
+    "account",
+    "error",
+    "reason",
+    "stage",
+    "kind",
+    "host",
+    "remaining",
+    "next_attempt",
+    "vault_version",
+)
+_TOKEN_DETAILS = frozenset({"account_id", "kid", "alg", "typ", "aud", "azp", "scope", "iss", "iat", "exp", "issued_at"})
 
 
 def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What everybody looks for comes first; fields without a value say nothing."""
-    return {key: event[key] for key in (*_FIRST, *event) if event.get(key) is not None}
+    """Put time, level and event first, and leave out fields without a value but for those that are always there."""
+    always = _ALWAYS.get(event.get("event", ""), ())
+    return {key: event[key] for key in (*_FIRST, *event) if event.get(key) is not None or key in always}
+
+
+def _shorten(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put what people look for first, and leave out a token's header and claims, which only the JSON form has."""
+    details = _TOKEN_DETAILS if "fingerprint" in event else ()
+    found = [key for key in (*_FIRST_FOR_PEOPLE, *event) if event.get(key) is not None and key not in details]
+    return {key: event[key] for key in found}
 
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The last line of defence: nobody should have put a secret here."""
+    """Redact every field: the last line of defence, for no secret should be here."""
     if all(isinstance(value, str | int | float) for value in event.values()):
         text = " ".join(value for value in event.values() if isinstance(value, str))
-        if redacted(text) == text:  # as nearly always: looked at together they cost a fifth
+        if redacted(text) == text:  # as nearly always; to search them together costs a fifth
             return event
-    return {key: redacted_lines(value) if key == "exception" else cleaned(value) for key, value in event.items()}
+    return {key: redacted_lines(value) if key == "exception" else redact_value(value) for key, value in event.items()}

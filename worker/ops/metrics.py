@@ -7,14 +7,26 @@ import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from worker.core.entry import Entry
+from worker.core.errors import Kind, Stage
 from worker.core.outcome import Next, Outcome, Result, State
-from worker.core.plan import Held, Reason
+from worker.core.plan import Reason, TrackedToken
+from worker.core.record import AccountRecord
+from worker.core.status import rate_record
+from worker.ops.logs import QUEUE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SHARES = tuple(each / 20 for each in range(1, 20))
@@ -28,92 +40,127 @@ class Metrics(Collector):
         self,
         *,
         version: str,
-        entries: Callable[[], list[Entry]],
+        records: Callable[[], list[AccountRecord]],
         clock: Callable[[], float],
         now: Callable[[], datetime],
-        login_ends: Callable[[], float | None],
+        vault_now: Callable[[], datetime],
+        login_ends: Callable[[], float],
         synced_at: Callable[[], float | None],
     ) -> None:
         """
-        :param entries: all accounts, as the fleet knows them.
-        :param now: what the time is by Vault's clock, which counts for the tokens; the local one may be wrong.
+        :param records: returns all accounts.
+        :param now: the time by the clock that counts for the tokens; the local one may be wrong.
+        :param synced_at: when the accounts were last compared with Vault's; until then the process's start is exported.
         """
-        self._entries = entries
+        self._records = records
         self._clock = clock
+        self._started_at = clock()
         self._now = now
+        self._vault_now = vault_now
         self._login_ends = login_ends
         self._synced_at = synced_at
         disable_created_metrics()  # type: ignore[no-untyped-call] # it is the library's
         self._registry = registry = CollectorRegistry()
-        Gauge("appjwt_build_info", "The version that runs.", ["version"], registry=registry).labels(version).set(1)
+        Gauge("appjwt_build_info", "Version of the running worker.", ["version"], registry=registry).labels(
+            version
+        ).set(1)
         self._refreshes = Counter(
-            "appjwt_refreshes", "Attempts, by what became of them and why.", ["outcome", "reason"], registry=registry
+            "appjwt_refreshes", "Refresh attempts, by outcome and reason.", ["outcome", "reason"], registry=registry
         )
         for reason in Reason:  # a series that begins with 1 has not risen, for Prometheus
             for result in (Result.REFRESHED, Result.UNCHANGED, Result.FAILED):
                 self._refreshes.labels(result, reason)
+        self._failures = Counter(
+            "appjwt_refresh_failures",
+            "Failed refresh attempts, by stage and kind.",
+            ["stage", "kind"],
+            registry=registry,
+        )
+        for stage, kind in product(Stage, Kind):
+            self._failures.labels(stage, kind)
         self._duration = Histogram(
             "appjwt_refresh_duration_seconds",
-            "From an attempt's first read to its last write.",
+            "Seconds from an attempt's first read to its last write.",
             buckets=_SECONDS,
             registry=registry,
         )
         self._lag = Histogram(
             "appjwt_schedule_lag_seconds",
-            "From the moment an account was due until its attempt began.",
+            "Seconds from an account's due time to the start of its attempt.",
             buckets=_LAGS,
             registry=registry,
         )
         self._left = Histogram(
-            "appjwt_life_left_at_replacement_ratio",
-            "Share of its life that a token still had when it was replaced; without trouble at least 0.4.",
+            "appjwt_remaining_at_refresh_ratio",
+            "Remaining share of a token's lifetime when it was replaced; at least 0.4 without failures.",
             buckets=_SHARES,
             registry=registry,
         )
         self._sentinel = Counter(
-            "appjwt_sentinel_requests", "Token requests, by host and answer.", ["host", "status"], registry=registry
+            "appjwt_sentinel_requests",
+            "Token requests to Sentinel, by host and HTTP status.",
+            ["host", "status"],
+            registry=registry,
         )
         self._sentinel_duration = Histogram(
             "appjwt_sentinel_request_duration_seconds",
-            "Token requests.",
+            "Seconds that token requests to Sentinel took, by host.",
             ["host"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._vault = Counter("appjwt_vault_requests", "Requests to Vault.", ["operation", "status"], registry=registry)
+        self._vault = Counter(
+            "appjwt_vault_requests",
+            "Requests to Vault, by operation and HTTP status.",
+            ["operation", "status"],
+            registry=registry,
+        )
         self._vault_duration = Histogram(
             "appjwt_vault_request_duration_seconds",
-            "Requests to Vault.",
+            "Seconds that requests to Vault took, by operation.",
             ["operation"],
             buckets=_SECONDS,
             registry=registry,
         )
+        self._statuses: dict[str, set[str]] = {}
+        """By Sentinel host, those that have a series."""
         self._skew = Gauge(
             "appjwt_clock_skew_seconds",
-            "How far this machine's clock is ahead of another, to about a second.",
+            "Seconds by which the local clock is ahead of another one, to about a second.",
             ["against"],
             registry=registry,
         )
         registry.register(self)
+        ProcessCollector(registry=registry)
 
     # What happens
 
     def report(self, outcome: Outcome, following: Next) -> None:
         """An attempt came to its end."""
-        self._refreshes.labels(outcome.result, outcome.reason or "").inc()
-        if outcome.result is Result.SKIPPED:
+        self._refreshes.labels(outcome.result.public, outcome.reason or "").inc()
+        if outcome.result.public == "skipped":
             return
+        if outcome.error:
+            self._failures.labels(outcome.error.stage, following.kind).inc()
         self._duration.observe(outcome.duration)
         if following.lag is not None:
             self._lag.observe(following.lag)
-        if outcome.result is Result.REFRESHED and outcome.left_at_replacement is not None and outcome.token:
-            self._left.observe(outcome.left_at_replacement / outcome.token.lifetime.total_seconds())
+        if outcome.result is Result.REFRESHED and outcome.remaining_at_refresh is not None and outcome.token:
+            self._left.observe(outcome.remaining_at_refresh / outcome.token.lifetime.total_seconds())
 
     def sentinel_asked(self, host: str, status: int | None, seconds: float, now: datetime | None) -> None:
         self._sentinel.labels(host, status or _NO_ANSWER).inc()
         self._sentinel_duration.labels(host).observe(seconds)
+        self._statuses.setdefault(host, set()).add(str(status or _NO_ANSWER))
         if now:
             self._skew.labels("sentinel").set(time.time() - now.timestamp())
+
+    def keep_hosts(self, hosts: set[str]) -> None:
+        """Remove the series of all other Sentinel hosts."""
+        for host in self._statuses.keys() - hosts:
+            for status in tuple(self._statuses.pop(host)):
+                self._sentinel.remove(host, status)
+            self._sentinel_duration.remove(host)
 
     def vault_asked(self, operation: str, status: int | None, seconds: float) -> None:
         self._vault.labels(operation, status or _NO_ANSWER).inc()
@@ -123,75 +170,105 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
-        self._skew.labels("vault").set(time.time() - self._now().timestamp())
-        entries = self._entries()
-        epoch = self._now().timestamp() - self._clock()
-        return generate_latest(self._registry) + "".join(_by_account(entries, epoch)).encode()
+        self._skew.labels("vault").set(time.time() - self._vault_now().timestamp())
+        records = self._records()
+        steady = self._clock()
+        epoch = self._now().timestamp() - steady
+        return generate_latest(self._registry) + "".join(_by_account(records, steady, epoch)).encode()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Nothing, so that no scrape is made to learn the names."""
         return ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        entries, steady = self._entries(), self._clock()
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        records, steady = self._records(), self._clock()
         now = self._now().timestamp()
         epoch = now - steady
-        yield _states(entries)
-        lives = [_life_left(each, steady) for each in entries if _wants_token(each)]
-        if lives:
+        rated = [(record, *rate_record(record, steady)) for record in records]
+        yield _states(state for _, state, _ in rated)
+        yield CounterMetricFamily(
+            "appjwt_log_lines_dropped",
+            "Log lines dropped because nobody read the log or the disk was full.",
+            QUEUE.dropped,
+        )
+        wanting = [(record.tracked, margin) for record, _, margin in rated if margin is not None]
+        if wanting:
             yield GaugeMetricFamily(
-                "appjwt_min_life_left_seconds",
-                "Life left of the token that ends first.",
-                min(left for left, _ in lives),
+                "appjwt_min_remaining_seconds",
+                "Remaining lifetime of the token that expires first.",
+                min(tracked.validity.remaining(steady) if tracked else 0.0 for tracked, _ in wanting),
             )
             yield GaugeMetricFamily(
-                "appjwt_min_life_left_ratio",
-                "Least share of its life that any token has left.",
-                min(share for _, share in lives),
+                "appjwt_min_remaining_ratio",
+                "Smallest remaining share of a token's lifetime.",
+                min(tracked.validity.remaining_fraction(steady) if tracked else 0.0 for tracked, _ in wanting),
+            )
+            yield GaugeMetricFamily(
+                "appjwt_min_margin_ratio",
+                "Smallest margin of a token: 1 at its planned refresh, 0 at its expiry.",
+                min(margin for _, margin in wanting),
             )
         ends, synced = self._login_ends(), self._synced_at()
-        if ends is not None and ends != float("inf"):
+        if ends != float("inf"):
             yield GaugeMetricFamily(
-                "appjwt_vault_login_expiry_timestamp_seconds", "When the login to Vault ends.", epoch + ends
+                "appjwt_vault_login_expiry_timestamp_seconds",
+                "Expiry of the login to Vault as Unix time; the process's start until the first login.",
+                epoch + ends,
             )
-        if synced is not None:
-            yield GaugeMetricFamily(
-                "appjwt_last_sync_timestamp_seconds",
-                "When the accounts were last compared with Vault's.",
-                epoch + synced,
-            )
+        yield GaugeMetricFamily(
+            "appjwt_last_sync_timestamp_seconds",
+            "Latest comparison with Vault's list of accounts as Unix time; the process's start until there is one.",
+            epoch + (self._started_at if synced is None else synced),
+        )
 
 
-_MOMENTS: tuple[tuple[str, str, Callable[[Held], float]], ...] = (
-    ("appjwt_token_issued_timestamp_seconds", "When the token in Vault was issued.", lambda held: held.life.begins),
-    ("appjwt_token_refresh_timestamp_seconds", "When it is planned to be replaced.", lambda held: held.refresh_at),
-    ("appjwt_token_expiry_timestamp_seconds", "When it ends.", lambda held: held.life.ends),
+_MOMENTS: tuple[tuple[str, str, Callable[[TrackedToken], float]], ...] = (
+    (
+        "appjwt_token_issued_timestamp_seconds",
+        "Issue of the stored token as Unix time.",
+        lambda tracked: tracked.validity.start,
+    ),
+    (
+        "appjwt_token_refresh_timestamp_seconds",
+        "Planned refresh of the stored token as Unix time.",
+        lambda tracked: tracked.planned_at,
+    ),
+    (
+        "appjwt_token_expiry_timestamp_seconds",
+        "Expiry of the stored token as Unix time.",
+        lambda tracked: tracked.validity.end,
+    ),
 )
 
 
-def _by_account(entries: list[Entry], epoch: float) -> Iterator[str]:
+def _by_account(records: list[AccountRecord], steady: float, epoch: float) -> Iterator[str]:
     """As text: the library takes ten times as long, and ten thousand accounts are fifty thousand lines.
 
     :param epoch: what the steady clock's zero is in Unix time.
     """
-    named = [(entry, f'{{account="{_escaped(entry.name)}"}}') for entry in entries]
-    living = [(entry.held, labels) for entry, labels in named if entry.held and _wants_token(entry)]
+    named = [(record, f'{{account="{_escaped(record.name)}"}}') for record in records]
+    living = [
+        (record.tracked, labels)
+        for record, labels in named
+        if record.tracked and rate_record(record, steady)[1] is not None
+    ]
     for name, meaning, moment in _MOMENTS:
         yield _head(name, meaning)
-        yield from (f"{name}{labels} {epoch + moment(held):.3f}\n" for held, labels in living)
+        yield from (f"{name}{labels} {epoch + moment(tracked):.3f}\n" for tracked, labels in living)
     name = "appjwt_last_success_timestamp_seconds"
-    yield _head(name, "When an attempt last went well: renewed, or found renewed by another.")
-    for entry, labels in named:
-        if entry.last_success is not None:
-            yield f"{name}{labels} {epoch + entry.last_success:.3f}\n"
+    yield _head(name, "Latest successful attempt as Unix time: refreshed, or found refreshed by another.")
+    for record, labels in named:
+        if record.last_success is not None:
+            yield f"{name}{labels} {epoch + record.last_success:.3f}\n"
     name = "appjwt_consecutive_failures"
-    yield _head(name, "Failed attempts in a row.")
-    yield from (f"{name}{labels} {entry.failures}\n" for entry, labels in named)
+    yield _head(name, "Consecutive failed attempts.")
+    yield from (f"{name}{labels} {record.failures}\n" for record, labels in named)
     name = "appjwt_account_state"
     yield _head(name, "1 for each account that is not ok.")
-    for entry, labels in named:
-        if entry.state is not State.OK:
-            yield f'{name}{labels[:-1]},state="{entry.state}"}} 1\n'
+    for record, labels in named:
+        state, _ = rate_record(record, steady)
+        if state is not State.OK:
+            yield f'{name}{labels[:-1]},state="{state}"}} 1\n'
 
 
 def _head(name: str, meaning: str) -> str:
@@ -202,21 +279,9 @@ def _escaped(label: str) -> str:
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _states(entries: list[Entry]) -> GaugeMetricFamily:
+def _states(states: Iterable[State]) -> GaugeMetricFamily:
     family = GaugeMetricFamily("appjwt_accounts", "Accounts, by state.", labels=["state"])
-    counts = Count(entry.state for entry in entries)
+    counts = Count(states)
     for state in State:
         family.add_metric([state], counts[state])
     return family
-
-
-def _wants_token(entry: Entry) -> bool:
-    """Whether readers wait for its token; one that was never seen yet is not missed."""
-    return (entry.held is not None and entry.state in (State.OK, State.FAILING, State.INVALID)) or (
-        entry.state is State.FAILING
-    )
-
-
-def _life_left(entry: Entry, now: float) -> tuple[float, float]:
-    """Seconds, and share of the whole life."""
-    return (entry.held.life.left(now), entry.held.life.share_left(now)) if entry.held else (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The status page, and the same as JSON: how every account stands, as the daemon knows it."""
+"""The status page, and the same as JSON: the state of every account, as the daemon knows it."""
 
 import base64
 import hashlib
@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import resources
-from typing import Any
 
 import jinja2
 
 from worker.core.appjwt import utc
-from worker.core.entry import Entry
 from worker.core.outcome import State
+from worker.core.record import AccountRecord
 from worker.core.redact import redacted
+from worker.core.status import AccountStatus, Severity, record_status
 
 _MOST_ROWS = 200
-_NEED_NO_TOKEN = (State.DISABLED, State.REMOVED)
-_WARN, _ALARM = 0.25, 0.10
-"""Shares of life left below which a token is shown as in danger; the alerts have the same."""
+_LONGEST_NUMBER = 10
+_DAY = 86_400.0
+_MOST_CAUSES = 3
+"""Of a host's failures."""
+_DANGER = {Severity.OK: "well", Severity.WARNING: "warn", Severity.CRITICAL: "alarm"}
+"""The style of a row."""
+_Account = tuple[AccountRecord, AccountStatus]
 
 _FILES = resources.files("worker.ops")
 _STYLE = (_FILES / "page.css").read_text(encoding="utf-8")
@@ -33,139 +37,155 @@ _TEMPLATE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One account on the page. `issued` to `ends` are places on its bar, from 0 to 100."""
+    """One account on the page; the places on its bar are from 0 to 100."""
 
     account: str
     state: State
-    left: str
+    remaining: str
     danger: str
     bar: Mapping[str, float] | None
-    planned: str
     error: str
     since: str
     failures: int
-    next_attempt: str
+    next_step: str
 
 
 class Page:
     def __init__(
         self,
         *,
-        entries: Callable[[], list[Entry]],
+        records: Callable[[], list[AccountRecord]],
         clock: Callable[[], float],
         now: Callable[[], datetime],
         synced_at: Callable[[], float | None],
         vault_trouble: Callable[[], str | None],
+        skew: Callable[[], float],
         version: str,
     ) -> None:
         """
-        :param entries: all accounts, as the fleet knows them.
-        :param now: what the time is by Vault's clock.
-        :param vault_trouble: what keeps Vault from being of use, in words; None = it is of use.
+        :param records: returns all accounts.
+        :param now: returns Vault's clock.
+        :param vault_trouble: returns why Vault cannot be used, None = it can.
+        :param skew: returns the seconds by which Sentinel's clock is ahead of Vault's.
         """
-        self._entries = entries
+        self._records = records
         self._clock = clock
         self._now = now
         self._synced_at = synced_at
         self._vault_trouble = vault_trouble
+        self._skew = skew
         self._version = version
 
     def json(self) -> bytes:
-        """As `--status --output json`, and of each account `failures` and `next_attempt` too."""
+        """Return what `--status --output json` returns, with `failures` and `next_attempt` of each account."""
         steady, now = self._clock(), self._now()
-        lines = [_line(entry, steady, now) for entry in sorted(self._entries(), key=_urgency(steady))]
-        return json.dumps({"accounts": lines}).encode()
 
-    def html(self, wanted: str = "") -> bytes:
-        """:param wanted: only the accounts that have this in their name, state, host or error."""
-        steady, entries = self._clock(), sorted(self._entries(), key=_urgency(self._clock()))
-        synced, trouble = self._synced_at(), self._vault_trouble()
-        found = [entry for entry in entries if wanted.lower() in _searched(entry)]
-        least = next((entry for entry in entries if entry.state not in _NEED_NO_TOKEN), None)
+        def at(moment: float | None) -> str | None:
+            return None if moment in (None, float("inf")) else utc(now + timedelta(seconds=moment - steady))
+
+        accounts = [
+            {**status.as_json(), "failures": record.failures, "next_attempt": at(record.due)}
+            for record, status in self._statuses()
+        ]
+        for account in accounts:
+            account["last_error"] = redacted(str(account["last_error"])) if account["last_error"] else None
+        return json.dumps({"accounts": accounts}).encode()
+
+    def html(self, parameters: Mapping[str, str]) -> bytes:
+        """
+        :param parameters: `q` = only the accounts that have this in their name, state, host or error; `from` = leave
+            out so many of them.
+        """
+        wanted, skipped = parameters.get("q", ""), parameters.get("from", "")
+        first = int(skipped) if skipped.isdecimal() and len(skipped) < _LONGEST_NUMBER else 0
+        steady, accounts = self._clock(), self._statuses()
+        synced, skew = self._synced_at(), self._skew()
+        found = [each for each in accounts if wanted.lower() in _searched(*each)]
+        rows = [_row(*each, steady) for each in found[first : first + _MOST_ROWS]]
+        dead = [record for record, status in accounts if status.margin is not None and not status.remaining]
+        least = next((each for each in accounts if each[1].margin is not None), None)
+        states = Counter(status.state for _, status in accounts)
         return _TEMPLATE.render(
             style=_STYLE,
             version=self._version,
             at=utc(self._now()),
-            least=least and _row(least, steady),
-            states=[(state, count) for state in State if (count := Counter(e.state for e in entries)[state])],
-            total=len(entries),
-            vault=redacted(trouble) if trouble else None,
+            least=least and _row(*least, steady),
+            dead=len(dead),
+            dead_since=self._time_of_day(_dead_since(dead[0])) if dead else None,
+            states=[(state, states[state]) for state in State if states[state]],
+            total=len(accounts),
+            vault=redacted(self._vault_trouble() or ""),
+            skew=f"{_words(abs(skew))} {'behind' if skew > 0 else 'ahead of'}" if skew else None,
             synced=None if synced is None else _words(steady - synced),
-            hosts=sorted(_hosts(entries)),
-            rows=[_row(entry, steady) for entry in found[:_MOST_ROWS]],
+            hosts=sorted(_hosts(accounts)),
+            rows=rows,
+            found=len(found),
+            first=first,
+            before=max(0, first - _MOST_ROWS),
+            after=first + len(rows),
             wanted=wanted,
         ).encode()
 
+    def _time_of_day(self, moment: float | None) -> str | None:
+        if moment is None:
+            return None
+        ago = self._clock() - moment
+        return f"{self._now() - timedelta(seconds=ago):{'%H:%M:%S' if ago < _DAY else '%Y-%m-%d %H:%M'}} UTC"
 
-def _urgency(now: float) -> Callable[[Entry], tuple[bool, float, str]]:
-    """Who ends first comes first; who needs no token is last."""
-    return lambda entry: (entry.state in _NEED_NO_TOKEN, entry.held.life.left(now) if entry.held else 0.0, entry.name)
-
-
-def _line(entry: Entry, steady: float, now: datetime) -> dict[str, Any]:
-    def at(moment: float | None) -> str | None:
-        return None if moment in (None, float("inf")) else utc(now + timedelta(seconds=moment - steady))
-
-    held = entry.held
-    return {
-        "account": entry.name,
-        "state": entry.state,
-        "life_left": round(held.life.left(steady), 3) if held else 0.0,
-        "issued_at": at(held.life.begins) if held else None,
-        "expires_at": at(held.life.ends) if held else None,
-        "refresh_at": at(held.refresh_at) if held else None,
-        "fingerprint": held.fingerprint if held else None,
-        "last_error": redacted(entry.last_error) if entry.last_error else None,
-        "failing_since": at(entry.failing_since),
-        "failures": entry.failures,
-        "next_attempt": at(entry.due),
-    }
+    def _statuses(self) -> list[_Account]:
+        """Return the accounts: the longest without a live token first, then by expiry, those that need none last."""
+        steady, now = self._clock(), self._now()
+        accounts = [(record, record_status(record, steady, now)) for record in self._records()]
+        return sorted(accounts, key=lambda each: each[1].urgency)
 
 
-def _row(entry: Entry, now: float) -> _Row:
-    held = entry.held
-    left = held.life.left(now) if held else 0.0
-    share = held.life.share_left(now) if held else 0.0
+def _dead_since(record: AccountRecord) -> float | None:
+    """Return since when an account without a live token has had none, on the steady clock; None = not known."""
+    return record.tracked.validity.end if record.tracked else record.failing_since
+
+
+def _row(record: AccountRecord, status: AccountStatus, now: float) -> _Row:
+    tracked, remaining = record.tracked, status.remaining
+    needs_token = status.margin is not None
     bar = None
-    if held and left:
-        life = held.life.ends - held.life.begins
+    if tracked and remaining:
+        share = (tracked.planned_at - tracked.validity.start) / (tracked.validity.end - tracked.validity.start)
         bar = {
-            "now": round(100 * (1 - share), 1),
-            "planned": round(100 * min(1.0, max(0.0, (held.refresh_at - held.life.begins) / life)), 1),
+            "over": round(100 * (1 - tracked.validity.remaining_fraction(now)), 1),
+            "planned": round(100 * min(1.0, max(0.0, share)), 1),
         }
+    next_step = ""
+    if record.failures and record.due not in (None, float("inf")):
+        next_step = f"retry {_until(record.due - now)}"
+    elif tracked and remaining and needs_token:
+        next_step = f"refresh {_until(tracked.planned_at - now)}"
     return _Row(
-        account=entry.name,
-        state=entry.state,
-        left=_words(left) if left else "no live token",
-        danger="" if entry.state in _NEED_NO_TOKEN else _danger(share),
+        account=record.name,
+        state=status.state,
+        remaining=_words(remaining) if remaining else "no live token",
+        danger=_DANGER[status.severity] if needs_token else "",
         bar=bar,
-        planned=_until(held.refresh_at - now) if held and left and entry.state not in _NEED_NO_TOKEN else "",
-        error=redacted(entry.last_error or ""),
-        since=_words(now - entry.failing_since) if entry.failing_since is not None else "",
-        failures=entry.failures,
-        next_attempt=_until(entry.due - now) if entry.due not in (None, float("inf")) else "",
+        error=redacted(status.last_error or ""),
+        since=_words(now - record.failing_since) if record.failing_since is not None else "",
+        failures=record.failures,
+        next_step=next_step,
     )
 
 
-def _danger(share: float) -> str:
-    if share < _ALARM:
-        return "alarm"
-    return "warn" if share < _WARN else "well"
-
-
-def _hosts(entries: Iterable[Entry]) -> Iterator[tuple[str, int, int, str]]:
-    """Each Sentinel host: its accounts, how many of them fail there, and the latest error in words."""
-    at: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.host and entry.state not in _NEED_NO_TOKEN:
-            at[entry.host].append(entry)
+def _hosts(accounts: Iterable[_Account]) -> Iterator[tuple[str, int, int, list[tuple[str, int]]]]:
+    """Yield each Sentinel host, its accounts, how many of them fail there, and the errors with how many have each."""
+    at: defaultdict[str, list[AccountStatus]] = defaultdict(list)
+    for record, status in accounts:
+        if record.host and status.margin is not None:
+            at[record.host].append(status)
     for host, there in at.items():
-        failing = [entry for entry in there if (entry.last_error or "").startswith(("sentinel:", "claims:"))]
-        yield host, len(there), len(failing), redacted(failing[0].last_error or "") if failing else ""
+        errors = [each.last_error for each in there if (each.last_error or "").startswith(("sentinel:", "claims:"))]
+        causes = Counter(redacted(error or "") for error in errors).most_common(_MOST_CAUSES)
+        yield host, len(there), len(errors), causes
 
 
-def _searched(entry: Entry) -> str:
-    return " ".join((entry.name, entry.state, entry.host or "", entry.last_error or "")).lower()
+def _searched(record: AccountRecord, status: AccountStatus) -> str:
+    return " ".join((record.name, status.state, record.host or "", status.last_error or "")).lower()
 
 
 def _until(seconds: float) -> str:

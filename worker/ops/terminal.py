@@ -1,9 +1,9 @@
-"""What a mode prints: a table for people or one JSON document, a bar for each token's life, and a progress bar."""
+"""The output of a mode: a table for people or one JSON document, a bar for each token's life, and a progress bar."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -11,17 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from worker.core.redact import cleaned, redacted
+from worker.core.appjwt import utc
+from worker.core.redact import redact_value, redacted
+from worker.core.status import AccountStatus, Severity
 
 _BAR = 12
-_WARN, _ALARM = 0.25, 0.10
-"""Shares of life left below which a token is in danger; page and alerts have the same."""
-_QUIET = ("disabled", "removed")
-_STATES = {"ok": "green", **dict.fromkeys(_QUIET, "dim")}
+_STATES = {"ok": "green", "disabled": "dim", "removed": "dim"}
+_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "red"}
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    return json.dumps(cleaned(document), indent=2)
+    return json.dumps(redact_value(document), indent=2)
 
 
 def as_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -33,37 +33,44 @@ def as_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def show_status(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """On a terminal: how each account stands, with colours and bars, for eyes; whether it was one."""
-    console = Console()
+def status_table(statuses: Sequence[AccountStatus]) -> str | None:
+    """Return each account's state with colours and bars. None where stdout is no terminal."""
+    console = _console()
     if not console.is_terminal:
-        return False
+        return None
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("ACCOUNT", "STATE", "", "LIFE LEFT", "REFRESH AT"):
+    table.add_column("ACCOUNT", overflow="fold")
+    for heading in ("STATE", "", "REMAINING", "REFRESH AT"):
         table.add_column(heading, no_wrap=True)
     table.add_column("LAST ERROR", overflow="fold")
-    for row in rows:
-        share = _share_left(row)
-        style = "red" if share < _ALARM else "yellow" if share < _WARN else "green"
-        since = f" (since {row['failing_since']})" if row["failing_since"] else ""
-        bar = round(share * _BAR)
+    bar = "-" if console.options.ascii_only else "━"
+    for status in statuses:
+        needs_none = status.margin is None
+        style = "dim" if needs_none else _STYLES[status.severity]
+        since = f" (since {status.failing_since})" if status.failing_since else ""
+        filled = round(_remaining_share(status) * _BAR)
         table.add_row(
-            redacted(row["account"]),
-            Text(row["state"], style=_STATES.get(row["state"], "bold red")),
-            Text.assemble(("━" * bar, style), ("━" * (_BAR - bar), "bright_black")) if share else "",
-            Text(_cell(row["life_left"]) if share else "none", style="dim" if row["state"] in _QUIET else style),
-            row["refresh_at"] or "",
-            Text(redacted(row["last_error"] or "") + since),
+            redacted(status.account),
+            Text(status.state, style=_STATES.get(status.state, "bold red")),
+            Text.assemble((bar * filled, style), (bar * (_BAR - filled), "bright_black")) if status.remaining else "",
+            Text(_cell(status.remaining) if status.remaining else "none", style=style),
+            utc(status.refresh_at) if status.refresh_at else "",
+            redacted(status.last_error or "") + since,
         )
-    console.print(table)
-    return True
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
-def _share_left(row: Mapping[str, Any]) -> float:
-    if not row["expires_at"]:
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that shows each text as it is: text from outside may look like markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def _remaining_share(status: AccountStatus) -> float:
+    if not (status.issued_at and status.expires_at):
         return 0.0
-    begins, ends = (datetime.fromisoformat(row[key]) for key in ("issued_at", "expires_at"))
-    return float(min(1.0, row["life_left"] / (ends - begins).total_seconds()))
+    return min(1.0, status.remaining / (status.expires_at - status.issued_at).total_seconds())
 
 
 def _cell(value: object) -> str:
@@ -79,10 +86,13 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def progress_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, on a terminal only, gone when it is done. What it gives is called with the number done."""
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def progress_bar(title: str, total: int | None, *, shown: bool) -> Iterator[Callable[..., object]]:
+    """Show a bar on stderr, on a terminal only, and remove it at the end. What it gives is called with the number done.
+
+    :param total: None = not known yet; it is told with a number done, as the second argument.
+    """
+    console = _console(stderr=True)
+    columns = (TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)

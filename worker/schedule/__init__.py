@@ -1,1 +1,1 @@
-"""When each account runs, and who first."""
+"""Scheduling: due times, order and limits."""

@@ -1,1 +1,1 @@
-"""Where credentials come from and tokens go."""
+"""Vault: the source of credentials, the destination of tokens."""

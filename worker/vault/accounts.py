@@ -1,145 +1,122 @@
-"""The accounts: LIST and read below the accounts prefix, on KV v1 or v2. The worker never writes there."""
+"""The accounts in Vault: found and read below the accounts prefix, on KV v1 or v2. The worker never writes there."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Final
 
 import requests
 import structlog
 
 from worker.core import account
-from worker.core.account import Account
-from worker.core.errors import AccountGoneError, InvalidAccountError
-from worker.vault.adapter import OddAnswerError, VaultError, mapping
-from worker.vault.mount import KvMount
-from worker.vault.operation import Operation
-from worker.vault.session import VaultSession
+from worker.core.account import Absence, Account, join_path
+from worker.core.errors import InvalidAccountError, Kind, RefreshError, Stage
+from worker.vault.kv import Kv, SecretVersion
 
-_DEEPEST = 8
-_MOST = 100_000
-"""Accounts. Whoever is known stays, for absence from a LIST removes nobody."""
-
-log = structlog.get_logger()
-_OVERLAP = timedelta(hours=24)
+_DEEPEST: Final = 8
+_MOST: Final = 100_000
+"""Accounts. A known one stays, for absence from a LIST removes none."""
+_TOO_DEEP: Final = RefreshError(
+    Stage.CREDENTIALS,
+    Kind.PERMANENT,
+    f"it is more than {_DEEPEST} folders deep: the accounts in it are not found",
+    remedy="move them up",
+)
+_TOO_MANY: Final = RefreshError(
+    Stage.CREDENTIALS,
+    Kind.PERMANENT,
+    f"it has more than {_MOST} accounts: only the first {_MOST} are managed",
+    remedy="give the others to another installation, with a prefix of its own",
+)
+_OVERLAP: Final = timedelta(hours=24)
 """How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
-_LOOKED_BACK = 5
+_LOOKED_BACK: Final = 5
 """Versions: other fields may have been edited since."""
 
+log = structlog.get_logger()
 
-class VaultAccounts:
-    def __init__(self, session: VaultSession, *, mount: str, prefix: str) -> None:
-        self._session = session
-        self._mount = mount
-        self._engine = KvMount(session, mount)
+
+class AccountStore:
+    def __init__(self, kv: Kv, *, prefix: str) -> None:
+        self._kv = kv
         self._prefix = prefix
-        self._refused: set[str] = set()
-        """Folders that may not be listed, as was said."""
+        self.left_out: Mapping[str, RefreshError] = {}
+        """Folders whose accounts the latest `names` lacks, and why. Each is reported once."""
 
     def names(self) -> frozenset[str]:
-        """Every account's name, at any depth; of more than 100,000 only so many, and the log says so."""
-        names = self._listed()
-        if not names:  # nothing there, or it is asked for in the way of another version
-            self._engine.forget()
-            names = self._listed()
-        return names
-
-    def _listed(self) -> frozenset[str]:
-        walk = self._walk("", depth=0)
+        """Return every account's name, at any depth; what it leaves out is in `left_out`."""
+        left_out: dict[str, RefreshError] = {}
+        walk = self._walk("", 0, left_out)
         names = frozenset(islice(walk, _MOST))
         if next(walk, None) is not None:
-            log.error("accounts.synced", error=f"there are more than {_MOST} accounts: no more of them are taken in")
+            left_out[self._prefix or "/"] = _TOO_MANY
+        for folder, error in left_out.items():
+            if folder not in self.left_out:
+                log.warning("accounts.synced", folder=folder, error=str(error))
+        self.left_out = left_out
         return names
 
-    def read(self, name: str) -> Account:
-        """The account with its credentials, for one refresh.
+    def read(self, name: str) -> Account | Absence:
+        """Return the account with its credentials, for one refresh; InvalidAccountError or VaultError."""
+        secret = self._get(name).data
+        return Absence.REMOVED if secret is None else account.parse(name, secret)
 
-        AccountGoneError, AccountDisabledError, InvalidAccountError, or VaultError.
-        """
-        return account.parse(name, self._secret(name)[0])
+    def path(self, name: str) -> str:
+        """Return the account's path with its mount, for people."""
+        return f"{self._kv.mount}/{self._below(name)}"
 
     def previous(self, current: Account) -> Account | None:
-        """The same account with the client_secret before its newest, if that was changed within a day. KV v2 only."""
-        try:
-            _, metadata = self._secret(current.name)
-            for version in range(metadata["version"] - 1, 0, -1)[:_LOOKED_BACK]:
-                changed = datetime.fromisoformat(metadata["created_time"])
-                if self._session.now() - changed > _OVERLAP:
-                    return None
-                secret, metadata = self._secret(current.name, version)
-                if secret.get("client_secret") != current.client_secret.get_secret_value():
-                    before = account.parse(current.name, {**secret, "enabled": True})  # as the newest version has it
-                    same = (before.client_id, before.account_id) == (current.client_id, current.account_id)
-                    return before if same else None
-        except (AccountGoneError, InvalidAccountError, KeyError, TypeError, ValueError):
-            pass
+        """Return the account with the client_secret before its newest if that changed within a day; KV v2 only."""
+        newer = self._get(current.name)
+        for number in range(newer.number - 1, 0, -1)[:_LOOKED_BACK]:
+            if newer.created is None or newer.now - newer.created > _OVERLAP:
+                return None
+            older = self._get(current.name, number)
+            if older.data is None:
+                return None
+            if older.data.get("client_secret") != current.client_secret.get_secret_value():
+                return self._same_account(current, older.data)
+            newer = older
         return None
 
-    def engine(self) -> str:
-        """What is at the mount, for people; VaultError if it is no KV."""
-        return f"{self._mount} is KV version {self._engine.version(Operation.LIST)}"
-
-    def mending(self, name: str, field: str) -> str:
-        """The command that mends a field of an account's secret."""
-        v2 = self._engine.version(Operation.READ_ACCOUNT) > 1
+    def fix_command(self, name: str, field: str) -> str:
+        """Return the command that sets a field of an account's secret."""
         value = "@FILE" if field == "client_secret" else "VALUE"  # a secret is not for the shell's history
+        v2 = self._kv.version() > 1
         what = f"patch {{}} {field}={value}" if v2 else "put {} client_id=VALUE client_secret=@FILE"
-        return "vault kv " + what.format(f"-mount={self._mount} {self._prefix}/{name}")
+        return "vault kv " + what.format(f"-mount={self._kv.mount} {self._below(name)}")
 
-    def _secret(self, name: str, version: int | None = None) -> tuple[Mapping[str, object], Mapping[str, Any]]:
-        """The fields of a secret, and on KV v2 its version's metadata."""
+    def _get(self, name: str, version: int | None = None) -> SecretVersion:
         account.check_name(name)
-        path = f"{self._prefix}/{name}"
-        v2 = self._engine.version(Operation.READ_ACCOUNT) > 1
-        try:
-            answer = self._session.call(
-                Operation.READ_ACCOUNT,
-                f"{self._mount}/{path}",
-                lambda client: (
-                    client.secrets.kv.v2.read_secret_version(
-                        path, version=version, mount_point=self._mount, raise_on_deleted_version=True
-                    )
-                    if v2
-                    else client.secrets.kv.v1.read_secret(path, mount_point=self._mount)
-                ),
-            )
-        except VaultError as error:
-            if error.says_nothing_is_there:
-                raise AccountGoneError(f"there is no secret at {self._mount}/{path}") from error
-            raise
-        data = mapping(answer.get("data"))
-        secret = data.get("data") if v2 else data
-        if not isinstance(secret, dict):
-            raise InvalidAccountError(f"{self._mount}/{path} holds no fields")
-        return secret, mapping(data.get("metadata")) if v2 else {}
+        return self._kv.get(self._below(name), version)
 
-    def _walk(self, folder: str, depth: int) -> Iterator[str]:
-        path = f"{self._prefix}/{folder}".rstrip("/")
-        v2 = self._engine.version(Operation.LIST) > 1
+    def _same_account(self, current: Account, older: Mapping[str, object]) -> Account | None:
         try:
-            answer = self._session.call(
-                Operation.LIST,
-                f"{self._mount}/{path}",
-                lambda client: (client.secrets.kv.v2 if v2 else client.secrets.kv.v1).list_secrets(
-                    path, mount_point=self._mount
-                ),
-            )
-        except VaultError as error:
-            if error.says_nothing_is_there:
-                return  # an empty folder
+            before = account.parse(current.name, {**older, "enabled": True})  # as the newest version has it
+        except InvalidAccountError:
+            return None
+        if isinstance(before, Absence) or before.client_id != current.client_id:
+            return None
+        return before if before.account_id == current.account_id else None
+
+    def _walk(self, folder: str, depth: int, left_out: dict[str, RefreshError]) -> Iterator[str]:
+        path = self._below(folder).rstrip("/")
+        if depth > _DEEPEST:
+            left_out[path] = _TOO_DEEP
+            return
+        try:
+            keys = self._kv.list(path)
+        except RefreshError as error:
             if error.status == requests.codes.forbidden and depth:
-                # whoever is in it and known stays, for absence from a LIST removes nobody
-                if path not in self._refused:
-                    log.warning("accounts.synced", folder=path, error=str(error))
-                self._refused.add(path)
+                # a known account in it stays, for absence from a LIST removes none
+                left_out[path] = error
                 return
             raise
-        self._refused.discard(path)
-        keys = mapping(answer.get("data")).get("keys")
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise OddAnswerError
         for key in keys:
-            if not key.endswith("/"):
+            if key.endswith("/"):
+                yield from self._walk(folder + key, depth + 1, left_out)
+            else:
                 yield folder + key
-            elif depth < _DEEPEST:
-                yield from self._walk(folder + key, depth + 1)
+
+    def _below(self, name: str) -> str:
+        return join_path(self._prefix, name)

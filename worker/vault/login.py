@@ -1,7 +1,8 @@
-"""The ways to a Vault token."""
+"""The auth methods: each logs in to Vault and returns a token."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
@@ -10,6 +11,7 @@ import hvac
 import requests
 from pydantic import SecretStr
 
+from worker.core.errors import Kind
 from worker.vault.adapter import VaultError
 
 
@@ -18,91 +20,98 @@ class Login(Protocol):
     def method(self) -> str: ...
 
     @property
-    def own(self) -> bool:
-        """Whether the token is made for us, so that it is ours to revoke."""
+    def revocable(self) -> bool:
+        """Return True if each login creates a token, which is then ours to revoke."""
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        """Log in; the `auth` of the answer: client_token, lease_duration (seconds, 0 = endless), renewable."""
+        """Log in and return `auth`: client_token, lease_duration (seconds, 0 = unlimited), renewable, num_uses.
+
+        :param client: a client without a token.
+        """
 
     @property
     def pauses(self) -> Sequence[float]:
-        """Seconds after the first refusal, the second and so on until the same login is tried again."""
+        """Return the backoff in seconds after the first refusal, the second and so on."""
 
     def has_changed(self) -> bool:
-        """Whether what it shows to Vault was replaced since it logged in, or tried to."""
+        """Return True if the login credentials changed since the last login attempt."""
 
 
-WORD: Final = re.compile(r"[\x21-\x7e]+")
-"""What can go into a header; of anything else the library would quote it."""
+HEADER_SAFE: Final = re.compile(r"[\x21-\x7e]+")
+"""What a header can carry; the HTTP library quotes any other value in its error."""
+
+_MIN_USES: Final = 20
+"""With fewer there would be a login every few requests, and each may use up a secret_id."""
 
 _PAUSES: Final = (5.0,)
 _APPROLE_PAUSES: Final = (30.0, 901.0)
-"""Vault locks a role out for 15 minutes after five refused logins within 15 minutes, and replicas share the role."""
+"""Vault locks a role for 15 minutes after five refused logins within 15 minutes, and replicas share the role."""
 
 
 class _File:
-    """One word in a file, which others replace."""
+    """A file with one word, replaced by others."""
 
     def __init__(self, path: Path, what: str) -> None:
         self._path = path
         self._what = what
-        self._read_at: int | None = None
+        self._read: tuple[int, int, int] | None = None
 
     def read(self) -> str:
-        """VaultError names the file and what is wrong with it."""
-        self._read_at = self._changed_at()
+        """Return the word; VaultError if the file cannot be used."""
+        self._read = self._stamp()
         source = f"vault.{self._what}_file {self._path}"
         try:
-            return _sound(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
+            return _single_word(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
         except OSError as error:
             raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
     def has_changed(self) -> bool:
-        return self._changed_at() not in (None, self._read_at)
+        return self._stamp() not in (None, self._read)
 
-    def _changed_at(self) -> int | None:
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Identify the file at the path; its time alone does not after `cp -p`."""
         try:
-            return self._path.stat().st_mtime_ns
+            stat = self._path.stat()
         except OSError:
             return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @dataclass(slots=True)
 class AppRoleLogin:
     method: ClassVar[str] = "approle"
-    own: ClassVar[bool] = True
+    revocable: ClassVar[bool] = True
     pauses: ClassVar[Sequence[float]] = _APPROLE_PAUSES
 
     mount: str
     role_id: str
-    secret_id_file: Path
-    """Read at each login: it may rotate."""
-    _file: _File = field(init=False, repr=False)
+    secret_id_file: Path | None
+    """Read at each login, for it may be rotated. None = the role has bind_secret_id=false."""
+    _file: _File | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._file = _File(self.secret_id_file, "secret_id")
+        self._file = _File(self.secret_id_file, "secret_id") if self.secret_id_file else None
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        secret_id = self._file.read()
-        answer = client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount)
-        return dict(answer["auth"])
+        secret_id = self._file.read() if self._file else None
+        return _auth(client.auth.approle.login(self.role_id, secret_id, use_token=False, mount_point=self.mount))
 
     def has_changed(self) -> bool:
-        return self._file.has_changed()
+        return self._file is not None and self._file.has_changed()
 
 
 @dataclass(slots=True)
 class JwtLogin:
-    """The methods kubernetes and jwt: on the wire they are the same."""
+    """The methods kubernetes and jwt, which send the same request."""
 
-    own: ClassVar[bool] = True
+    revocable: ClassVar[bool] = True
     pauses: ClassVar[Sequence[float]] = _PAUSES
 
     method: str
     mount: str
     role: str
     jwt_file: Path
-    """Read at each login: a projected service account token is replaced before it ends."""
+    """Read at each login: a projected service account token is replaced before it expires."""
     _file: _File = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +119,7 @@ class JwtLogin:
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
         jwt = self._file.read()
-        return dict(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount)["auth"])
+        return _auth(client.auth.jwt.jwt_login(self.role, jwt, use_token=False, path=self.mount))
 
     def has_changed(self) -> bool:
         return self._file.has_changed()
@@ -119,13 +128,13 @@ class JwtLogin:
 @dataclass(frozen=True, slots=True)
 class TokenLogin:
     method: ClassVar[str] = "token"
-    own: ClassVar[bool] = False
+    revocable: ClassVar[bool] = False
     pauses: ClassVar[Sequence[float]] = _PAUSES
 
     token: SecretStr
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        return _looked_up(client, _sound(self.token.get_secret_value(), "vault.token", "token"), renew=True)
+        return _lookup_self(client, _single_word(self.token.get_secret_value(), "vault.token", "token"), renew=True)
 
     def has_changed(self) -> bool:
         return False
@@ -133,10 +142,10 @@ class TokenLogin:
 
 @dataclass(slots=True)
 class TokenFileLogin:
-    """The token is somebody else's, such as an Agent's sink: never renewed, and read again on change or its end."""
+    """A token that another program maintains, such as an Agent: never renewed; read again on change or expiry."""
 
     method: ClassVar[str] = "token"
-    own: ClassVar[bool] = False
+    revocable: ClassVar[bool] = False
     pauses: ClassVar[Sequence[float]] = _PAUSES
 
     token_file: Path
@@ -146,13 +155,13 @@ class TokenFileLogin:
         self._file = _File(self.token_file, "token")
 
     def __call__(self, client: hvac.Client) -> dict[str, Any]:
-        return _looked_up(client, self._file.read(), renew=False)
+        return _lookup_self(client, self._file.read(), renew=False)
 
     def has_changed(self) -> bool:
         return self._file.has_changed()
 
 
-_HINTS: dict[tuple[str, int | None], str] = {
+_REMEDIES: dict[tuple[str, int | None], str] = {
     ("approle", 400): "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up",
     ("approle", 403): "see vault.auth_mount",
     ("kubernetes", 400): "see vault.role",
@@ -165,25 +174,51 @@ _HINTS: dict[tuple[str, int | None], str] = {
 }
 
 
-def hint(method: str, status: int | None) -> str | None:
-    """What to look at after a refused login: Vault itself says as little as it can."""
-    return "see vault.namespace" if status == requests.codes.not_found else _HINTS.get((method, status))
+def remedy_for(method: str, error: VaultError) -> str | None:
+    """Return what to check after a refused login: Vault itself gives no details."""
+    if error.is_namespace_unknown:
+        return "see vault.token or vault.token_file: the namespace after the token's last dot is unknown to this server"
+    return "see vault.namespace" if error.status == requests.codes.not_found else _REMEDIES.get((method, error.status))
 
 
-def _looked_up(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:
-    before, client.token = client.token, token
-    try:
-        data = client.auth.token.lookup_self()["data"]
-    except VaultError:
-        client.token = before  # which may live on
-        raise
-    ttl = data["ttl"] or (1 if data.get("expire_time") else 0)  # 0 is endless, or less than a second
-    return {"client_token": token, "lease_duration": ttl, "renewable": renew and data["renewable"]}
+def wants_somebody(method: str, status: int | None) -> bool:
+    """Return True for a refusal that no waiting helps; most others may be an outage in disguise."""
+    return (method, status) == ("approle", requests.codes.bad_request)
 
 
-def _sound(text: str, source: str, what: str) -> str:
-    """The one word that a token or a secret_id is, so that it can go into a header."""
+def _auth(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return `auth` of the response; VaultError if a second factor is required first."""
+    auth = dict(answer["auth"])
+    if auth.get("mfa_requirement"):
+        error = VaultError("Vault asks for a second factor (login MFA), which no program can give", kind=Kind.PERMANENT)
+        raise error.with_remedy("take vault.auth_mount, or the role's entity, out of identity/mfa/login-enforcement")
+    return auth
+
+
+def _lookup_self(client: hvac.Client, token: str, *, renew: bool) -> dict[str, Any]:
+    client.token = token
+    data = client.auth.token.lookup_self()["data"]
+    ttl = data["ttl"] or (1 if data.get("expire_time") else 0)  # 0 = unlimited, or under a second
+    return {
+        "client_token": token,
+        "lease_duration": ttl,
+        "renewable": renew and data["renewable"],
+        "num_uses": data.get("num_uses"),
+    }
+
+
+def uses_of(auth: Mapping[str, Any]) -> float:
+    """Return the number of requests a login allows, inf = unlimited; VaultError if it is too small."""
+    uses = auth.get("num_uses") or math.inf
+    if uses < _MIN_USES:
+        text = f"it may be used {uses} times, and at least {_MIN_USES} are needed"
+        error = VaultError(text, kind=Kind.PERMANENT)
+        raise error.with_remedy("set token_num_uses = 0 on its role, or make the token without -use-limit")
+    return float(uses)
+
+
+def _single_word(text: str, source: str, what: str) -> str:
     word = text.strip()
-    if not WORD.fullmatch(word):
-        raise VaultError(f"{source} {f'holds more than a {what}' if word else 'is empty'}")
+    if not HEADER_SAFE.fullmatch(word):
+        raise VaultError(f"{source} {f'must contain a single {what}' if word else 'is empty'}")
     return word

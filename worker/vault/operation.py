@@ -1,4 +1,4 @@
-"""What Vault is asked for, as the metrics name it."""
+"""Operations of Vault, as the metrics name them."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Whether Vault is of use: said once when it no longer is, and once when it is again."""
+"""Decides in one place what is wrong with Vault, logs when it begins and when it is over; every screen shows it."""
 
 import threading
 from collections.abc import Callable
@@ -6,41 +6,88 @@ from enum import Enum, auto
 
 import structlog
 
-from worker.core.errors import RefreshError
+from worker.core.errors import Kind, RefreshError, Stage
+from worker.core.outcome import Outcome, Result, State
+
+_MANY = 2
+"""Accounts that are refused while none is refreshed: one alone may be refused for itself."""
 
 log = structlog.get_logger()
 
 
 class Use(Enum):
-    """What Vault is used for. One may work while another does not: a standby without a leader still answers reads."""
+    """A use of Vault. One may work while another does not: a standby without a leader still answers reads."""
 
     LOGIN = auto()
+    LIST = auto()
     READ = auto()
     WRITE = auto()
+    REFRESH = auto()
+    """What attempts at accounts need; they fail by refusals."""
 
 
 class Outage:
     def __init__(self, address: str, clock: Callable[[], float]) -> None:
         self._address = address
         self._clock = clock
-        self._failing: set[Use] = set()
+        self._failing: dict[Use, str] = {}
+        """The latest error of each use."""
+        self._refused: set[str] = set()
+        """Accounts refused since one was last refreshed."""
         self._since = 0.0
-        self.error: str | None = None
-        """What began it, while it lasts."""
         self._lock = threading.Lock()
+
+    @property
+    def error(self) -> str | None:
+        """Return what is wrong, in words; None = Vault can be used."""
+        with self._lock:
+            return next(iter(self._failing.values()), None)
 
     def failed(self, use: Use, error: RefreshError, **more: object) -> None:
         with self._lock:
-            if not self._failing:
-                self._since, self.error = self._clock(), str(error)
-                log.error("vault.unavailable", address=self._address, error=str(error), status=error.status, **more)
-            self._failing.add(use)
+            self._begin(use, error, **more)
 
     def worked(self, use: Use) -> None:
-        """Who can write can read."""
+        """End this use's trouble; who can write can read."""
         with self._lock:
-            over = self._failing & ({Use.READ, Use.WRITE} if use is Use.WRITE else {use})
-            self._failing -= over
-            if over and not self._failing:
-                self.error = None
-                log.info("vault.recovered", duration=round(self._clock() - self._since, 3))
+            self._end(Use.READ, Use.WRITE) if use is Use.WRITE else self._end(use)
+
+    def listed(self, error: RefreshError | None) -> None:
+        """Record a comparison with Vault's list: whatever fails it, a refusal too, stops all that it is for."""
+        if error:
+            self.failed(Use.LIST, error)
+        else:
+            self.worked(Use.LIST)
+
+    def attempted(self, outcome: Outcome, accounts: int) -> None:
+        """Record an attempt. What Vault refuses to a few accounts while none is refreshed, it refuses to all.
+
+        :param accounts: the number of all accounts.
+        """
+        error = outcome.error
+        with self._lock:
+            if error is None:
+                self._refused.discard(outcome.account)
+                if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
+                    self._refused.clear()
+            elif _is_refusal(error) and outcome.state is State.FAILING:
+                self._refused.add(outcome.account)
+                if len(self._refused) >= min(_MANY, accounts):
+                    self._begin(Use.REFRESH, error)
+            if not self._refused:
+                self._end(Use.REFRESH)
+
+    def _begin(self, use: Use, error: RefreshError, **more: object) -> None:
+        if not self._failing:
+            self._since = self._clock()
+            log.error("vault.unavailable", address=self._address, error=str(error), status=error.status, **more)
+        self._failing[use] = str(error)
+
+    def _end(self, *uses: Use) -> None:
+        over = [self._failing.pop(use) for use in uses if use in self._failing]
+        if over and not self._failing:
+            log.info("vault.recovered", address=self._address, duration=round(self._clock() - self._since, 3))
+
+
+def _is_refusal(error: RefreshError) -> bool:
+    return error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.PERMANENT

@@ -1,11 +1,10 @@
-"""Which rights the worker needs in Vault, and which of them its login has."""
+"""The rights that the worker needs in Vault, and those that its login has."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-from worker.vault.mount import KvMount
-from worker.vault.operation import Operation
+from worker.core.account import join_path
+from worker.vault.kv import Kv
 from worker.vault.session import VaultSession
 
 _ROOT = "root"
@@ -32,45 +31,43 @@ class Granted:
 
 class VaultRights:
     def __init__(
-        self, session: VaultSession, *, accounts_mount: str, accounts_prefix: str, tokens_mount: str, tokens_prefix: str
+        self, session: VaultSession, *, accounts: Kv, accounts_prefix: str, tokens: Kv, tokens_prefix: str
     ) -> None:
         self._session = session
-        self._accounts = accounts_mount, accounts_prefix
-        self._tokens = tokens_mount, tokens_prefix
+        self._accounts = accounts, accounts_prefix
+        self._tokens = tokens.mount, tokens_prefix
 
     def granted(self) -> list[Granted]:
-        """What the login may do at each path that matters; VaultError."""
+        """Return what the login may do at each path that matters; VaultError."""
         rights = self._needed()
         # a policy's * stands for any name: ask for one that nobody has
         paths = {right: right.path.replace("/*", "/" if right.capabilities == ("list",) else "/a") for right in rights}
-        answer = self._session.call(
-            Operation.READ_ACCOUNT,
-            "sys/capabilities-self",
-            lambda client: client.sys.get_capabilities(paths=list(paths.values())),
-        )
-        return [_compared(right, answer.get(path) or []) for right, path in paths.items()]
+        found = self._session.capabilities(*paths.values())
+        return [_compared(right, found[path]) for right, path in paths.items()]
 
     def _needed(self) -> list[Right]:
-        (mount, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
+        (kv, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
+        mount = kv.mount
+        below, tokens_below = join_path(prefix, "*"), join_path(tokens_prefix, "*")
         accounts = (
-            [Right(f"{mount}/metadata/{prefix}/*", ("list",)), Right(f"{mount}/data/{prefix}/*", ("read",))]
-            if KvMount(self._session, mount).version(Operation.LIST) > 1
-            else [Right(f"{mount}/{prefix}/*", ("list", "read"))]
+            [Right(f"{mount}/metadata/{below}", ("list",)), Right(f"{mount}/data/{below}", ("read",))]
+            if kv.version() > 1
+            else [Right(f"{mount}/{below}", ("list", "read"))]
         )
         rights = [
             *accounts,
-            Right(f"{tokens_mount}/data/{tokens_prefix}/*", ("create", "read", "update")),
-            Right(f"{tokens_mount}/metadata/{tokens_prefix}/*", ("create", "read", "update", "patch")),
+            Right(f"{tokens_mount}/data/{tokens_below}", ("create", "read", "update")),
+            Right(f"{tokens_mount}/metadata/{tokens_below}", ("create", "read", "patch")),
             Right("auth/token/lookup-self", ("read",)),
         ]
-        if self._session.login.renews:
+        if self._session.login.renewable:
             rights.append(Right("auth/token/renew-self", ("update",)))
-        if self._session.login.revokes:
+        if self._session.login.revocable:
             rights.append(Right("auth/token/revoke-self", ("update",)))
         return rights
 
 
-def _compared(right: Right, granted: Sequence[Any]) -> Granted:
+def _compared(right: Right, granted: Collection[str]) -> Granted:
     if _ROOT in granted:
         return Granted(right, (), ("do anything: it is root",))
     excess = [each for each in granted if each not in (*right.capabilities, "deny")]

@@ -1,31 +1,73 @@
-"""The one way to Vault: a login that is kept alive, every exchange bounded, every error translated once.
+"""The one way to Vault: a managed login, every exchange bounded, every error translated once.
 
 What the secrets mean is left to accounts.py and tokens.py.
 """
 
 import contextlib
+import math
+import re
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import hvac
 import requests
+import structlog
 
 from worker import net
-from worker.core.errors import Kind, Stage
-from worker.vault.adapter import VaultAdapter, VaultError
-from worker.vault.live_login import LiveLogin
+from worker.core.account import join_path
+from worker.core.errors import Kind, Stage, ThrottledError
+from worker.core.redact import redacted
+from worker.vault.adapter import VaultAdapter, VaultError, mapping
+from worker.vault.gate import Gate
 from worker.vault.login import Login
+from worker.vault.managed_login import ManagedLogin
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
 
 _HEALTH: dict[int | None, tuple[str, str]] = {
+    472: ("it is a secondary for disaster recovery", "set vault.address to the primary cluster"),
+    473: ("it is a performance standby", "set vault.address to the active node"),
+    474: ("it is a standby cut off from the active node", "see the network between Vault's nodes"),
     501: ("it is not initialised", "vault operator init"),
     503: ("it is sealed", "vault operator unseal"),
+    530: ("it was removed from its cluster", "take it out of what vault.address leads to, or let it join again"),
 }
+_NAMESPACE_IGNORED: Final = (
+    "vault.namespace is ignored: Vault's Community edition has no namespaces, and every path is one of the root's"
+)
 
 _WRITES = frozenset({Operation.WRITE_TOKEN, Operation.WRITE_METADATA})
+_WRITE_CAPABILITIES = {"patch": {"patch"}}
+"""By method; of others, those for a secret that may be there or not."""
+_PARAMETERS = "the policy grants {} here: see its allowed_parameters, denied_parameters and required_parameters"
+
+_FIGURE = re.compile(r"\b\d[\w.]*")
+"""A number or a duration such as 1h2m3s."""
+_MOST_WARNINGS: Final = 100
+"""Different ones that are reported: one could quote something else at each request."""
+
+log = structlog.get_logger()
+
+_CLOCK_TOLERANCE: Final = 2.0
+"""Seconds: Date has whole ones, and servers behind one address differ a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ClockSample:
+    """Vault's clock, by the Date of an answer."""
+
+    date: datetime
+    at: float
+    """The steady moment of the answer."""
+    wall: float
+    """This machine's wall clock then."""
+    took: float
+    """Seconds from the request to the answer: the Date is uncertain by so much."""
 
 
 class VaultSession:
@@ -39,82 +81,144 @@ class VaultSession:
         timeout: timedelta,
         clock: Callable[[], float],
     ) -> None:
+        self.address: Final = address
+        self.namespace: Final = (namespace or "").strip("/")
         self._clock = clock
-        self._outage = Outage(address, clock)
-        self._clock_sample: tuple[datetime, float] | None = None
+        self.outage: Final = Outage(address, clock)
+        self._clock_sample: _ClockSample | None = None
+        self.on_clock_jump: Callable[[float, bool], object] = lambda *_: None
+        """Called with the seconds by which Vault's clock is off its forecast, and whether the process stood still."""
         self.on_request: Callable[[str, int | None, float], object] = lambda *_: None
         """Called with the operation, the answer's status (None = none came) and the seconds it took."""
+        self.least_remaining: Callable[[], float] = lambda: math.inf
+        """Returns the seconds until the first token of an account at work expires."""
+        self._gates: dict[str, Gate] = {}
+        """By mount."""
         self._latest = threading.local()
-        # token="": with None hvac would look into the environment and into the home directory
-        self._client = hvac.Client(
+        self._warnings: set[str] = set()
+        """Vault's own that were reported, without their figures."""
+        self._latest_health: Mapping[str, Any] = {}
+        new_client = partial(
+            hvac.Client,
             url=address,
-            token="",
+            token="",  # with None hvac would look into the environment and into the home directory
             session=http,
             namespace=namespace,
             timeout=timeout.total_seconds(),
             adapter=VaultAdapter,
             on_answer=self._answered,
+            on_warnings=self._warned,
         )
-        self.login = LiveLogin(login, self._client, outage=self._outage, counted=self._counted, clock=clock)
+        self._client = new_client()
+        """Without a login."""
+        self.login = ManagedLogin(
+            login,
+            new_client,
+            outage=self.outage,
+            counted=self._counted,
+            clock=clock,
+            on_first_login=self._check_namespace,
+        )
 
-    def call(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
-        """Make one request to Vault, logged in; VaultError names the login, or operation and path.
+    def call(
+        self, operation: Operation, mount: str, path: str, request: Callable[[hvac.Client], Any]
+    ) -> dict[str, Any]:
+        """Make one request to a mount, logged in and at the mount's pace; a path of the mount is for people.
 
-        A login that has ended is noticed and made anew, once.
+        VaultError names the login, or operation and path. ThrottledError where the pace lets no write through.
         """
+        gate = self._gates.get(mount) or self._gates.setdefault(mount, self._new_gate(mount))
+        return gate.call(operation, lambda: self._send(operation, join_path(mount, path), request))
+
+    def _new_gate(self, mount: str) -> Gate:
+        return Gate(mount, clock=self._clock, least_remaining=lambda: self.least_remaining())  # noqa: PLW0108 - set later
+
+    def _send(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
         use = Use.WRITE if operation in _WRITES else Use.READ
         try:
-            self.login.keep_alive()
-            token = self._client.token
-            try:
-                answer = self._named(operation, path, request)
-            except VaultError as error:
-                if error.status != requests.codes.forbidden or not self.login.has_ended(token):
-                    raise
-                self.login.keep_alive()
-                answer = self._named(operation, path, request)
+            answer = self.login.call(lambda client: self._named(operation, path, lambda: request(client)))
         except VaultError as error:
             if error.kind is Kind.TRANSIENT:
-                self._outage.failed(use, error)
+                self.outage.failed(use, error)
             else:  # it works, and says no
-                self._outage.worked(use)
+                self.outage.worked(use)
+            if use is Use.WRITE and error.status == requests.codes.forbidden and error.request:
+                raise self._explained(error, *error.request) from error
             raise
-        self._outage.worked(use)
+        self.outage.worked(use)
         return answer if isinstance(answer, dict) else {}
 
-    def _named(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> Any:
+    def capabilities(self, *paths: str) -> Mapping[str, Collection[str]]:
+        """Return what the login may do at each of these paths; VaultError."""
+        answer = self.call(
+            Operation.READ_ACCOUNT,
+            "sys",
+            "capabilities-self",
+            lambda client: client.sys.get_capabilities(paths=list(paths)),
+        )
+        return {path: answer.get(path) or () for path in paths}
+
+    def _explained(self, error: VaultError, method: str, path: str) -> VaultError:
+        """Return the refusal of a write; where its capabilities are granted, with what else may forbid it."""
+        needed = _WRITE_CAPABILITIES.get(method, {"create", "update"})
+        with contextlib.suppress(VaultError):
+            if needed <= {*self.capabilities(path)[path]}:
+                return error.with_remedy(_PARAMETERS.format(" and ".join(sorted(needed))))
+        return error
+
+    def _named(self, operation: Operation, path: str, request: Callable[[], Any]) -> Any:
         stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
         try:
             with self._counted(operation):
-                return request(self._client)
+                return request()
         except VaultError as error:
-            raise error.saying(f"{operation} {path}: {error}", stage=stage) from error
+            if error.is_throttled:
+                raise ThrottledError(stage, f"{operation} {path}: {error}", error.retry_after) from error
+            raise error.with_prefix(f"{operation} {path}", stage=stage) from error
 
     @property
-    def trouble(self) -> str | None:
-        """What keeps Vault from being of use, in words."""
-        return self._outage.error
+    def throttled_until(self) -> float:
+        """Return the steady moment until which a rate limit delays requests, as far as is known."""
+        return max((gate.closed_until for gate in list(self._gates.values())), default=-math.inf)
+
+    def close(self) -> None:
+        """Revoke the login if it is ours, and report what is over with it."""
+        for gate in list(self._gates.values()):
+            gate.close()
+        self.login.close()
 
     def health(self) -> str:
         """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
         try:
             # it is the server's own: no namespace has one
-            told = self._client.adapter.outside().get(
+            answer = self._client.adapter.without_namespace().get(
                 "/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"}
             )
         except VaultError as error:
-            what, remedy = _HEALTH.get(error.status, (None, None))
-            said = error.with_hint(what)
-            said.remedy = remedy
-            raise said from error
-        return f"version {told.get('version')}, {'standby' if told.get('standby') else 'active'}"
+            # a gateway has a 503 or 530 of its own
+            known = _HEALTH.get(error.status) if "initialized" in mapping(error.body) else None
+            raise error.with_remedy(*(known or (None, None))) from error
+        self._latest_health = mapping(answer)
+        return f"version {answer.get('version')}, {'standby' if answer.get('standby') else 'active'}"
+
+    def namespace_fault(self) -> str | None:
+        """Return what is wrong with the namespace, by the latest health; None = nothing is."""
+        is_ignored = self.namespace and self._latest_health.get("enterprise") is False  # OpenBao has no such field
+        return _NAMESPACE_IGNORED if is_ignored else None
+
+    def _check_namespace(self) -> None:
+        if self.namespace:
+            with contextlib.suppress(VaultError):
+                self.health()
+        if fault := self.namespace_fault():
+            log.warning("vault.warning", warning=fault)
 
     def now(self) -> datetime:
         """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
         if self._clock_sample is None:
             return datetime.now(UTC)
-        date, at = self._clock_sample
-        return date + timedelta(seconds=self._clock() - at)
+        sample = self._clock_sample
+        return sample.date + timedelta(seconds=self._clock() - sample.at)
 
     @contextlib.contextmanager
     def _counted(self, operation: Operation) -> Iterator[None]:
@@ -124,8 +228,26 @@ class VaultSession:
         finally:
             self.on_request(operation, self._latest.status, self._clock() - began)
 
+    def _warned(self, path: str, warnings: Iterable[str], secrets: Iterable[str]) -> None:
+        """Report Vault's own warnings, each once however its figures differ."""
+        for warning in warnings:
+            kind = _FIGURE.sub("0", warning)
+            if kind not in self._warnings and len(self._warnings) < _MOST_WARNINGS:
+                self._warnings.add(kind)
+                log.warning("vault.warning", path=path, warning=redacted(warning, *secrets))
+
     def _answered(self, response: requests.Response) -> None:
         self._latest.status = response.status_code
-        date = net.server_time(response)
-        if date:
-            self._clock_sample = (date, self._clock())
+        date, at = net.server_time(response), self._clock()
+        if date is None:
+            return
+        took = response.elapsed.total_seconds()
+        before, sample = self._clock_sample, _ClockSample(date, at, time.time(), took)
+        self._clock_sample = sample
+        if before:
+            passed = at - before.at
+            jump = (date - before.date).total_seconds() - passed
+            tolerance = _CLOCK_TOLERANCE + max(took, before.took)
+            if abs(jump) > tolerance:
+                wall_jump = sample.wall - before.wall - passed
+                self.on_clock_jump(jump, jump > 0 and abs(wall_jump - jump) <= tolerance)

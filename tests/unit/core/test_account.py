@@ -8,31 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret, make_account
-from worker.core.account import Account, check_name, is_name, parse
-from worker.core.errors import AccountDisabledError, InvalidAccountError, Kind, Stage
+from tests.builders import ABSENT, ACCOUNT, CLIENT_ID, account_secret, make_account, parse_account, usable
+from worker.core import account
+from worker.core.account import API_VERSIONS, Absence, Account, check_name, is_name
+from worker.core.errors import InvalidAccountError, Kind, Stage
+from worker.liveperson.sentinel import _REQUESTS
 
 
 def fault(**fields: object) -> str:
     with pytest.raises(InvalidAccountError) as caught:
-        parse(ACCOUNT, account_secret(**fields))
-    assert (caught.value.stage, caught.value.kind) == (Stage.CREDENTIALS, Kind.LASTING)
+        parse_account(ACCOUNT, account_secret(**fields))
+    assert (caught.value.stage, caught.value.kind) == (Stage.CREDENTIALS, Kind.PERMANENT)
     return str(caught.value)
 
 
 def test_client_id_and_client_secret_are_all_that_an_account_needs() -> None:
     secret = account_secret()
-    account = parse("le81823118/connector-a", secret)
-    assert account.client_secret.get_secret_value() == secret["client_secret"]
-    assert account == Account("le81823118/connector-a", ACCOUNT, CLIENT_ID, account.client_secret)
+    found = parse_account("le81823118/connector-a", secret)
+    assert found.client_secret.get_secret_value() == secret["client_secret"]
+    assert found == Account("le81823118/connector-a", ACCOUNT, CLIENT_ID, found.client_secret)
 
 
 def test_all_that_an_account_may_say_is_taken_over() -> None:
     secret = account_secret(
         account_id="12345678", sentinel_domain="lo.sentinel.liveperson.net", scope="msg.consumer", api_version="1.0"
     )
-    account = parse("any-name", secret)
-    assert (account.account_id, account.sentinel_domain, account.scope, account.api_version) == (
+    found = parse_account("any-name", secret)
+    assert (found.account_id, found.sentinel_domain, found.scope, found.api_version) == (
         "12345678",
         "lo.sentinel.liveperson.net",
         "msg.consumer",
@@ -42,27 +44,26 @@ def test_all_that_an_account_may_say_is_taken_over() -> None:
 
 def test_fields_that_are_not_ours_are_left_alone_and_their_names_known() -> None:
     everything = dict.fromkeys(("account_id", "sentinel_domain", "api_version", "scope")) | {"enabled": True}
-    assert parse(ACCOUNT, account_secret(**everything)).unread == ()
+    assert parse_account(ACCOUNT, account_secret(**everything)).unread == ()
     # as the names of accounts and of what is remembered of them: no fields of theirs
     odd = {"owner": "team x", "note": ["any", 1], "enable": False, "name": "x", "unread": "y"}
-    assert parse(ACCOUNT, account_secret(**odd)).unread == ("enable", "name", "note", "owner", "unread")
+    assert parse_account(ACCOUNT, account_secret(**odd)).unread == ("enable", "name", "note", "owner", "unread")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_an_empty_field_is_an_absent_one(nothing: object) -> None:
-    account = parse(ACCOUNT, account_secret(account_id=nothing, sentinel_domain=nothing, scope=nothing))
-    assert (account.account_id, account.sentinel_domain, account.scope) == (ACCOUNT, None, None)
+    found = parse_account(ACCOUNT, account_secret(account_id=nothing, sentinel_domain=nothing, scope=nothing))
+    assert (found.account_id, found.sentinel_domain, found.scope) == (ACCOUNT, None, None)
 
 
 @pytest.mark.parametrize("no", [False, "false"])
 def test_an_account_can_be_kept_out_without_its_credentials_being_looked_at(no: object) -> None:
-    with pytest.raises(AccountDisabledError):
-        parse(ACCOUNT, {"enabled": no})
+    assert account.parse(ACCOUNT, {"enabled": no}) is Absence.DISABLED
 
 
 @pytest.mark.parametrize("yes", [True, "true", ABSENT])
 def test_an_account_is_in_unless_it_says_otherwise(yes: object) -> None:
-    assert parse(ACCOUNT, account_secret(enabled=yes)).name == ACCOUNT
+    assert parse_account(ACCOUNT, account_secret(enabled=yes)).name == ACCOUNT
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,11 @@ def test_a_fault_is_told_with_the_field_and_what_is_right(fields: dict[str, obje
 
 
 def test_a_value_may_have_1024_characters() -> None:
-    assert parse(ACCOUNT, account_secret(client_id="x" * 1024)).client_id == "x" * 1024
+    assert parse_account(ACCOUNT, account_secret(client_id="x" * 1024)).client_id == "x" * 1024
+
+
+def test_every_api_version_that_an_account_may_name_is_one_that_the_client_can_ask_for() -> None:
+    assert set(_REQUESTS) == set(API_VERSIONS)
 
 
 def test_an_unknown_api_version_is_told_with_those_there_are() -> None:
@@ -109,8 +114,8 @@ def test_an_unknown_api_version_is_told_with_those_there_are() -> None:
 
 
 def test_an_accounts_secret_is_never_seen_in_its_repr() -> None:
-    account = parse(ACCOUNT, secret := account_secret())
-    assert str(secret["client_secret"]) not in repr(account) + str(account)
+    found = parse_account(ACCOUNT, secret := account_secret())
+    assert str(secret["client_secret"]) not in repr(found) + str(found)
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(max_size=3), max_size=2)
@@ -120,13 +125,11 @@ fields = st.sampled_from(["client_id", "client_secret", "account_id", "enabled",
 @given(st.dictionaries(fields, values))
 def test_whatever_a_secret_holds_it_is_an_account_or_a_fault_that_names_a_field(secret: dict[str, object]) -> None:
     try:
-        account = parse(ACCOUNT, secret)
-    except AccountDisabledError:
-        return
+        found = account.parse(ACCOUNT, secret)
     except InvalidAccountError as error:
         field, _, _ = str(error).partition(":")
     else:
-        assert account.client_id == secret["client_id"]
+        assert found is Absence.DISABLED or usable(found).client_id == secret["client_id"]
         return
     assert field in {*secret, "client_id", "client_secret"}
 

@@ -3,34 +3,28 @@
 from datetime import timedelta
 
 from worker.core.errors import (
-    AccountDisabledError,
-    AccountGoneError,
     CasMismatchError,
-    ForeignSecretError,
     InternalError,
     InvalidAccountError,
     Kind,
     RefreshError,
     Stage,
+    UnmanagedSecretError,
 )
 
 
 def test_each_failure_says_at_which_stage_it_came_and_whether_it_lasts() -> None:
     errors: list[RefreshError] = [
         InvalidAccountError("client_id: missing"),
-        AccountDisabledError(),
-        AccountGoneError("no secret there"),
-        ForeignSecretError("not ours"),
+        UnmanagedSecretError("not ours"),
         CasMismatchError("written since"),
         InternalError(KeyError("x")),
     ]
     assert [(error.stage, error.kind, str(error)) for error in errors] == [
-        (Stage.CREDENTIALS, Kind.LASTING, "client_id: missing"),
-        (Stage.CREDENTIALS, Kind.LASTING, "the account is disabled"),
-        (Stage.CREDENTIALS, Kind.LASTING, "no secret there"),
-        (Stage.VAULT, Kind.LASTING, "not ours"),
+        (Stage.CREDENTIALS, Kind.PERMANENT, "client_id: missing"),
+        (Stage.VAULT, Kind.PERMANENT, "not ours"),
         (Stage.VAULT, Kind.TRANSIENT, "written since"),
-        (Stage.VAULT, Kind.TRANSIENT, "internal error: KeyError"),
+        (Stage.INTERNAL, Kind.TRANSIENT, "internal error: KeyError"),
     ]
 
 
@@ -41,17 +35,14 @@ def test_what_the_other_side_said_is_kept_and_what_to_do_is_not_known_yet() -> N
     assert (error.remedy, error.host) == (None, None)
 
 
-def test_an_account_is_gone_where_its_own_read_answered_404() -> None:
-    assert AccountGoneError("no secret there").status == 404
-
-
-def test_how_a_foreign_secret_is_handed_over_is_told_in_words_and_as_the_remedy() -> None:
-    error = ForeignSecretError("not ours", "vault kv metadata patch x")
+def test_how_a_unmanaged_secret_is_handed_over_is_told_in_words_and_as_the_remedy() -> None:
+    error = UnmanagedSecretError("not ours", "vault kv metadata patch x")
     assert (str(error), error.remedy) == (
         "not ours; to hand it over: vault kv metadata patch x",
         "vault kv metadata patch x",
     )
-    assert ForeignSecretError("not ours").remedy is None
+    assert error.detail == "not ours", "what has a column for the remedy shows it once"
+    assert UnmanagedSecretError("not ours").remedy is None
 
 
 def test_of_a_bug_only_its_type_is_told_for_its_words_may_hold_a_secret() -> None:

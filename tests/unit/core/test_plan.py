@@ -12,13 +12,13 @@ from tests.builders import ACCOUNT, CLIENT_ID, HOUR, ISSUED, app_jwt, make_token
 from worker.core import plan
 from worker.core.appjwt import Expected
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.core.plan import RETRY_PAUSES, Held, Life, Reason, Standing, Timing
+from worker.core.plan import RETRY_PAUSES, Assessment, Reason, RefreshPolicy, TrackedToken, Validity
 
 EXPECTED = Expected(ACCOUNT, CLIENT_ID)
-DEFAULT = Timing(0.5, 0.05, replica="one")
+DEFAULT = RefreshPolicy(0.5, 0.05, replica="one")
 FAIR = 1e-6
 """Seconds by which floats and timedeltas may round."""
-HELD = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
+TRACKED = plan.schedule_token(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, policy=DEFAULT)
 """A token that was written at 0 s and ends at 3600 s."""
 
 moments = st.floats(0, 1e9)
@@ -26,17 +26,21 @@ lives = st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds))
 ages = st.floats(0, 0.999)
 names = st.text("abc/0", min_size=1, max_size=10)
 timings = st.builds(
-    lambda at, spread, replica: Timing(at, min(spread, at - 0.05, 0.95 - at), replica),  # as the settings demand
+    lambda at, jitter, replica: RefreshPolicy(at, min(jitter, at - 0.05, 0.95 - at), replica),  # as the settings demand
     st.floats(0.1, 0.9),
     st.floats(0, 0.2),
     st.sampled_from(["one", "two"]),
 )
 
 
-def judged(
-    raw: str | None, server_now: datetime, at: float = 0.0, held: Held | None = None, timing: Timing = DEFAULT
-) -> Standing:
-    return plan.judge(ACCOUNT, raw, EXPECTED, server_now=server_now, at=at, timing=timing, held=held)
+def assess(
+    raw: str | None,
+    server_now: datetime,
+    at: float = 0.0,
+    tracked: TrackedToken | None = None,
+    policy: RefreshPolicy = DEFAULT,
+) -> Assessment:
+    return plan.assess_stored(ACCOUNT, raw, EXPECTED, server_now=server_now, at=at, policy=policy, tracked=tracked)
 
 
 # A life on the steady clock
@@ -46,21 +50,21 @@ def judged(
 def test_a_life_is_counted_from_the_servers_clock_and_lasts_as_long_as_the_token(
     length: timedelta, at: float, age: float
 ) -> None:
-    life = Life.of(app_jwt(life=length), ISSUED + length * age, at)
-    assert life.begins <= at + FAIR
-    assert life.ends - life.begins == pytest.approx(length.total_seconds(), abs=FAIR)
-    assert life.left(at) == pytest.approx(length.total_seconds() * (1 - age), abs=1e-5)
-    assert life.share_left(at) == pytest.approx(1 - age, abs=1e-5)
+    life = Validity.of(app_jwt(life=length), ISSUED + length * age, at)
+    assert life.start <= at + FAIR
+    assert life.end - life.start == pytest.approx(length.total_seconds(), abs=FAIR)
+    assert life.remaining(at) == pytest.approx(length.total_seconds() * (1 - age), abs=1e-5)
+    assert life.remaining_fraction(at) == pytest.approx(1 - age, abs=1e-5)
 
 
 def test_without_a_servers_clock_a_token_is_as_new_as_can_be() -> None:
-    assert Life.of(app_jwt(), None, 50.0) == Life(50.0, 3650.0)
+    assert Validity.of(app_jwt(), None, 50.0) == Validity(50.0, 3650.0)
 
 
 def test_of_a_life_that_is_over_nothing_is_left() -> None:
-    life = Life(0.0, 3600.0)
-    assert [life.left(now) for now in (3599.0, 3600.0, 9999.0)] == [1.0, 0.0, 0.0]
-    assert life.share_left(9999.0) == 0.0
+    life = Validity(0.0, 3600.0)
+    assert [life.remaining(now) for now in (3599.0, 3600.0, 9999.0)] == [1.0, 0.0, 0.0]
+    assert life.remaining_fraction(9999.0) == 0.0
 
 
 # When a token is replaced
@@ -68,82 +72,84 @@ def test_of_a_life_that_is_over_nothing_is_left() -> None:
 
 @given(timings, names, lives, moments, ages)
 def test_a_token_is_due_inside_its_life_and_well_before_its_end(
-    timing: Timing, name: str, length: timedelta, at: float, age: float
+    policy: RefreshPolicy, name: str, length: timedelta, at: float, age: float
 ) -> None:
-    """FIELD trap 1: everything is a share of the life, so that a short one makes no hot loop."""
-    life = Life.of(app_jwt(life=length), ISSUED + length * age, at)
-    due = timing.refresh_at(name, life)
-    seconds = life.ends - life.begins
-    assert life.begins + seconds * 0.05 - FAIR <= due <= life.ends - seconds * 0.05 + FAIR
-    assert life.begins < due < life.ends
-    assert (due - life.begins) / seconds == pytest.approx(timing.at, abs=timing.spread + FAIR)
+    """Everything is a share of the lifetime, so that a short one makes no hot loop."""
+    life = Validity.of(app_jwt(life=length), ISSUED + length * age, at)
+    due = policy.refresh_at(name, life)
+    seconds = life.end - life.start
+    assert life.start + seconds * 0.05 - FAIR <= due <= life.end - seconds * 0.05 + FAIR
+    assert life.start < due < life.end
+    assert (due - life.start) / seconds == pytest.approx(policy.fraction, abs=policy.jitter + FAIR)
 
 
 def test_accounts_and_replicas_are_due_at_moments_evenly_spread() -> None:
-    life = Life(0.0, 3600.0)
+    life = Validity(0.0, 3600.0)
     for replica in ("one", "two"):
-        timing = Timing(0.5, 0.05, replica)
-        due = [timing.refresh_at(f"account-{i}", life) for i in range(10_000)]
+        policy = RefreshPolicy(0.5, 0.05, replica)
+        due = [policy.refresh_at(f"account-{i}", life) for i in range(10_000)]
         assert 1620 <= min(due) < 1621
         assert 1979 < max(due) <= 1980
         minutes = Counter(int((moment - 1620) // 60) for moment in due)
         assert all(1500 < minutes[minute] < 1833 for minute in range(6))
-    one, two = (Timing(0.5, 0.05, replica).refresh_at(ACCOUNT, life) for replica in ("one", "two"))
+    one, two = (RefreshPolicy(0.5, 0.05, replica).refresh_at(ACCOUNT, life) for replica in ("one", "two"))
     assert one != two
 
 
-def test_without_a_spread_all_are_due_at_the_same_share() -> None:
-    timing = Timing(0.25, 0.0, "one")
-    assert {timing.refresh_at(f"account-{i}", Life(100.0, 500.0)) for i in range(50)} == {200.0}
+def test_without_jitter_all_are_due_at_the_same_share() -> None:
+    policy = RefreshPolicy(0.25, 0.0, "one")
+    assert {policy.refresh_at(f"account-{i}", Validity(100.0, 500.0)) for i in range(50)} == {200.0}
 
 
 @given(st.text(max_size=50))
-def test_evenly_is_a_number_from_0_up_to_below_1(text: str) -> None:
-    assert 0 <= plan.evenly(text) < 1
+def test_a_stable_fraction_is_a_number_from_0_up_to_below_1(text: str) -> None:
+    assert 0 <= plan.stable_fraction(text) < 1
 
 
-def test_evenly_is_the_same_on_every_machine() -> None:
-    assert plan.evenly("le81823118\0one") == 0.38965396288228504  # sha256sum, its first 12 digits by 2^48
+def test_a_stable_fraction_is_the_same_on_every_machine() -> None:
+    assert plan.stable_fraction("le81823118\0one") == 0.38965396288228504  # sha256sum, its first 12 digits by 2^48
 
 
 def test_an_account_s_place_among_the_others_is_the_order_in_which_they_are_due() -> None:
     accounts = [f"account-{i}" for i in range(100)]
-    due = sorted(accounts, key=lambda name: DEFAULT.refresh_at(name, Life(0.0, 3600.0)))
+    due = sorted(accounts, key=lambda name: DEFAULT.refresh_at(name, Validity(0.0, 3600.0)))
     assert due == sorted(accounts, key=DEFAULT.phase)
 
 
-@pytest.mark.parametrize("of_many", [False, True])
-def test_what_is_held_of_a_token_is_planned_for_its_account_and_for_the_many_it_came_with(of_many: bool) -> None:  # noqa: FBT001 - a parameter
-    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT, of_many=of_many)
-    assert held.refresh_at == DEFAULT.refresh_at(ACCOUNT, Life(0.0, 3600.0), of_many=of_many)
+@pytest.mark.parametrize("desynchronize", [False, True])
+def test_a_token_is_planned_for_its_account_and_apart_from_those_obtained_with_it(desynchronize: bool) -> None:  # noqa: FBT001 - a parameter
+    tracked = plan.schedule_token(
+        ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, policy=DEFAULT, desynchronize=desynchronize
+    )
+    assert tracked.refresh_at == DEFAULT.refresh_at(ACCOUNT, Validity(0.0, 3600.0), desynchronize=desynchronize)
 
 
 # Why a stored token is replaced
 
 
 def test_no_token_is_missing() -> None:
-    assert judged(None, ISSUED) == Standing(Reason.MISSING)
+    assert assess(None, ISSUED) == Assessment(Reason.MISSING)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.449])
 def test_a_fresh_token_stands(share: float) -> None:
-    standing = judged(make_token(), ISSUED + HOUR * share)
-    assert standing.reason is None
-    assert standing.token == app_jwt()
-    assert standing.held is not None
-    assert standing.held.fingerprint == app_jwt().fingerprint
+    assessment = assess(make_token(), ISSUED + HOUR * share)
+    assert assessment.reason is None
+    assert assessment.token == app_jwt()
+    assert assessment.tracked is not None
+    assert assessment.tracked.fingerprint == app_jwt().fingerprint
 
 
 @pytest.mark.parametrize("share", [0.551, 0.75, 0.999])
 def test_a_token_past_its_share_is_due_and_still_stands(share: float) -> None:
-    standing = judged(make_token(), ISSUED + HOUR * share)
-    assert standing.reason is Reason.DUE
-    assert standing.token is not None
+    assessment = assess(make_token(), ISSUED + HOUR * share)
+    assert assessment.reason is Reason.DUE
+    assert assessment.token is not None
 
 
 @pytest.mark.parametrize("share", [1.0, 1.5, 50_000.0])
 def test_a_token_that_ended_is_due_and_stands_no_more(share: float) -> None:
-    assert judged(make_token(), ISSUED + HOUR * share) == Standing(Reason.DUE)
+    assert assess(make_token(), ISSUED + HOUR * share) == Assessment(Reason.DUE)
 
 
 @pytest.mark.parametrize(
@@ -159,44 +165,79 @@ def test_a_token_that_ended_is_due_and_stands_no_more(share: float) -> None:
         token_of(ISSUED + HOUR),
     ],
 )
-def test_a_stored_token_that_no_check_would_let_in_today_is_unsound(raw: str) -> None:
-    """FIELD trap 21: a planted token must not block the path, whatever it claims."""
-    assert judged(raw, ISSUED) == Standing(Reason.UNSOUND)
+def test_a_stored_token_that_no_check_would_let_in_today_is_invalid(raw: str) -> None:
+    """A planted token must not block the path, whatever it claims."""
+    assert assess(raw, ISSUED) == Assessment(Reason.INVALID)
 
 
 @given(lives, ages, moments, timings)
-def test_judging_agrees_with_the_plan_made_when_the_token_was_written(
-    length: timedelta, age: float, at: float, timing: Timing
+def test_an_assessment_agrees_with_the_plan_made_when_the_token_was_written(
+    length: timedelta, age: float, at: float, policy: RefreshPolicy
 ) -> None:
     raw, token = token_of(ISSUED, length), app_jwt(life=length)
-    held = plan.hold(ACCOUNT, token, server_now=ISSUED, at=at, timing=timing)
+    tracked = plan.schedule_token(ACCOUNT, token, server_now=ISSUED, at=at, policy=policy)
     later = at + length.total_seconds() * age
-    assume(abs(later - held.refresh_at) > 1e-3)  # closer than that the floats may round either way
-    from_memory = judged(raw, ISSUED + length * age, later, held, timing)
-    from_vault_alone = judged(raw, ISSUED + length * age, later, None, timing)
-    assert from_memory.held == held
-    assert from_memory.reason == from_vault_alone.reason == (Reason.DUE if later > held.refresh_at else None)
-    assert from_vault_alone.held is not None
-    assert from_vault_alone.held.refresh_at == pytest.approx(held.refresh_at, abs=1e-3)
+    assume(abs(later - tracked.refresh_at) > 1e-3)  # closer than that the floats may round either way
+    from_memory = assess(raw, ISSUED + length * age, later, tracked, policy)
+    from_vault_alone = assess(raw, ISSUED + length * age, later, None, policy)
+    assert from_memory.tracked == tracked
+    assert from_memory.reason == from_vault_alone.reason == (Reason.DUE if later > tracked.refresh_at else None)
+    assert from_vault_alone.tracked is not None
+    assert from_vault_alone.tracked.refresh_at == pytest.approx(tracked.refresh_at, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("planned", "deleted_after", "at"),
+    [
+        ("2018-04-25T08:01:10Z", None, 600.0),
+        ("2018-04-25T08:01:10Z", HOUR * 2, 600.0),
+        ("2018-04-25T08:01:10Z", HOUR / 2, 600.0),
+        ("2018-04-25T08:01:10Z", HOUR / 10, 180.0),
+        ("2018-04-25T10:01:10+02:00", None, 600.0),
+        (None, None, 1800.0),
+        ("", None, 1800.0),
+        ("soon", None, 1800.0),
+        ("2018-04-25T08:01:10", None, 1800.0),
+        ("2018-04-25T07:51:10Z", None, 1800.0),
+        ("2018-04-25T08:51:10Z", None, 1800.0),
+    ],
+)
+def test_the_plan_of_a_token_s_writer_is_remembered_and_half_of_its_lifetime_where_there_is_none(
+    planned: str | None, deleted_after: timedelta | None, at: float
+) -> None:
+    assessment = plan.assess_stored(
+        ACCOUNT,
+        make_token(),
+        EXPECTED,
+        server_now=ISSUED,
+        at=0.0,
+        policy=DEFAULT,
+        tracked=None,
+        planned=planned,
+        deletion_time=ISSUED + deleted_after if deleted_after else None,
+    )
+    assert assessment.tracked
+    assert assessment.tracked.planned_at == at
+    assert assessment.tracked.refresh_at != at
 
 
 def test_a_token_is_due_at_the_very_moment_of_its_plan() -> None:
-    """FIELD trap 13: not yet due by a rounded second, and never queued again."""
-    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
-    assert judged(make_token(), ISSUED + HOUR / 2, held.refresh_at, held).reason is Reason.DUE
-    assert judged(make_token(), ISSUED + HOUR / 2, held.refresh_at - 0.001, held).reason is None
+    """Not yet due by a rounded second, and never queued again."""
+    tracked = plan.schedule_token(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, policy=DEFAULT)
+    assert assess(make_token(), ISSUED + HOUR / 2, tracked.refresh_at, tracked).reason is Reason.DUE
+    assert assess(make_token(), ISSUED + HOUR / 2, tracked.refresh_at - 0.001, tracked).reason is None
 
 
 def test_a_life_once_counted_is_not_counted_anew_by_another_clock() -> None:
-    held = plan.hold(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, timing=DEFAULT)
-    assert judged(make_token(), ISSUED + HOUR * 0.9, 60.0, held).held == held
-    another = judged(token_of(ISSUED, HOUR + HOUR), ISSUED, 60.0, held).held
+    tracked = plan.schedule_token(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, policy=DEFAULT)
+    assert assess(make_token(), ISSUED + HOUR * 0.9, 60.0, tracked).tracked == tracked
+    another = assess(token_of(ISSUED, HOUR + HOUR), ISSUED, 60.0, tracked).tracked
     assert another is not None
-    assert another.life == Life(60.0, 7260.0)
+    assert another.validity == Validity(60.0, 7260.0)
 
 
 def test_a_token_once_held_ends_by_the_steady_clock_whatever_a_server_s_clock_says() -> None:
-    assert judged(make_token(), ISSUED + HOUR * 2, 60.0, HELD) == Standing(None, app_jwt(), HELD)
+    assert assess(make_token(), ISSUED + HOUR * 2, 60.0, TRACKED) == Assessment(None, app_jwt(), TRACKED)
 
 
 # What is stored is not what was stored
@@ -213,18 +254,20 @@ def test_a_token_once_held_ends_by_the_steady_clock_whatever_a_server_s_clock_sa
     ],
 )
 def test_while_our_token_lives_what_does_not_stand_in_its_place_is_drift(raw: str | None) -> None:
-    assert judged(raw, ISSUED + HOUR / 4, 900.0, HELD) == Standing(Reason.DRIFT)
+    assert assess(raw, ISSUED + HOUR / 4, 900.0, TRACKED) == Assessment(Reason.DRIFT)
 
 
 @pytest.mark.parametrize(("at", "reason"), [(3599.5, Reason.DRIFT), (3600.0, Reason.MISSING), (9e9, Reason.MISSING)])
 def test_a_token_that_ended_meanwhile_is_missing_and_nobody_s_doing(at: float, reason: Reason) -> None:
-    assert judged(None, ISSUED + HOUR / 4, at, HELD) == Standing(reason)
+    assert assess(None, ISSUED + HOUR / 4, at, TRACKED) == Assessment(reason)
 
 
-def test_our_own_token_that_today_s_checks_refuse_is_unsound_and_nobody_s_doing() -> None:
+def test_our_own_token_that_today_s_checks_refuse_is_invalid_and_nobody_s_doing() -> None:
     edited = Expected(ACCOUNT, "another client_id")
-    standing = plan.judge(ACCOUNT, make_token(), edited, server_now=ISSUED, at=60.0, timing=DEFAULT, held=HELD)
-    assert standing == Standing(Reason.UNSOUND)
+    assessment = plan.assess_stored(
+        ACCOUNT, make_token(), edited, server_now=ISSUED, at=60.0, policy=DEFAULT, tracked=TRACKED
+    )
+    assert assessment == Assessment(Reason.INVALID)
 
 
 @pytest.mark.parametrize(
@@ -235,32 +278,35 @@ def test_a_sound_token_in_the_place_of_ours_stands_unless_it_ends_more_than_a_mi
 ) -> None:
     """The two lives may have been counted by different clocks."""
     other = app_jwt(ISSUED - timedelta(seconds=earlier))
-    standing = judged(other.raw.get_secret_value(), ISSUED + HOUR / 4, 900.0, HELD)
-    assert standing == Standing(reason, other, plan.hold(ACCOUNT, other, server_now=ISSUED, at=0.0, timing=DEFAULT))
+    assessment = assess(other.raw.get_secret_value(), ISSUED + HOUR / 4, 900.0, TRACKED)
+    expected = plan.schedule_token(ACCOUNT, other, server_now=ISSUED, at=0.0, policy=DEFAULT, planned="")
+    assert assessment == Assessment(reason, other, expected)
 
 
 # Which of two stands
 
 
 @given(st.integers(-7200, 7200))
-def test_a_token_in_vault_is_only_ever_replaced_by_one_that_ends_later(seconds: int) -> None:
+def test_only_a_token_that_ends_later_replaces_one_in_vault_unless_vault_deletes_that_early(seconds: int) -> None:
     stored, new = app_jwt(), app_jwt(ISSUED + timedelta(seconds=seconds))
-    assert plan.replaces(new, stored) == (seconds > 0)
-    assert plan.replaces(new, None)
+    assert plan.replaces(new, stored, None) == (seconds > 0)
+    assert plan.replaces(new, stored, stored.exp) == (seconds > 0)
+    assert plan.replaces(new, stored, stored.exp - HOUR / 2) == (seconds >= 0)
+    assert plan.replaces(new, None, None)
 
 
 def test_where_sentinel_has_nothing_newer_the_plan_stays_until_its_moment() -> None:
-    held = Held("any", Life(0.0, 3600.0), refresh_at=1800.0)
-    assert plan.half_of_what_is_left(held, 1700.0) == held
+    tracked = TrackedToken("any", Validity(0.0, 3600.0), refresh_at=1800.0, planned_at=1800.0)
+    assert plan.retry_at_half_remaining(tracked, 1700.0) == tracked
 
 
 @given(st.floats(0, 1, exclude_max=True))
 def test_where_sentinel_has_nothing_newer_the_next_try_is_at_half_of_what_is_left(share: float) -> None:
-    """FIELD trap 20: the same token again is no failure and no hot loop."""
-    held = Held("any", Life(0.0, 3600.0), refresh_at=0.0)
+    """The same token again is no failure and no hot loop."""
+    tracked = TrackedToken("any", Validity(0.0, 3600.0), refresh_at=0.0, planned_at=0.0)
     now = 3600 * share
-    again = plan.half_of_what_is_left(held, now)
-    assert again.life == held.life
+    again = plan.retry_at_half_remaining(tracked, now)
+    assert (again.validity, again.planned_at) == (tracked.validity, tracked.planned_at)
     assert again.refresh_at - now == pytest.approx((3600 - now) / 2, abs=FAIR)
 
 
@@ -277,7 +323,7 @@ retry_afters = st.none() | st.integers(0, 10**6).map(lambda seconds: timedelta(s
 def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
     count: int, left: float, kind: Kind, retry_after: timedelta | None, jitter: float
 ) -> None:
-    pause = plan.next_retry(count, life_left=left, kind=kind, retry_after=retry_after, jitter=jitter)
+    pause = plan.next_retry(count, remaining=left, kind=kind, retry_after=retry_after, jitter=jitter)
     assert timedelta(seconds=1) <= pause
     assert pause.total_seconds() <= (480 if not left else max(480, left * 0.75 + FAIR))
 
@@ -286,7 +332,7 @@ def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
 def test_while_a_token_lives_no_pause_takes_more_than_a_quarter_of_what_is_left(
     count: int, left: float, kind: Kind, jitter: float
 ) -> None:
-    pause = plan.next_retry(count, life_left=left, kind=kind, jitter=jitter).total_seconds()
+    pause = plan.next_retry(count, remaining=left, kind=kind, jitter=jitter).total_seconds()
     assert pause <= max(1, left / 4 + FAIR)
 
 
@@ -296,7 +342,7 @@ def test_while_a_token_lives_the_kind_of_failure_makes_no_difference(
 ) -> None:
     """An outage can look like a refusal."""
     one, other = (
-        plan.next_retry(count, life_left=left, kind=kind, retry_after=retry_after, jitter=jitter) for kind in Kind
+        plan.next_retry(count, remaining=left, kind=kind, retry_after=retry_after, jitter=jitter) for kind in Kind
     )
     assert one == other
 
@@ -306,7 +352,7 @@ def test_a_server_may_ask_for_a_pause_of_up_to_three_quarters_of_what_is_left(
     count: int, left: float, retry_after: timedelta | None, jitter: float
 ) -> None:
     pause = plan.next_retry(
-        count, life_left=left, kind=Kind.TRANSIENT, retry_after=retry_after, jitter=jitter
+        count, remaining=left, kind=Kind.TRANSIENT, retry_after=retry_after, jitter=jitter
     ).total_seconds()
     asked_for = retry_after.total_seconds() if retry_after else 0
     assert pause <= max(1, left * 0.75 + FAIR)
@@ -315,48 +361,48 @@ def test_a_server_may_ask_for_a_pause_of_up_to_three_quarters_of_what_is_left(
 
 def test_where_no_token_lives_a_server_may_ask_for_eight_minutes() -> None:
     day = timedelta(days=1)
-    assert plan.next_retry(1, life_left=0.0, kind=Kind.TRANSIENT, retry_after=day) == timedelta(minutes=8)
+    assert plan.next_retry(1, remaining=0.0, kind=Kind.TRANSIENT, retry_after=day) == timedelta(minutes=8)
 
 
 @given(failures, lefts, kinds, jitters)
 def test_pauses_never_get_shorter_with_more_failures(count: int, left: float, kind: Kind, jitter: float) -> None:
-    first, second = (plan.next_retry(n, life_left=left, kind=kind, jitter=jitter) for n in (count, count + 1))
+    first, second = (plan.next_retry(n, remaining=left, kind=kind, jitter=jitter) for n in (count, count + 1))
     assert first <= second
 
 
 @given(failures, lefts, kinds, jitters)
 def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(count: int, left: float, kind: Kind, jitter: float) -> None:
-    whole, shorter = (plan.next_retry(count, life_left=left, kind=kind, jitter=each) for each in (0.0, jitter))
+    whole, shorter = (plan.next_retry(count, remaining=left, kind=kind, jitter=each) for each in (0.0, jitter))
     assert whole * 0.8 <= shorter + timedelta(seconds=FAIR)
     assert shorter <= whole
 
 
 def test_the_most_that_jitter_takes_off_is_a_fifth() -> None:
-    pause = plan.next_retry(6, life_left=0.0, kind=Kind.LASTING, jitter=0.999_999).total_seconds()
+    pause = plan.next_retry(6, remaining=0.0, kind=Kind.PERMANENT, jitter=0.999_999).total_seconds()
     assert pause == pytest.approx(480 * 0.8, abs=0.001)
 
 
 @given(jitters)
 def test_jitter_adds_up_to_a_fifth_to_what_a_server_asks_for(jitter: float) -> None:
     asked_for = timedelta(minutes=1)
-    pause = plan.next_retry(1, life_left=0.0, kind=Kind.TRANSIENT, retry_after=asked_for, jitter=jitter)
+    pause = plan.next_retry(1, remaining=0.0, kind=Kind.TRANSIENT, retry_after=asked_for, jitter=jitter)
     assert pause == asked_for * (1 + jitter / 5)
 
 
 @pytest.mark.parametrize("left", [10_000.0, 1920.0])
 def test_the_pauses_are_liveperson_s_where_much_life_is_left(left: float) -> None:
-    pauses = [plan.next_retry(count, life_left=left, kind=Kind.TRANSIENT).total_seconds() for count in range(1, 9)]
+    pauses = [plan.next_retry(count, remaining=left, kind=Kind.TRANSIENT).total_seconds() for count in range(1, 9)]
     assert pauses == [5, 10, 15, 120, 240, 480, 480, 480]
     assert [pause.total_seconds() for pause in RETRY_PAUSES] == pauses[:6]
 
 
 def test_where_no_token_lives_it_is_tried_every_two_minutes_and_a_refusal_ever_less_often() -> None:
-    transient, lasting = (
-        [plan.next_retry(count, life_left=0.0, kind=kind).total_seconds() for count in range(1, 9)]
-        for kind in (Kind.TRANSIENT, Kind.LASTING)
+    transient, permanent = (
+        [plan.next_retry(count, remaining=0.0, kind=kind).total_seconds() for count in range(1, 9)]
+        for kind in (Kind.TRANSIENT, Kind.PERMANENT)
     )
     assert transient == [5, 10, 15, 120, 120, 120, 120, 120]
-    assert lasting == [120, 120, 120, 120, 240, 480, 480, 480]
+    assert permanent == [120, 120, 120, 120, 240, 480, 480, 480]
 
 
 def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() -> None:
@@ -364,7 +410,7 @@ def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() ->
     left, tries = 1800.0, []
     while left > 1:
         tries.append(left)
-        left -= plan.next_retry(len(tries), life_left=left, kind=Kind.LASTING).total_seconds()
+        left -= plan.next_retry(len(tries), remaining=left, kind=Kind.PERMANENT).total_seconds()
     assert 15 < len(tries) < 40
     assert sum(each < 60 for each in tries) > 5
 
@@ -374,15 +420,15 @@ def test_a_token_with_an_hour_left_survives_an_outage_with_tries_to_the_end() ->
 
 @pytest.mark.parametrize("stage", [Stage.DOMAIN, Stage.SENTINEL, Stage.VAULT, Stage.CREDENTIALS])
 def test_refusals_last_and_the_rest_passes(stage: Stage) -> None:
-    lasting = {status for status in range(100, 600) if Kind.of(stage, status) is Kind.LASTING}
-    passing = {408, 412, 425, 429, 472, 473}
-    assert {status for status in lasting if status >= 400} == set(range(400, 500)) - passing
+    permanent = {status for status in range(100, 600) if Kind.of(stage, status) is Kind.PERMANENT}
+    passing = {408, 412, 425, 429, 472, 473, 474}
+    assert {status for status in permanent if status >= 400} == set(range(400, 500)) - passing
     assert Kind.of(stage, None) is Kind.TRANSIENT
 
 
 def test_a_redirect_is_a_refusal_of_livepersons_and_a_standby_s_answer_in_vault() -> None:
     kinds = [{Kind.of(stage, status) for status in (300, 302, 307, 399)} for stage in (Stage.SENTINEL, Stage.VAULT)]
-    assert kinds == [{Kind.LASTING}, {Kind.TRANSIENT}]
+    assert kinds == [{Kind.PERMANENT}, {Kind.TRANSIENT}]
     assert Kind.of(Stage.DOMAIN, 299) is Kind.TRANSIENT
 
 
@@ -390,20 +436,20 @@ def test_a_redirect_is_a_refusal_of_livepersons_and_a_standby_s_answer_in_vault(
     ("status", "failures", "kind"),
     [
         (500, 6, Kind.TRANSIENT),
-        (500, 7, Kind.LASTING),
-        (599, 7, Kind.LASTING),
+        (500, 7, Kind.PERMANENT),
+        (599, 7, Kind.PERMANENT),
         (499, 7, Kind.TRANSIENT),
         (None, 100, Kind.TRANSIENT),
     ],
 )
-def test_a_server_s_trouble_that_lasts_counts_as_lasting(status: int | None, failures: int, kind: Kind) -> None:
-    """FACTS 5: a refused credential may come as a 500."""
+def test_a_server_s_trouble_that_lasts_counts_as_permanent(status: int | None, failures: int, kind: Kind) -> None:
+    """A refused credential may come as a 500."""
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "text", status=status)
     assert plan.kind_by_now(error, failures) is kind
 
 
 def test_a_refusal_lasts_from_the_first_on() -> None:
-    assert plan.kind_by_now(RefreshError(Stage.SENTINEL, Kind.LASTING, "text", status=403), 1) is Kind.LASTING
+    assert plan.kind_by_now(RefreshError(Stage.SENTINEL, Kind.PERMANENT, "text", status=403), 1) is Kind.PERMANENT
 
 
 # Whether the account's secret was at hand
@@ -411,29 +457,35 @@ def test_a_refusal_lasts_from_the_first_on() -> None:
 
 def test_a_token_that_was_not_compared_is_so_once_the_account_is_known_and_its_plan_stays() -> None:
     raw = make_token()
-    unknown = plan.judge(ACCOUNT, raw, Expected(), server_now=ISSUED, at=0.0, timing=DEFAULT, held=None).held
+    unknown = plan.assess_stored(
+        ACCOUNT, raw, Expected(), server_now=ISSUED, at=0.0, policy=DEFAULT, tracked=None
+    ).tracked
     assert unknown
-    assert unknown.compared is False
-    later = judged(raw, ISSUED + HOUR / 4, 900.0, held=unknown).held
-    assert later == dataclasses.replace(unknown, compared=True)
-    again = plan.judge(ACCOUNT, raw, Expected(), server_now=ISSUED, at=950.0, timing=DEFAULT, held=later).held
+    assert unknown.identity_verified is False
+    later = assess(raw, ISSUED + HOUR / 4, 900.0, tracked=unknown).tracked
+    assert later == dataclasses.replace(unknown, identity_verified=True)
+    again = plan.assess_stored(
+        ACCOUNT, raw, Expected(), server_now=ISSUED, at=950.0, policy=DEFAULT, tracked=later
+    ).tracked
     assert again is later
-    assert judged(raw, ISSUED, held=later).held is later
+    assert assess(raw, ISSUED, tracked=later).tracked is later
 
 
 # Many at once
 
 
 @given(timings, names, lives)
-def test_tokens_minted_together_are_renewed_far_apart_and_early(timing: Timing, name: str, length: timedelta) -> None:
-    life = Life.of(app_jwt(life=length), ISSUED, 0.0)
-    due = timing.refresh_at(name, life, of_many=True)
+def test_tokens_minted_together_are_renewed_far_apart_and_early(
+    policy: RefreshPolicy, name: str, length: timedelta
+) -> None:
+    life = Validity.of(app_jwt(life=length), ISSUED, 0.0)
+    due = policy.refresh_at(name, life, desynchronize=True)
     seconds = length.total_seconds()
-    assert seconds * timing.at / 5 - FAIR <= due <= seconds * timing.at + FAIR
+    assert seconds * policy.fraction / 5 - FAIR <= due <= seconds * policy.fraction + FAIR
 
 
 def test_a_thousand_minted_together_fall_evenly_between_a_tenth_and_a_half_of_their_life() -> None:
-    due = [DEFAULT.refresh_at(f"account-{i}", Life(0.0, 3600.0), of_many=True) for i in range(10_000)]
+    due = [DEFAULT.refresh_at(f"account-{i}", Validity(0.0, 3600.0), desynchronize=True) for i in range(10_000)]
     minutes = Counter(int((moment - 360) // 60) for moment in due)
     assert sorted(minutes) == list(range(24))
     assert all(350 < count < 490 for count in minutes.values())
@@ -444,7 +496,7 @@ def test_a_thousand_minted_together_fall_evenly_between_a_tenth_and_a_half_of_th
 
 @pytest.mark.parametrize(("late_by", "late"), [(-1.0, False), (0.0, False), (180.0, False), (180.1, True)])
 def test_a_token_is_late_from_a_twentieth_of_its_life_after_its_moment(late_by: float, late: bool) -> None:  # noqa: FBT001 - a parameter
-    assert Held("f", Life(5000.0, 8600.0), 6800.0).is_late(6800.0 + late_by) is late
+    assert TrackedToken("f", Validity(5000.0, 8600.0), 6800.0, 6800.0).is_late(6800.0 + late_by) is late
 
 
 @given(st.floats(0, 1e5), st.integers(1, 60))
@@ -464,3 +516,11 @@ def test_an_exchange_has_its_whole_time_where_no_token_lives_or_much_is_left() -
         6,
         2,
     ]
+
+
+def test_where_others_wait_an_exchange_has_twice_what_theirs_took_and_two_seconds_at_least() -> None:
+    limit = timedelta(seconds=10)
+    assert [plan.exchange_timeout(limit, 0.0, slowest).total_seconds() for slowest in (0.1, 3.0, 7.0)] == [2, 6, 10]
+    assert plan.exchange_timeout(limit, 8.0, 3.0).total_seconds() == 4
+    assert plan.exchange_timeout(limit, 100.0, 3.0).total_seconds() == 6
+    assert plan.exchange_timeout(timedelta(seconds=1), 0.0, 0.1).total_seconds() == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.builders import SAMPLE, make_token
 from worker.core.outcome import State
-from worker.core.redact import _SHORTEST_PIECE, GONE, cleaned, redacted, redacted_lines, repeats
+from worker.core.redact import _SHORTEST_PIECE, REDACTED, leaks, redact_value, redacted, redacted_lines
 
 LONGEST_PIECE = 7
 """Characters of a secret in a row that may be seen; what is shorter than that may well be a word."""
@@ -34,14 +34,14 @@ def assert_gone(secret: str, text: str) -> None:
 
 @given(known_secrets, words, words)
 def test_no_piece_of_a_secret_in_a_text_is_left(secret: str, before: str, after: str) -> None:
-    assume(not pieces(secret) & pieces(GONE + GONE))
+    assume(not pieces(secret) & pieces(REDACTED + REDACTED))
     assume(not any(piece in before + after for piece in pieces(secret)))
     assert_gone(secret, redacted(before + secret + after, secret))
 
 
 @given(known_secrets, st.data())
 def test_nor_of_a_secret_that_was_cut_or_repeated(secret: str, data: st.DataObject) -> None:
-    assume(not pieces(secret) & pieces(GONE + GONE))
+    assume(not pieces(secret) & pieces(REDACTED + REDACTED))
     start = data.draw(st.integers(0, len(secret)))
     end = data.draw(st.integers(start, len(secret)))
     text = f"{secret[start:end]} {secret[end:]}{secret[:end]}{secret}"
@@ -60,7 +60,7 @@ def test_nor_of_a_secret_that_was_cut_or_repeated(secret: str, data: st.DataObje
 def test_an_escaped_secret_goes_like_a_plain_one(special: str, encoded: Callable[[str], str]) -> None:
     secret = secrets.token_hex(6) + special + secrets.token_hex(7)
     left = redacted(f"said {encoded(secret)} to us", secret)
-    assert left.replace(GONE, "") == "said  to us"
+    assert left.replace(REDACTED, "") == "said  to us"
 
 
 @given(
@@ -73,8 +73,8 @@ def test_of_a_secret_in_base64_at_most_five_bytes_are_left_at_either_end(
     secret: str, before: bytes, after: bytes, encode: Callable[[bytes], bytes]
 ) -> None:
     left = redacted(encode(before + secret.encode() + after).decode().rstrip("="), secret)
-    assert GONE in left
-    for part in left.translate(str.maketrans("-_", "+/")).split(GONE):
+    assert REDACTED in left
+    for part in left.translate(str.maketrans("-_", "+/")).split(REDACTED):
         for shift in range(4):  # behind a gap nobody knows where a group of four begins
             groups = part[shift : shift + (len(part) - shift) // 4 * 4]
             assert not any(secret.encode()[i : i + 6] in base64.b64decode(groups) for i in range(21))
@@ -90,7 +90,7 @@ def test_of_a_secret_in_base64_nothing_is_left_but_the_groups_of_four_that_it_sh
     secret = "abcdefghijklmnopqrstuvwxyz0123456789"[: length - 1] + "W"
     told = encode(f"{before}{secret} is what you sent".encode()).decode()
     begin, end = -(-len(before) // 3) * 4, len(before + secret) // 3 * 4
-    assert redacted(told, secret) == told[:begin] + GONE + told[end:]
+    assert redacted(told, secret) == told[:begin] + REDACTED + told[end:]
 
 
 def each(form: str) -> Callable[[str], str]:
@@ -125,32 +125,32 @@ def test_a_secret_goes_whole_and_cut_in_whatever_form_it_is_told(form: str) -> N
         secret = secrets.token_hex(7) + ODD + secrets.token_hex(8)
         told = FORMS[form](secret)
         left = redacted(f"you sent {told}, they say", secret)
-        assert left.startswith(f"you sent {GONE}")
+        assert left.startswith(f"you sent {REDACTED}")
         assert left.endswith(", they say")
-        assert len(left) < len(f"you sent {GONE}, they say") + 8, left  # the last bytes in base64
+        assert len(left) < len(f"you sent {REDACTED}, they say") + 8, left  # the last bytes in base64
         part = redacted(f"you sent {told[: len(told) * 2 // 3]}", secret)
-        assert part.startswith(f"you sent {GONE}")
+        assert part.startswith(f"you sent {REDACTED}")
         # what is left at the end is less than a piece: not half an escape more
-        assert len(part) < len(f"you sent {GONE}") + _SHORTEST_PIECE * len(each("\\u{:04x}")("x")), part
+        assert len(part) < len(f"you sent {REDACTED}") + _SHORTEST_PIECE * len(each("\\u{:04x}")("x")), part
 
 
 def test_several_secrets_go_at_once_and_the_rest_stays() -> None:
     one, other = secrets.token_hex(13), secrets.token_hex(13)
-    assert redacted(f"a {one} b {other} c", one, other) == f"a {GONE} b {GONE} c"
+    assert redacted(f"a {one} b {other} c", one, other) == f"a {REDACTED} b {REDACTED} c"
 
 
 def test_a_short_secret_goes_too_and_an_empty_one_is_none() -> None:
-    assert redacted("the pin is 4711 here", "4711", "") == f"the pin is {GONE} here"
-    assert redacted("a-b", "-") == f"a{GONE}b"
+    assert redacted("the pin is 4711 here", "4711", "") == f"the pin is {REDACTED} here"
+    assert redacted("a-b", "-") == f"a{REDACTED}b"
 
 
 def test_a_secret_goes_from_its_first_character_on_where_the_text_begins_with_it() -> None:
     secret = secrets.token_hex(13)
-    assert redacted(secret[0] + each("%{:02x}")(secret[1:]), secret) == GONE
+    assert redacted(secret[0] + each("%{:02x}")(secret[1:]), secret) == REDACTED
 
 
 def test_a_secret_that_is_no_unicode_goes_too() -> None:
-    assert redacted("the word \ud800passed\ud801 here", "\ud800passed\ud801") == f"the word {GONE} here"
+    assert redacted("the word \ud800passed\ud801 here", "\ud800passed\ud801") == f"the word {REDACTED} here"
 
 
 @pytest.mark.parametrize("text", ['{"client_secret":"', '{"client_secret":""}', "{'secret_id':'"])
@@ -175,21 +175,21 @@ def test_where_a_text_is_cut_just_before_the_secret_nothing_is_hidden(text: str)
 @pytest.mark.parametrize("around", ["{}", "Bearer {}", 'token="{}"', "({})", "a={}&b=c", "['{}']", "X-Vault-Token: {}"])
 def test_what_looks_like_a_token_goes_although_nobody_named_it(secret: str, around: str) -> None:
     left = redacted(around.format(secret))
-    assert left == around.format(GONE)
+    assert left == around.format(REDACTED)
 
 
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("client_id=a&client_secret=abc%20d&x=1", f"client_id=a&client_secret={GONE}&x=1"),
-        ('{"client_secret":"a b","x":1}', f'{{"client_secret":"{GONE}","x":1}}'),
-        ('{"client_secret": "a b"}', f'{{"client_secret": "{GONE}"}}'),
-        ('{"role_id": "r", "secret_id": "s"}', f'{{"role_id": "r", "secret_id": "{GONE}"}}'),
-        ("secret_id=abc def", f"secret_id={GONE} def"),
-        ("{'client_secret': 'a b'}", f"{{'client_secret': '{GONE}'}}"),
-        ("%7B%22secret_id%22%3A%22a%20b%22%7D", f"%7B%22secret_id%22%3A%22{GONE}%22%7D"),
-        ("X-Vault-Token: root", f"X-Vault-Token: {GONE}"),
-        ("APPJWT_VAULT_TOKEN=root", f"APPJWT_VAULT_TOKEN={GONE}"),
+        ("client_id=a&client_secret=abc%20d&x=1", f"client_id=a&client_secret={REDACTED}&x=1"),
+        ('{"client_secret":"a b","x":1}', f'{{"client_secret":"{REDACTED}","x":1}}'),
+        ('{"client_secret": "a b"}', f'{{"client_secret": "{REDACTED}"}}'),
+        ('{"role_id": "r", "secret_id": "s"}', f'{{"role_id": "r", "secret_id": "{REDACTED}"}}'),
+        ("secret_id=abc def", f"secret_id={REDACTED} def"),
+        ("{'client_secret': 'a b'}", f"{{'client_secret': '{REDACTED}'}}"),
+        ("%7B%22secret_id%22%3A%22a%20b%22%7D", f"%7B%22secret_id%22%3A%22{REDACTED}%22%7D"),
+        ("X-Vault-Token: root", f"X-Vault-Token: {REDACTED}"),
+        ("APPJWT_VAULT_TOKEN=root", f"APPJWT_VAULT_TOKEN={REDACTED}"),
     ],
 )
 def test_what_is_called_a_secret_goes_although_nobody_named_it(text: str, left: str) -> None:
@@ -227,7 +227,9 @@ def test_a_server_cannot_steer_the_terminal_of_whoever_reads_its_error() -> None
 
 
 def test_a_traceback_keeps_its_lines_but_not_a_secret() -> None:
-    assert redacted_lines(f"Traceback:\n  File x\n\tError: {SAMPLE}\x1b") == f"Traceback:\n  File x\n Error: {GONE} "
+    assert (
+        redacted_lines(f"Traceback:\n  File x\n\tError: {SAMPLE}\x1b") == f"Traceback:\n  File x\n Error: {REDACTED} "
+    )
 
 
 def test_a_field_is_cleaned_as_deep_as_it_goes_and_stays_what_it_was() -> None:
@@ -237,23 +239,30 @@ def test_a_field_is_cleaned_as_deep_as_it_goes_and_stays_what_it_was() -> None:
         "bytes": SAMPLE.encode(),
         "error": ValueError(SAMPLE),
     }
-    assert cleaned(field) == {
+    assert redact_value(field) == {
         "plain": [1, 2.5, True, None, "text", "ok"],
-        GONE: [{"deep": [f"Bearer {GONE}"]}, [GONE]],
-        "bytes": f"b'{GONE}'",
-        "error": f"ValueError('{GONE}')",
+        REDACTED: [{"deep": [f"Bearer {REDACTED}"]}, [REDACTED]],
+        "bytes": f"b'{REDACTED}'",
+        "error": f"ValueError('{REDACTED}')",
     }
 
 
 def test_a_token_in_json_in_a_url_goes_although_nobody_named_it() -> None:
-    assert redacted(f"{quote(json.dumps(SAMPLE))} {SAMPLE.replace('.', '%2E')}") == f"%22{GONE}%22 {GONE}"
+    assert redacted(f"{quote(json.dumps(SAMPLE))} {SAMPLE.replace('.', '%2E')}") == f"%22{REDACTED}%22 {REDACTED}"
+
+
+def test_an_escape_of_an_escape_and_so_on_is_read_only_so_deep() -> None:
+    secret = "q7m2x9k4c8v1b6n3z5"
+    shallow, deep = (f"%{'25' * times}71{secret[1:]}" for times in (1, 30))
+    assert redacted(f"<{shallow}>", secret) == f"<{REDACTED}>"
+    assert redacted(f"<{deep}>", secret).startswith("<%2525")
 
 
 def test_a_secret_is_repeated_where_so_much_of_it_is_told_that_it_is_no_chance() -> None:
     secret = secrets.token_hex(13)
     for told in (secret, secret[:12], secret[-12:], secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
-        assert repeats(f"msg.consumer {told}", secret)
-    assert repeats(f"{secret[:12]}!", secret[:12])
+        assert leaks(f"msg.consumer {told}", secret)
+    assert leaks(f"{secret[:12]}!", secret[:12])
     for told in ("", secret[:11], secrets.token_hex(13), SAMPLE):
-        assert not repeats(f"msg.consumer {told}", secret)
-    assert not repeats("consumer", "consumer"), "too short to be told from a word"
+        assert not leaks(f"msg.consumer {told}", secret)
+    assert not leaks("consumer", "consumer"), "too short to be told from a word"

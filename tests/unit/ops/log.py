@@ -2,14 +2,21 @@
 
 import io
 import json
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from worker.ops import logs
 
 
-class Terminal(io.StringIO):
+class Stream(io.TextIOWrapper):
+    """A stream in memory, with bytes below its text as stderr has them."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), "utf-8")
+
+
+class Terminal(Stream):
     def isatty(self) -> bool:
         return True
 
@@ -18,17 +25,19 @@ class Log:
     """What was logged since it was set up."""
 
     def __init__(self) -> None:
-        self._stream = io.StringIO()
+        self._stream: TextIO = Stream()
 
-    def set_up(self, level: str = "info", style: Any = "json", stream: io.StringIO | None = None) -> None:
-        self._stream = stream or io.StringIO()
+    def set_up(self, level: str = "info", style: Any = "json", stream: TextIO | None = None) -> None:
+        self._stream = stream or Stream()
         logs.configure(level, style, self._stream)
         # a logger that a module keeps would keep this set-up for the tests after this one
         structlog.configure(cache_logger_on_first_use=False)
 
     @property
     def text(self) -> str:
-        return self._stream.getvalue()
+        logs.QUEUE.wait()
+        self._stream.seek(0)
+        return self._stream.read()
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """One line per event, whoever it comes from, in one form, and never a secret."""
 
-import io
 import logging
 import re
 import secrets
@@ -14,9 +13,10 @@ import pytest
 import structlog
 
 from tests.builders import SAMPLE
-from tests.unit.ops.log import Log, Terminal
+from tests.unit.ops.log import Log, Stream, Terminal
 from worker.core.outcome import State
-from worker.core.redact import GONE
+from worker.core.redact import REDACTED
+from worker.ops import logs
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -127,13 +127,31 @@ def test_the_console_form_says_the_same_to_people(log: Log) -> None:
     assert re.fullmatch(r"\S+Z \[info +\] any\.event +account=le1 count=3\n", log.text)
 
 
+def test_the_console_form_has_the_important_fields_first(log: Log) -> None:
+    log.set_up(style="console")
+    logger.error(
+        "refresh.failed", status=401, failures=3, stage="sentinel", error="answers 401", account="le1", account_id=None
+    )
+    assert log.text.split(maxsplit=4)[-1] == "account=le1 error='answers 401' stage=sentinel status=401 failures=3\n"
+
+
+def test_the_console_form_leaves_the_claims_of_a_token_to_the_json_form(log: Log) -> None:
+    fields = {"account_id": "le1", "scope": "msg.consumer", "iat": 1, "fingerprint": "ab", "reason": "due"}
+    log.set_up(style="console")
+    logger.info("token.refreshed", account="le1", **fields)
+    assert log.text.split(maxsplit=4)[-1] == "account=le1 reason=due fingerprint=ab\n"
+    log.set_up(style="console")
+    logger.warning("token.scope_unusual", account="le1", scope="other")  # where they are what it is about
+    assert log.text.endswith("account=le1 scope=other\n")
+
+
 def test_the_console_form_keeps_the_lines_of_a_traceback(log: Log) -> None:
     log.set_up(style="console")
     logger.error("failed", exc_info=nested(ValueError(f"with {SAMPLE}")))
     lines = log.text.splitlines()
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[2].startswith("  File")
-    assert lines[-1] == f"ValueError: with {GONE}"
+    assert lines[-1] == f"ValueError: with {REDACTED}"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +200,7 @@ def test_a_planted_secret_is_seen_in_no_field_of_any_kind(style: str, secret: st
     logging.getLogger("urllib3").error("failed", exc_info=nested(ValueError(secret)))
     assert secret not in log.text
     assert not [secret[at : at + 12] for at in range(len(secret) - 12) if secret[at : at + 12] in log.text]
-    assert log.text.count(GONE) >= 12
+    assert log.text.count(REDACTED) >= 12
 
 
 def test_what_is_no_secret_in_a_nested_field_stays_as_it_was(log: Log) -> None:
@@ -212,14 +230,14 @@ def test_a_warning_is_a_line_like_any_other(log: Log, capfd: pytest.CaptureFixtu
         warnings.warn(FAULT, stacklevel=1)
     line = only_line_of(log, capfd)
     assert line["level"] == "warning"
-    assert f"UserWarning: something with {GONE}" in line["event"]
+    assert f"UserWarning: something with {REDACTED}" in line["event"]
 
 
 def test_an_exception_that_nobody_caught_is_too(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
     sys.excepthook(ValueError, nested(ValueError(FAULT)), None)
     line = only_line_of(log, capfd)
-    assert (line["level"], line["event"], line["where"]) == ("error", "worker.bug", "'main'")
-    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+    assert (line["level"], line["event"], line["where"]) == ("error", "worker.internal_error", "'main'")
+    assert line["exception"].endswith(f"ValueError: something with {REDACTED}")
 
 
 def test_so_is_one_in_a_thread(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
@@ -227,8 +245,8 @@ def test_so_is_one_in_a_thread(log: Log, capfd: pytest.CaptureFixture[str]) -> N
     thread.start()
     thread.join()
     line = only_line_of(log, capfd)
-    assert (line["event"], line["where"]) == ("worker.bug", "'some thread'")
-    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+    assert (line["event"], line["where"]) == ("worker.internal_error", "'some thread'")
+    assert line["exception"].endswith(f"ValueError: something with {REDACTED}")
 
 
 def test_so_is_one_that_cannot_be_raised(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +257,7 @@ def test_so_is_one_that_cannot_be_raised(log: Log, capfd: pytest.CaptureFixture[
     Dying()
     line = only_line_of(log, capfd)
     assert "Dying.__del__" in line["where"]
-    assert line["exception"].endswith(f"ValueError: something with {GONE}")
+    assert line["exception"].endswith(f"ValueError: something with {REDACTED}")
 
 
 class Unprintable:
@@ -261,22 +279,29 @@ def test_a_line_that_cannot_be_made_is_told_without_what_was_in_it(
         assert capfd.readouterr() == ("", "")
         assert SAMPLE[:12] not in log.text
         assert len(log.text.splitlines()) == 1
-        assert "worker.bug" in log.text
+        assert "worker.internal_error" in log.text
         assert "a log line failed: " in log.text
 
 
 def test_a_stream_that_is_gone_takes_nobody_along(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
-    gone = io.StringIO()
+    gone = Stream()
     log.set_up(stream=gone)
     gone.close()
     logger.info("any", field=SAMPLE)
+    logs.QUEUE.wait()
     assert capfd.readouterr() == ("", "")
+    log.set_up()
+    logger.info("next")
+    assert [(line["event"], line.get("count")) for line in log.lines] == [
+        ("worker.log_lines_dropped", 1),
+        ("next", None),
+    ]
 
 
 def test_what_finds_no_handler_is_still_redacted(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
     logging.getLogger().handlers.clear()
     logging.getLogger("a.package").warning("with %s", SAMPLE)
-    assert only_line_of(log, capfd)["event"] == f"with {GONE}"
+    assert only_line_of(log, capfd)["event"] == f"with {REDACTED}"
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.builders import app_jwt, held
+from tests.builders import app_jwt, tracked
 from tests.fakes.clock import HOUR, Clock
-from worker.core.entry import Entry
-from worker.core.errors import Kind
+from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Reason
+from worker.core.record import AccountRecord
 from worker.ops.metrics import Metrics
 
 NOW = 1_800_000_000.0
@@ -20,15 +20,16 @@ NOW = 1_800_000_000.0
 
 
 class Scraped:
-    def __init__(self, *entries: Entry) -> None:
-        self.entries = list(entries)
+    def __init__(self, *entries: AccountRecord, synced_at: float | None = 90.0) -> None:
+        self.records = list(entries)
         self.metrics = Metrics(
             version="1.2.3",
-            entries=lambda: self.entries,
+            records=lambda: self.records,
             clock=lambda: 100.0,
             now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
+            vault_now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
             login_ends=lambda: 700.0,
-            synced_at=lambda: 90.0,
+            synced_at=lambda: synced_at,
         )
 
     def read(self) -> dict[str, float]:
@@ -45,7 +46,7 @@ def following(lag: float | None = None) -> Next:
 
 
 def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
-    read = Scraped(Entry("le1", held=held(1800.0), last_success=40.0)).read()
+    read = Scraped(AccountRecord("le1", tracked=tracked(1800.0), last_success=40.0)).read()
     assert read["appjwt_token_issued_timestamp_seconds{le1}"] == NOW - 1800
     assert read["appjwt_token_refresh_timestamp_seconds{le1}"] == NOW + 600
     assert read["appjwt_token_expiry_timestamp_seconds{le1}"] == NOW + 1800
@@ -57,75 +58,129 @@ def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
 
 def test_whatever_an_account_is_called_the_text_stays_one() -> None:
     odd = 'le"1\\n\n'
-    read = Scraped(Entry(odd, State.INVALID, failures=1), Entry("le2")).read()
+    read = Scraped(AccountRecord(odd, State.INVALID, failures=1), AccountRecord("le2")).read()
     assert read[f"appjwt_consecutive_failures{{{odd}}}"] == read[f"appjwt_account_state{{{odd},invalid}}"] == 1
     assert read["appjwt_consecutive_failures{le2}"] == 0
 
 
 def test_accounts_are_counted_by_state_and_those_that_are_not_ok_are_named() -> None:
     read = Scraped(
-        Entry("well", held=held(9.0)),
-        Entry("ill", State.FAILING, failures=3, kind=Kind.LASTING),
-        Entry("off", State.DISABLED),
+        AccountRecord("well", tracked=tracked(1800.0)),
+        AccountRecord("late", tracked=tracked(299.0, refresh_in=-301.0)),
+        AccountRecord("ill", State.FAILING, failures=3, kind=Kind.PERMANENT),
+        AccountRecord("off", State.DISABLED),
     ).read()
     assert {state: read[f"appjwt_accounts{{{state}}}"] for state in State} == {
         "ok": 1,
-        "failing": 1,
+        "failing": 2,
         "disabled": 1,
         "invalid": 0,
-        "foreign": 0,
+        "unmanaged": 0,
         "removed": 0,
     }
     assert read["appjwt_consecutive_failures{ill}"] == 3
     assert read["appjwt_account_state{ill,failing}"] == read["appjwt_account_state{off,disabled}"] == 1
+    assert read["appjwt_account_state{late,failing}"] == 1
     assert "appjwt_account_state{well,ok}" not in read
 
 
 def test_the_series_of_an_account_that_goes_go_with_it() -> None:
-    scraped = Scraped(Entry("le1", held=held(9.0), last_success=1.0))
+    scraped = Scraped(AccountRecord("le1", tracked=tracked(9.0), last_success=1.0))
     assert any("le1" in name for name in scraped.read())
-    scraped.entries.clear()
+    scraped.records.clear()
     assert not any("le1" in name for name in scraped.read())
 
 
 @pytest.mark.parametrize(
     ("entries", "least"),
     [
-        ([Entry("a", held=held(1800.0)), Entry("b", held=held(900.0))], (900.0, 0.25)),
-        ([Entry("a", held=held(1800.0)), Entry("b", State.FAILING)], (0.0, 0.0)),
-        ([Entry("a", held=held(1800.0)), Entry("b", State.INVALID, held=held(90.0))], (90.0, 0.025)),
-        ([Entry("a", held=held(1800.0)), Entry("b", State.INVALID), Entry("c", State.FOREIGN)], (1800.0, 0.5)),
-        ([Entry("a", held=held(1800.0)), Entry("b", State.DISABLED, held=held(-5.0)), Entry("new")], (1800.0, 0.5)),
+        ([AccountRecord("a", tracked=tracked(1800.0)), AccountRecord("b", tracked=tracked(900.0))], (900.0, 0.25)),
+        ([AccountRecord("a", tracked=tracked(1800.0)), AccountRecord("b", State.FAILING)], (0.0, 0.0)),
+        (
+            [AccountRecord("a", tracked=tracked(1800.0)), AccountRecord("b", State.INVALID, tracked=tracked(90.0))],
+            (90.0, 0.025),
+        ),
+        (
+            [
+                AccountRecord("a", tracked=tracked(1800.0)),
+                AccountRecord("b", State.INVALID),
+                AccountRecord("c", State.UNMANAGED),
+            ],
+            (1800.0, 0.5),
+        ),
+        (
+            [
+                AccountRecord("a", tracked=tracked(1800.0)),
+                AccountRecord("b", State.DISABLED, tracked=tracked(-5.0)),
+                AccountRecord("new"),
+            ],
+            (1800.0, 0.5),
+        ),
     ],
 )
-def test_the_least_life_left_is_that_of_accounts_whose_readers_wait(
-    entries: list[Entry], least: tuple[float, float]
+def test_the_least_remaining_lifetime_is_that_of_accounts_whose_readers_wait(
+    entries: list[AccountRecord], least: tuple[float, float]
 ) -> None:
     read = Scraped(*entries).read()
-    assert (read["appjwt_min_life_left_seconds"], read["appjwt_min_life_left_ratio"]) == least
+    assert (read["appjwt_min_remaining_seconds"], read["appjwt_min_remaining_ratio"]) == least
 
 
-def test_without_accounts_there_is_no_least_life() -> None:
-    assert "appjwt_min_life_left_seconds" not in Scraped().read()
+def test_the_least_margin_is_relative_to_each_token_s_plan() -> None:
+    early = AccountRecord("early", tracked=tracked(1800.0, refresh_in=0.0))
+    late = AccountRecord("late", tracked=tracked(900.0, refresh_in=600.0, planned_in=450.0))
+    assert Scraped(early).read()["appjwt_min_margin_ratio"] == 1
+    assert Scraped(late).read()["appjwt_min_margin_ratio"] == 2
+    assert Scraped(early, late).read()["appjwt_min_margin_ratio"] == 1
+    assert Scraped(early, late, AccountRecord("ill", State.FAILING)).read()["appjwt_min_margin_ratio"] == 0
+
+
+def test_before_the_first_sync_the_last_one_is_the_process_s_start_and_there_is_no_least_life() -> None:
+    read = Scraped(synced_at=None).read()
+    assert read["appjwt_last_sync_timestamp_seconds"] == NOW
+    assert not [name for name in read if name.startswith("appjwt_min_")]
 
 
 def test_attempts_are_counted_by_what_became_of_them() -> None:
     scraped = Scraped()
     token = app_jwt(Clock().now(), HOUR)
-    renewed = Outcome("a", Result.REFRESHED, 0.2, reason=Reason.DUE, token=token, left_at_replacement=1800.0)
+    renewed = Outcome("a", Result.REFRESHED, 0.2, reason=Reason.DUE, token=token, remaining_at_refresh=1800.0)
     scraped.metrics.report(renewed, following(lag=0.3))
     scraped.metrics.report(Outcome("a", Result.ADOPTED, 0.1), following())
-    scraped.metrics.report(Outcome("a", Result.SKIPPED, 0.1), following())
+    scraped.metrics.report(Outcome("a", Result.NOT_EXPIRING, 0.1), following())
     read = scraped.read()
     assert read["appjwt_refreshes_total{refreshed,due}"] == 1
     assert read["appjwt_refreshes_total{adopted,}"] == read["appjwt_refreshes_total{skipped,}"] == 1
     assert (read["appjwt_refresh_duration_seconds_count"], read["appjwt_schedule_lag_seconds_sum"]) == (2, 0.3)
-    assert read["appjwt_life_left_at_replacement_ratio_bucket{0.5}"] == 1
-    assert read["appjwt_life_left_at_replacement_ratio_bucket{0.45}"] == 0
+    assert read["appjwt_remaining_at_refresh_ratio_bucket{0.5}"] == 1
+    assert read["appjwt_remaining_at_refresh_ratio_bucket{0.45}"] == 0
+
+
+def test_the_process_has_its_metrics() -> None:
+    read = Scraped().read()
+    assert read["process_resident_memory_bytes"] > 1e6
+    assert read["process_open_fds"] > 2
+
+
+def test_failures_are_counted_by_stage_and_by_the_kind_that_they_are_by_now() -> None:
+    scraped = Scraped()
+    error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "va answers 500", status=500)
+    failed = Outcome("a", Result.FAILED, 0.1, error=error)
+    for kind in (Kind.TRANSIENT, Kind.PERMANENT, Kind.PERMANENT):
+        scraped.metrics.report(failed, Next(State.OK, State.FAILING, 1, 0.0, kind, 0.0))
+    read = scraped.read()
+    counted = {
+        name: value for name, value in read.items() if name.startswith("appjwt_refresh_failures_total") and value
+    }
+    assert counted == {
+        "appjwt_refresh_failures_total{transient,sentinel}": 1,
+        "appjwt_refresh_failures_total{permanent,sentinel}": 2,
+    }
 
 
 def test_what_never_happened_is_counted_too_so_that_the_first_time_is_a_rise() -> None:
-    assert Scraped().read()["appjwt_refreshes_total{refreshed,drift}"] == 0
+    read = Scraped().read()
+    assert read["appjwt_refreshes_total{refreshed,drift}"] == 0
+    assert all(read[f"appjwt_refresh_failures_total{{{kind},{stage}}}"] == 0 for stage in Stage for kind in Kind)
 
 
 def test_requests_are_counted_by_answer_and_what_never_answered_too() -> None:
@@ -141,9 +196,19 @@ def test_requests_are_counted_by_answer_and_what_never_answered_too() -> None:
     assert "appjwt_clock_skew_seconds{vault}" in read
 
 
+def test_the_series_of_a_host_that_is_not_used_any_more_go() -> None:
+    scraped = Scraped()
+    for number in range(200):
+        scraped.metrics.sentinel_asked(f"host-{number}", 200, 0.1, None)
+        scraped.metrics.sentinel_asked(f"host-{number}", None, 0.1, None)
+        scraped.metrics.keep_hosts({"host-7", f"host-{number}", "another"})
+    series = [each for each in scraped.read() if "sentinel_request" in each and "{" in each]
+    assert {each.partition("{")[2].rstrip("}").partition(",")[0] for each in series} == {"host-7", "host-199"}
+
+
 @pytest.mark.tool("promtool")
 def test_promtool_finds_nothing_to_say() -> None:
-    scraped = Scraped(Entry("le1", State.FAILING, held=held(9.0), last_success=1.0))
+    scraped = Scraped(AccountRecord("le1", State.FAILING, tracked=tracked(9.0), last_success=1.0))
     scraped.metrics.report(Outcome("a", Result.FAILED, 0.1, reason=Reason.DUE), following(0.1))
     scraped.metrics.sentinel_asked("va", 200, 0.1, Clock().now())
     scraped.metrics.vault_asked("login", 200, 0.1)

@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from tests.builders import SAMPLE
-from worker.core.outcome import Result
-from worker.ops.terminal import as_json, as_table, progress_bar
+from tests.builders import HOUR, ISSUED, SAMPLE
+from worker.core.outcome import Result, State
+from worker.core.status import AccountStatus
+from worker.ops.terminal import as_json, as_table, progress_bar, status_table
 
 
 def test_a_table_has_columns_as_wide_as_what_is_in_them() -> None:
@@ -36,11 +37,11 @@ def test_a_table_has_one_line_per_row_whatever_is_in_it_and_cannot_steer_the_ter
 
 def test_json_says_the_same_with_the_types_kept() -> None:
     document = {
-        "accounts": [{"account": "le1", "outcome": Result.FAILED, "life_left": 1.5, "error": None}],
+        "accounts": [{"account": "le1", "outcome": Result.FAILED, "remaining": 1.5, "error": None}],
         "failed": 1,
     }
     assert json.loads(as_json(document)) == {
-        "accounts": [{"account": "le1", "outcome": "failed", "life_left": 1.5, "error": None}],
+        "accounts": [{"account": "le1", "outcome": "failed", "remaining": 1.5, "error": None}],
         "failed": 1,
     }
 
@@ -77,3 +78,34 @@ def test_on_a_terminal_there_is_one_on_stderr_if_it_is_to_be_shown(
             seen += terminal.read(4096).decode()
     assert ("refreshing" in seen and "2/3" in seen) is options["shown"]
     assert capfd.readouterr().out == ""
+
+
+YELLOW, RED, GREEN = "\x1b[33m", "\x1b[31m", "\x1b[32m"
+
+
+@pytest.mark.parametrize(("remaining", "style"), [(300.0, GREEN), (299.0, YELLOW), (120.0, YELLOW), (119.0, RED)])
+def test_on_a_terminal_the_colour_of_a_token_is_by_its_margin(
+    remaining: float, style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    end = ISSUED + HOUR  # and ten minutes before that it was to be replaced
+    status = AccountStatus.of(
+        "a", State.FAILING, remaining=remaining, issued_at=ISSUED, expires_at=end, refresh_at=end - HOUR / 6
+    )
+    assert f"{style}0:0" in (status_table([status]) or "")
+
+
+def test_on_a_narrow_terminal_a_long_name_takes_several_lines_and_nothing_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    long = AccountStatus.of("le81823118/" + "x" * 40, State.FAILING, remaining=0.0, last_error="refused " * 9)
+    shown = status_table([long]) or ""
+    assert all(text in shown for text in ("failing", "none"))
+    assert (shown.count("x"), shown.count("refused"), shown.count("…")) == (40, 9, 0)
+
+
+def test_where_there_is_no_terminal_the_status_is_left_to_the_table() -> None:
+    assert status_table([AccountStatus("a", State.OK, 0.0, None)]) is None

@@ -1,0 +1,91 @@
+"""What is wrong with Vault is decided in one place: by exchanges, by the list, and by what attempts are refused."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from worker.core.errors import InternalError, InvalidAccountError, Kind, RefreshError, Stage, UnmanagedSecretError
+from worker.core.outcome import Outcome, Result
+from worker.vault.adapter import VaultError
+from worker.vault.outage import Outage, Use
+
+DENIED = VaultError("write_token secret/le1: status 403, permission denied", status=403)
+
+
+@pytest.fixture
+def outage() -> Outage:
+    return Outage("https://vault", lambda: 100.0)
+
+
+def fail(outage: Outage, account: str, error: RefreshError = DENIED, accounts: int = 9) -> None:
+    outage.attempted(Outcome(account, Result.FAILED, 0.1, error=error), accounts)
+
+
+def succeed(outage: Outage, account: str, result: Result = Result.REFRESHED) -> None:
+    outage.attempted(Outcome(account, result, 0.1), 9)
+
+
+def test_what_two_accounts_are_refused_while_none_is_refreshed_is_vaults_trouble(outage: Outage) -> None:
+    with capture_logs() as logs:
+        for _ in range(3):
+            fail(outage, "le1")
+            assert outage.error is None
+        fail(outage, "le2")
+        fail(outage, "le3")
+        assert outage.error == str(DENIED)
+        succeed(outage, "le4")
+        assert outage.error is None
+    assert [(line["event"], line["address"]) for line in logs] == [
+        ("vault.unavailable", "https://vault"),
+        ("vault.recovered", "https://vault"),
+    ]
+
+
+def test_what_the_only_account_is_refused_is_vaults_trouble(outage: Outage) -> None:
+    fail(outage, "le1", accounts=1)
+    assert outage.error == str(DENIED)
+
+
+def test_a_success_in_between_shows_that_the_refused_accounts_are_refused_for_themselves(outage: Outage) -> None:
+    for account in ("le1", "le2", "le1", "le2"):
+        fail(outage, account)
+        succeed(outage, "le3")
+        assert outage.error is None
+
+
+def test_a_token_that_is_adopted_shows_that_its_account_is_not_refused_any_more(outage: Outage) -> None:
+    for account in ("le1", "le2"):
+        fail(outage, account)
+    succeed(outage, "le3", Result.ADOPTED)
+    succeed(outage, "le1", Result.ADOPTED)
+    assert outage.error == str(DENIED)
+    succeed(outage, "le2", Result.ADOPTED)
+    assert outage.error is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidAccountError("client_id: missing or empty"),
+        UnmanagedSecretError("secret/le1 holds a secret that is not ours"),
+        RefreshError(Stage.SENTINEL, Kind.PERMANENT, "va answers 401", status=401),
+        VaultError("status 429", status=429),
+        InternalError(KeyError("x")),
+    ],
+)
+def test_what_is_wrong_with_the_accounts_or_elsewhere_is_not_vaults_trouble(
+    error: RefreshError, outage: Outage
+) -> None:
+    for account in ("le1", "le2", "le3"):
+        fail(outage, account, error)
+    assert outage.error is None
+
+
+def test_the_latest_error_of_what_fails_first_is_shown(outage: Outage) -> None:
+    outage.failed(Use.READ, VaultError("status 503, sealed", status=503))
+    outage.listed(VaultError("list: status 503, sealed", status=503))
+    outage.worked(Use.READ)
+    assert outage.error == "list: status 503, sealed"
+    outage.listed(VaultError("list: status 403", status=403))
+    assert outage.error == "list: status 403"
+    outage.listed(None)
+    assert outage.error is None

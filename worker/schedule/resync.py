@@ -1,0 +1,49 @@
+"""The resync: look at stored tokens in turn, whether each is still the one that was written or adopted."""
+
+from collections.abc import Callable
+from typing import Final
+
+from worker.core.errors import Kind
+from worker.core.outcome import Result
+from worker.schedule.dispatch import Dispatcher
+
+_PAUSE: Final = 0.1
+"""Seconds between two reads."""
+
+
+class Resync:
+    def __init__(self, dispatcher: Dispatcher, *, clock: Callable[[], float], interval: float) -> None:
+        """:param interval: seconds from the start of one round to that of the next."""
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self.interval = interval
+        self._pending: list[str] = []
+        self._began = 0.0
+
+    def step(self) -> float:
+        """Look at one account, and return the moment of the next step."""
+        if not self._pending:
+            self._began = self._clock()
+            with self._dispatcher.lock:
+                self._pending = self._dispatcher.scheduler.healthy()
+        if self._pending:
+            self._look(self._pending.pop())
+        pause = _PAUSE if self._pending else self.interval
+        return max(self._began + pause, self._clock() + _PAUSE)
+
+    def _look(self, name: str) -> None:
+        dispatcher = self._dispatcher
+        with dispatcher.lock:
+            record = dispatcher.scheduler.reserve(name)
+        if record is None:
+            return
+        expected = record.expected_token
+        outcome = dispatcher.look(name, expected)
+        same = outcome.tracked and expected and outcome.tracked.fingerprint == expected.fingerprint
+        unchanged = outcome.result is Result.ADOPTED and same
+        unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
+        if unchanged or unseen:
+            with dispatcher.lock:
+                dispatcher.scheduler.release(record, outcome.tracked if unchanged else None)
+        else:
+            dispatcher.complete(outcome)

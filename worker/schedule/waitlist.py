@@ -1,0 +1,117 @@
+"""Accounts that failed, by the dependency they wait for: the first success of another account wakes them."""
+
+from collections import defaultdict
+from enum import Enum, auto
+
+from worker.core.errors import Kind, Stage
+from worker.core.outcome import Outcome, Result, State
+
+
+class Vault(Enum):
+    """Dependencies besides a Sentinel host, which is its name, and the Domain API, which is None."""
+
+    READ = auto()
+    WRITE = auto()
+    """Apart from READ: there are times when Vault can be read and not be written to."""
+
+
+Dependency = Vault | str | None
+
+
+class DependencyWaitlist:
+    """An account that was woken and fails for the same dependency again is not woken until it was tried when due.
+
+    So an account that is itself to blame tries at most twice as often because of others' successes. And where
+    LivePerson refuses an account that never had a token, they prove nothing: it is not woken until it fails again.
+    """
+
+    def __init__(self) -> None:
+        self._names: defaultdict[Dependency, dict[str, None]] = defaultdict(dict)
+        self._waits_for: dict[str, Dependency] = {}
+        self._woken_for: dict[str, Dependency] = {}
+        self._woken_in_vain: dict[str, None] = {}
+        """By a Vault that was away again."""
+
+    def record(self, outcome: Outcome, host: str | None, *, host_was_unknown: bool, is_new: bool) -> list[str]:
+        """Record an outcome, and return the accounts whose dependency it proved to be available.
+
+        :param host: the account's Sentinel host, as known by now.
+        :param is_new: this was the first attempt, at an account without a token.
+        """
+        name = outcome.account
+        self.discard(name)
+        woken, woken_for = name in self._woken_for, self._woken_for.pop(name, None)
+        error = outcome.error
+        if error and error.stage is Stage.CREDENTIALS and error.retry_after:
+            error = None  # a first 404, which Vault answered: woken early it would be read too soon for a second one
+        if error and outcome.state is State.FAILING:
+            waits_for = _waits_for(outcome, error.stage, host)
+            refused = is_new and error.kind is Kind.PERMANENT and not isinstance(waits_for, Vault)
+            in_vain = woken and woken_for == waits_for
+            if in_vain and isinstance(waits_for, Vault) and error.kind is Kind.TRANSIENT:
+                self._woken_in_vain[name] = None
+            if not refused and not in_vain:
+                self._names[waits_for][name] = None
+                self._waits_for[name] = waits_for
+        return [each for proven in _proven_available(outcome, host, host_was_unknown) for each in self.wake(proven)]
+
+    def discard(self, name: str) -> None:
+        """Stop waiting, for the account is tried: what becomes available meanwhile does not count as a wake."""
+        self._woken_in_vain.pop(name, None)
+        if name in self._waits_for:
+            dependency = self._waits_for.pop(name)
+            del self._names[dependency][name]
+            if not self._names[dependency]:
+                del self._names[dependency]
+
+    def wake(self, dependency: Dependency) -> list[str]:
+        """Remove and return the accounts waiting for this dependency, in order."""
+        names = self._names.pop(dependency, {})
+        for name in names:
+            self._woken_for[name] = self._waits_for.pop(name)
+        return list(names)
+
+    def waiting(self, outcome: Outcome, host: str | None) -> int:
+        """Return how many accounts wait for what the failed attempt at one, whose host this is, waits for."""
+        return len(self._names.get(_waits_for(outcome, outcome.error.stage, host), ())) if outcome.error else 0
+
+    def first(self, dependency: Dependency) -> str | None:
+        """Return the account that has waited longest for this dependency; None = none waits."""
+        return next(iter(self._names.get(dependency, ())), None)
+
+    def woken_in_vain(self) -> list[str]:
+        """Return the accounts that a Vault that was away again let down since it woke them."""
+        return list(self._woken_in_vain)
+
+    def forget(self, name: str) -> None:
+        """Remove all traces of a removed account."""
+        self._woken_for.pop(name, None)
+        self.discard(name)
+
+
+def _waits_for(outcome: Outcome, stage: Stage, host: str | None) -> Dependency:
+    match stage:
+        case Stage.VAULT | Stage.CREDENTIALS:
+            return Vault.WRITE if outcome.is_unwritten else Vault.READ
+        case Stage.DOMAIN:
+            return None
+        case _:
+            return host
+
+
+def _proven_available(
+    outcome: Outcome,
+    host: str | None,
+    host_was_unknown: bool,  # noqa: FBT001 - as above
+) -> list[Dependency]:
+    failed_at = outcome.error.stage if outcome.error and outcome.state is State.FAILING else None
+    proven: list[Dependency] = []
+    if failed_at not in (Stage.VAULT, Stage.CREDENTIALS):
+        proven.append(Vault.READ)
+        if host_was_unknown and host and failed_at is not Stage.DOMAIN:
+            proven.append(None)
+    if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
+        proven.append(host)
+    if outcome.result is Result.REFRESHED:
+        proven.append(Vault.WRITE)
+    return proven

@@ -1,0 +1,272 @@
+"""Keep the login to Vault alive: log in, renew before expiry, log in again after expiry or revocation."""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any
+
+import hvac
+import requests
+import structlog
+
+from worker.core.errors import Kind, RefreshError, ThrottledError
+from worker.vault.active_login import RENEW_AT, RENEW_RETRY, SPARE_USES, ActiveLogin, Lease
+from worker.vault.adapter import LoginRefusedError, UnexpectedResponseError, VaultError
+from worker.vault.login import HEADER_SAFE, Login, remedy_for, uses_of, wants_somebody
+from worker.vault.operation import Operation
+from worker.vault.outage import Outage, Use
+
+_RELOGIN_FLOOR = 30.0
+"""Seconds between two logins after a 403: a removed policy must not use up a secret_id."""
+_REVOKE_TIMEOUT = 3.0
+"""Seconds: the process must exit in time although Vault does not answer."""
+log = structlog.get_logger()
+
+
+class Cause(StrEnum):
+    """Why a login was made."""
+
+    START = "start"
+    ENDING = "ending"
+    """The lease, or the number of uses."""
+    RENEWAL_REFUSED = "renewal_refused"
+    REVOKED = "revoked"
+    CREDENTIALS_CHANGED = "credentials_changed"
+
+
+class ManagedLogin:
+    """The login that all threads share: one of them renews, the others use the current one meanwhile."""
+
+    def __init__(
+        self,
+        login: Login,
+        new_client: Callable[[], hvac.Client],
+        *,
+        outage: Outage,
+        counted: Callable[[Operation], AbstractContextManager[None]],
+        clock: Callable[[], float],
+        on_first_login: Callable[[], None],
+    ) -> None:
+        """
+        :param new_client: creates a client without a token; one for each login, so that its uses can be counted.
+        :param counted: context manager for each request, for metrics.
+        """
+        self._login = login
+        self._new_client = new_client
+        self._outage = outage
+        self._counted = counted
+        self._clock = clock
+        self._on_first_login = on_first_login
+        self._lock = threading.Lock()
+        self._active: ActiveLogin | None = None
+        self._ended_at = clock()
+        self._next_cause = Cause.START
+        self._failed: tuple[float, RefreshError] | None = None
+        self._refusals = 0
+        self._relogin_from = float("-inf")
+
+    def call(self, request: Callable[[hvac.Client], Any]) -> Any:
+        """Make one request, logged in; VaultError. If the login proves to be invalid, log in again and retry once."""
+        with self._use() as active:
+            try:
+                return request(active.client)
+            except VaultError as error:
+                if not self._is_token_invalid(active, error):
+                    raise
+        with self._use() as active:
+            return request(active.client)
+
+    def keep_alive(self) -> float:
+        """Log in or renew if that is due; return the steady moment of the next renewal."""
+        active, asked = self._active, self._clock()
+        is_usable = active and asked < active.lease.end and not active.is_used_up
+        if active and is_usable and asked < active.lease.renew_at and not self._credentials_changed():
+            return active.lease.renew_at
+        # while one thread renews, the others use the current login; without a usable one they wait
+        if self._lock.acquire(blocking=not is_usable):
+            try:
+                self._renew_or_log_in(asked)
+            finally:
+                self._lock.release()
+        return self._active.lease.renew_at if self._active else asked
+
+    @property
+    def method(self) -> str:
+        """Return the auth method."""
+        return self._login.method
+
+    @property
+    def revocable(self) -> bool:
+        """Return True if the login is ours to revoke."""
+        return self._login.revocable
+
+    @property
+    def renewable(self) -> bool:
+        """Return True if the login can be renewed by us."""
+        return bool(self._active and self._active.lease.renewable)
+
+    @property
+    def expiry(self) -> float:
+        """Return the steady moment of expiry, inf = never; without a login, when it was lost or the process started."""
+        active = self._active
+        return active.lease.end if active else self._ended_at
+
+    @property
+    def uses(self) -> float:
+        """Return the number of requests that a login allows; inf = unlimited."""
+        return self._active.uses if self._active else math.inf
+
+    def logins_for(self, requests: float) -> float:
+        """Return the number of logins that so many requests take; 0 if uses are unlimited."""
+        return requests / (self.uses - SPARE_USES)
+
+    def close(self) -> None:
+        """Revoke the login if it is ours."""
+        active, self._active = self._active, None
+        if active:
+            self._revoke(active.client)
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[ActiveLogin]:
+        """Log in or renew if that is due, and reserve one use of the login."""
+        self.keep_alive()
+        while not ((active := self._active) and active.begin()):
+            self.keep_alive()
+        try:
+            yield active
+        except ThrottledError:
+            active.restore()
+            raise
+        finally:
+            if active.end():
+                self._revoke(active.client)
+
+    def _is_token_invalid(self, used: ActiveLogin, error: VaultError) -> bool:
+        """Return True, and drop the login, if a request failed for its token and not for a policy."""
+        # when requests race for the last uses of a token, Vault answers some of them with 500 "internal error"
+        if not (error.is_token_refused or (error.status == requests.codes.server_error and used.uses < math.inf)):
+            return False
+        if self._active is not used:
+            return True  # another thread noticed it
+        if self._clock() < self._relogin_from:
+            return False  # the newest login was refused just the same, and another one would be
+        used.spend()
+        try:
+            used.client.auth.token.lookup_self()
+        except VaultError as answer:
+            if not answer.is_token_refused:
+                return False
+        else:
+            return self._active is not used  # another thread logged in meanwhile
+        with self._lock:
+            if self._active is used:
+                self._active, self._next_cause, self._ended_at = None, Cause.REVOKED, self._clock()
+                self._relogin_from = self._clock() + _RELOGIN_FLOOR
+        return True
+
+    def _revoke(self, client: hvac.Client) -> None:
+        if self._login.revocable:
+            with contextlib.suppress(VaultError):  # it expires by itself
+                client.adapter.post("/v1/auth/token/revoke-self", timeout=_REVOKE_TIMEOUT)
+
+    def _renew_or_log_in(self, asked: float) -> None:
+        active, now = self._active, self._clock()
+        if active is None:
+            self._log_in(asked, self._next_cause)
+        elif now >= active.lease.end or active.is_used_up:
+            self._log_in(asked, Cause.ENDING)
+        elif now >= active.lease.renew_at or self._credentials_changed():
+            self._renew(active, now)
+        # else another thread did it while this one waited
+
+    def _credentials_changed(self) -> bool:
+        """Return True if the given token was replaced. A token that we created stays valid."""
+        return not self._login.revocable and self._login.has_changed()
+
+    def _renew(self, active: ActiveLogin, now: float) -> None:
+        try:
+            cause = self._try_renew(active, now)
+            if cause:
+                self._log_in(now, cause)
+        except VaultError as error:
+            # the current login is still valid, so requests go on; logged once, and retried
+            lease = active.lease
+            active.lease = replace(lease, renew_at=min(now + RENEW_RETRY, lease.end))
+            if not error.is_throttled:
+                self._outage.failed(Use.LOGIN, error, login_ends_in=lease.end - now)
+        else:
+            self._outage.worked(Use.LOGIN)
+
+    def _try_renew(self, active: ActiveLogin, now: float) -> Cause | None:
+        """Renew the login for about its length; return the cause to log in again, None if renewed."""
+        lease = active.lease
+        if self._credentials_changed():
+            return Cause.CREDENTIALS_CHANGED
+        if not lease.renewable:
+            return Cause.ENDING
+        active.spend()
+        try:
+            with self._counted(Operation.RENEW):
+                answer = active.client.auth.token.renew_self()
+            renewed = Lease.of(answer["auth"], now)
+        except VaultError as error:
+            if error.status is None or error.is_throttled:
+                raise
+            return Cause.RENEWAL_REFUSED  # at the maximum TTL OpenBao does so with a 500
+        except (LookupError, TypeError, ValueError) as error:
+            raise UnexpectedResponseError from error
+        if renewed.length < lease.length * RENEW_AT and self._login.revocable:
+            return Cause.ENDING  # capped by its maximum TTL
+        active.lease = renewed
+        log.info("vault.renewed", expires_in=renewed.length)
+        return None
+
+    def _log_in(self, asked: float, cause: Cause) -> None:
+        """Log in, unless another thread was refused since that moment or a refusal is in backoff."""
+        if self._failed and (self._failed[0] > asked or self._in_backoff()):
+            raise self._failed[1]
+        client = self._new_client()
+        try:
+            with self._counted(Operation.LOGIN):
+                auth = self._login(client)
+            lease, token = Lease.of(auth, self._clock()), auth["client_token"]
+            if not HEADER_SAFE.fullmatch(token):
+                raise UnexpectedResponseError
+            client.token = token
+            active = ActiveLogin(client, lease, uses_of(auth))
+        except (VaultError, LookupError, TypeError, ValueError) as error:
+            if client.token:
+                self._revoke(client)
+            refusal = error if isinstance(error, VaultError) else UnexpectedResponseError()
+            told = refusal.with_remedy(remedy_for(self._login.method, refusal))
+            # no account's fault; and a Kubernetes API that is down, or a file about to be rotated, looks like a refusal
+            failure_class = LoginRefusedError if wants_somebody(self._login.method, told.status) else VaultError
+            failure = failure_class(
+                f"{self._login.method} login: {told}",
+                status=told.status,
+                body=told.body,
+                kind=Kind.TRANSIENT,
+                remedy=told.remedy,
+                detail=f"{self._login.method} login: {told.detail}",
+            )
+            self._failed = (self._clock(), failure)
+            self._refusals = self._refusals + 1 if refusal.kind is Kind.PERMANENT else 0
+            raise failure from error
+        before, self._active, self._failed, self._refusals = self._active, active, None, 0
+        self._outage.worked(Use.LOGIN)
+        log.info("vault.login", method=self._login.method, cause=cause, expires_in=auth["lease_duration"])
+        if cause is Cause.START:
+            self._on_first_login()
+        if before and before.replace():
+            self._revoke(before.client)
+
+    def _in_backoff(self) -> bool:
+        """Return True while a retry would only be refused again, or lock the role for all replicas."""
+        if self._failed is None or not self._refusals or self._login.has_changed():
+            return False
+        pauses = self._login.pauses
+        return self._clock() < self._failed[0] + pauses[min(self._refusals, len(pauses)) - 1]
