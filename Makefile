@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# On two cores beside three others a server may be too slow for a test; alone it is not. STRICT=1: no second try.
+ALONE = { [ $$? = 1 ] && [ "$$STRICT" != 1 ] && echo "== FAILED BESIDE OTHERS, now alone ==" && \
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 .PHONY: $(shell sed -nE 's/^([a-z]+):.*## .*/\1/p' $(MAKEFILE_LIST))
 
@@ -17,7 +20,7 @@ test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failu
 	@$(BIN)/coverage run -m pytest tests/unit
 	@$(BIN)/coverage report --fail-under=100
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation || $(ALONE)
 
 fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
 	@$(BIN)/python -m tests.fuzz
