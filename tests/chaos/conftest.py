@@ -1,6 +1,6 @@
-"""`--long` runs every row, prints the table, and writes it to docs/chaos.md if none was left out.
+"""Run every row with `--long`, print the table, and write it to docs/chaos.md if no row was left out.
 
-So is what came of the networks that part: of the page each keeps what the other wrote.
+The results of the network partitions are handled alike; each part of the page leaves the other's text unchanged.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from tests.chaos.stand import LIFE, Kind, many
 from tests.origin import origin
 
 _SIDE_BY_SIDE = 4
-"""Stands: most of a row's time is spent in waiting."""
+"""Test stands: most of a row's time is spent waiting."""
 _ROWS_A_STAND = 5
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "chaos.md"
 _HEAD = """# Chaos
@@ -37,7 +37,7 @@ Written by `make chaos` ({origin}).
 """
 _RESULTS = pytest.StashKey[list[Result]]()
 PARTITION = pytest.StashKey[str]()
-"""What came of the networks that parted."""
+"""The report on the network partitions."""
 _SOAKED = pytest.StashKey[Future[Soak]]()
 
 Runs = dict[Row, Future[Result]]
@@ -66,9 +66,9 @@ def _row_of(item: pytest.Item) -> Row | None:
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """The rows that were chosen, under way. Those of one kind of stand share it, one after another.
+    """Run the chosen rows. Those of one kind of stand share it, one after another.
 
-    They run beside the other tests here, and a minute of the soak beside them.
+    They run next to the other tests here, and a minute of the soak next to them.
     """
     of_kind: defaultdict[Kind, list[Row]] = defaultdict(list)
     for item in request.session.items:
@@ -99,7 +99,10 @@ def _soak(folders: pytest.TempPathFactory) -> Soak:
 
 
 def _run_lane(kind: Kind, rows: list[Row], runs: Runs, folders: pytest.TempPathFactory) -> None:
-    """A stand on which a row failed is not used again. What its end brings to light is told with its last row."""
+    """Run rows on one stand until one of them fails, and the rest on a new stand.
+
+    An error at a stand's exit is reported with its last row.
+    """
     waiting = list(rows)
     while waiting:
         row = waiting.pop(0)

@@ -1,4 +1,4 @@
-"""Runs one row: waits until all is fresh, breaks something, mends it, and keeps book of what readers find meanwhile."""
+"""Run one row: wait until all is fresh, break something, repair it, and record what readers find meanwhile."""
 
 import json
 import re
@@ -30,23 +30,23 @@ class Row:
     stand: Kind
     fault: Fault
     says: str = ""
-    """What each failed attempt says, as a pattern; empty = none fails."""
+    """Pattern for the error of each failed attempt; empty = none fails."""
     lasts: float = 0.3
     """Share of a token's life. The first token is about to be due when it begins, so that less than half is left; up to
     this much a reader must not notice. 0 = as long as it takes."""
     sign: str = "refresh.failed"
     """The log event that shows that it bit, unless the fault counts for itself."""
     outages: tuple[int, int] = (0, 0)
-    """How often `vault.unavailable` is said, at least and at most."""
+    """Number of `vault.unavailable` events, at least and at most."""
     outlives: bool = False
-    """It is longer than a token's life: none can be kept alive through it."""
+    """The fault is longer than a token's lifetime, so that no token can survive it."""
     at_once: bool = False
     """It need not wait until a token is about to be due."""
     goes_on: bool = True
-    """Whether to wait until each account was renewed once more; else the next row of this stand shows it."""
+    """Wait until each account was renewed once more; else the next row of this stand shows it."""
     tool: str | None = None
     short: bool = False
-    """Whether it is part of `make test`."""
+    """Part of `make test`."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Result:
 
 
 def run(row: Row, stand: Stand) -> Result:
-    """An error that it raises carries what the daemon said last."""
+    """Run the row, and add the daemon's last log lines to an error."""
     try:
         return _run(row, stand)
     except Exception as error:
@@ -88,7 +88,7 @@ def _run(row: Row, stand: Stand) -> Result:
     during, result.book = (result.book, watch.open()) if row.outlives else (None, result.book)
     if row.goes_on:
         stand.wait_until_renewed(1.5 * stand.life)
-    if row.outages[1]:  # what nobody needs for a refresh, such as the list, is tried again later
+    if row.outages[1]:  # what no refresh needs, such as the list, is tried again later
         with suppress(TimeoutError):
             eventually(lambda: _outages(stand.lines(mark)) == _returns(stand.lines(mark)), stand.life)
     lines = stand.lines(mark)
@@ -117,7 +117,7 @@ def _wrong(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
 
 
 def _repeated(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
-    """What was said more often than it changed."""
+    """Report events that were logged more often than the state changed."""
     outages, returns = _outages(lines), _returns(lines)
     least, most = row.outages
     if not least <= outages <= most or returns != outages:
@@ -125,7 +125,7 @@ def _repeated(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
         yield f"vault.unavailable {outages} times, vault.recovered {returns} times: {errors}"
     counts = Counter((line["event"], line["account"]) for line in lines if line["event"] in _PER_ACCOUNT)
     for (event, account), count in counts.items():
-        # whoever waits for what is seen to work again is tried out of turn, at most every other time
+        # an account waiting for a dependency is tried out of turn when it works again, at most every other time
         allowed = 2 * (result.length + result.recovery) + 2 if event == "refresh.failed" else 1
         if count > allowed:
             yield f"{event} {count} times for {account}"
@@ -152,7 +152,7 @@ LEGEND = """- **s**: how long it lasted; less than what the tokens had left when
 
 
 def table(results: Iterable[Result]) -> str:
-    """For people, in Markdown."""
+    """Return a table in Markdown, for people."""
     head = [
         "fault",
         "s",

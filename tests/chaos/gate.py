@@ -1,4 +1,4 @@
-"""What stands between the worker and Vault: it spreads connections, and holds, slows or cuts what passes."""
+"""A gate between the worker and Vault: it spreads connections, and delays, stops or cuts what passes."""
 
 import asyncio
 import re
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 from tests.integration.servers import Server, forget, request, reset
 
 Moment = Literal["before", "after"]
-"""Before a request is passed on to Vault, or after Vault has done it and before its answer goes back."""
+"""Before a request is passed on to Vault, or after Vault has done it and before the client gets the answer."""
 
 _DATE = re.compile(rb"Date: ([^\r]+)")
 
 
 @dataclass
 class Held:
-    """A request that waits at the gate until somebody says what becomes of it."""
+    """A request that waits at the gate for a decision."""
 
     what: re.Pattern[str]
     moment: Moment
@@ -37,11 +37,11 @@ class Held:
         self._told.set()
 
     def drop(self) -> None:
-        """Its client is gone: nobody is to do it, or to hear that it was done."""
+        """Abandon the request, as if its client had disconnected: it is not done, or its answer is not sent."""
         self._told.set()
 
     async def wait(self) -> None:
-        """ConnectionAbortedError where it goes no further."""
+        """Wait for the decision; raise ConnectionAbortedError if it is to drop the request."""
         self.caught.set()
         while not self._told.is_set():  # noqa: ASYNC110 - told from another thread
             await asyncio.sleep(0.01)
@@ -57,24 +57,24 @@ class Passed:
 
 
 class Gate(Server):
-    """Speaks HTTP in clear on both sides. Each new connection goes to the next Vault that takes it, and stays there."""
+    """A server that speaks plain HTTP on both sides. Each new connection is bound to the next Vault that accepts it."""
 
     def __init__(self, vaults: Sequence[str]) -> None:
         super().__init__(self._carry)
         self.lead_to(vaults)
         self._turn = 0
         self.by_health = False
-        """Whether new connections go to those only whose health is well."""
+        """Send new connections only to Vaults whose health check passes."""
         self.no_route: bytes | None = None
-        """Its own answer to every request, in place of Vault's."""
+        """The gate's answer to every request, in place of Vault's."""
         self._forgotten: set[StreamWriter] = set()
         self.resets = 0
         self.delay = 0.0
-        """Seconds by which each answer comes later."""
+        """Seconds by which each answer is delayed."""
         self.behind = timedelta()
-        """By how much the clock of each answer is behind."""
+        """Lag of the clock in each answer."""
         self.cuts = False
-        """Whether each answer ends in its middle."""
+        """Cut each answer in the middle."""
         self.passed: list[Passed] = []
         self._holding: Held | None = None
 
@@ -87,7 +87,7 @@ class Gate(Server):
         self._loop.call_soon_threadsafe(lambda: self._forgotten.update(self._open.values()))
 
     def forget_in_silence(self) -> set[int]:
-        """Drop whatever comes on the connections there are; return their clients' ports."""
+        """Drop whatever arrives on the present connections; return their clients' ports."""
         forgotten = set()
         for writer in list(self._open.values()):
             forget(writer)
@@ -159,7 +159,7 @@ async def _is_well(host: str, port: int | None) -> bool:
 
 
 async def _next(reader: StreamReader, vault_reader: StreamReader) -> bytes:
-    """The client's next request; when Vault closes its end first, the client is to know at once."""
+    """Return the client's next request. A connection that Vault closes first is closed for the client at once."""
     asking, closing = asyncio.ensure_future(request(reader)), asyncio.ensure_future(vault_reader.read(1))
     try:
         await asyncio.wait({asking, closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ async def _next(reader: StreamReader, vault_reader: StreamReader) -> bytes:
 
 
 async def _answer(reader: StreamReader) -> bytes:
-    """One answer, head and body."""
+    """Return one answer, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)

@@ -1,6 +1,6 @@
-"""What became of the tokens' paths by Vault's own audit file, in its order of versions: no reader, no worker is asked.
+"""Reconstruct the history of the tokens' paths from Vault's audit file, in its order of versions.
 
-A write whose answer was lost is found by whoever read it later.
+No reader and no worker is asked. A write whose answer was lost is found by a later read.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from tests.simulation.ownership import MANAGED_BY, Ownership
 _PATH = re.compile(r"secret/(\w+)/liveperson/tokens/(.+)")
 _WRITES = frozenset({"create", "update", "patch"})
 _FORWARDED = "cannot write to readonly storage"
-"""What a standby notes down before the leader is asked."""
+"""The error that a standby logs before it asks the leader."""
 _GRACE = 5.0
 """Seconds after an outage in which a token that ended meanwhile is to be replaced."""
 
@@ -47,7 +47,7 @@ _FIRST = (
 """Of the counts, also where there are none."""
 
 Outage = tuple[float, float]
-"""From when to when nobody could write."""
+"""The start and the end of a time in which no write was possible."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Result:
 
 
 def events(audit: Path) -> list[Event]:
-    """In Vault's order. The file is read twice, for it may be larger than the memory."""
+    """Return the events in Vault's order. The file is read twice, as it may be larger than the memory."""
     asked: dict[str, float] = {}
     writers: dict[tuple[str, str], str | None] = {}
     versions: dict[tuple[str, str], Event] = {}
@@ -131,9 +131,9 @@ def _custom_metadata(asking: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shown(line: dict[str, Any], name: str, at: float) -> Event:
-    """What an answer shows of the path's newest version."""
+    """Return the path's newest version as an answer shows it."""
     asking, told = line["request"], line["response"].get("data") or {}
-    if "http_raw_body" in told:  # as a deleted version is told of
+    if "http_raw_body" in told:  # as in the answer about a deleted version
         told = json.loads(told["http_raw_body"])["data"] or {}
     metadata, data = (told, asking["data"]["data"]) if asking["operation"] in _WRITES else _parts(told)
     marked = (metadata.get("custom_metadata") or {}).get("managed_by") == MANAGED_BY
@@ -146,7 +146,7 @@ def _parts(told: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _refused(line: Mapping[str, Any]) -> bool:
-    """Whether it is an error in a whole answer, as a standby gives where the path is not known to it yet."""
+    """Return True for an error in a complete answer, as a standby sends while it does not know the path yet."""
     told = line["response"].get("data") or {}
     return int(told.get("http_status_code", 0)) >= 400
 
@@ -185,7 +185,7 @@ def _expired(name: str, versions: Sequence[Event], outages: Sequence[Outage], un
 
 
 def report(result: Result) -> str:
-    """For people, in Markdown."""
+    """Return the report in Markdown, for people."""
     verdict, kinds = result.verdict, Counter(result.faults)
     counts = {
         **{what: verdict.counts[what] for what in _FIRST},
@@ -209,12 +209,12 @@ class _Path:
         self._states: list[tuple[float, tuple[int, str, bool]]] = [(0.0, (0, "", False))]
         """Version, when it was made, and whether the path was marked; from when on."""
         self._wiped = 0.0
-        """When that was last said to be done; a standby that is behind says so, too, and the versions go on."""
+        """When a wipe was last reported as done; a lagging standby reports it too, and the versions continue."""
         self._attempted: list[Event] = []
         self._last: deque[str] = deque(maxlen=20)
         """Its last events, for people."""
         self._ends = 0.0
-        """When the token that stands there expires, if it is ours."""
+        """Expiry of the stored token, if it is ours."""
 
     def take(self, event: Event) -> None:
         counts, owner, worker = self._verdict.counts, self._owner, event.worker and self._workers[event.worker]
@@ -290,7 +290,7 @@ class _Path:
 
 
 def _lines(audit: Path, kind: str) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Each with what below the mount it is about, and with the account."""
+    """Yield each line of this kind with its kind of path (data, metadata …) and its account."""
     with audit.open() as lines:
         for text in lines:
             if "/liveperson/tokens/" not in text or f'"type":"{kind}"' not in text:
@@ -306,7 +306,7 @@ def _moment(text: str) -> float:
 
 
 def _shape(event: Event) -> str:
-    """What of it may be shown."""
+    """Describe the event without its secrets."""
     return f"managed_by {event.data.get('managed_by')}, marked {event.marked}, made {event.created}"
 
 

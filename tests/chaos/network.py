@@ -1,7 +1,7 @@
 """Network namespaces, a router between them that cuts, flaps and delays each way by itself, and an OpenBao in three.
 
-A namespace lasts as long as a thread or process in it, and its one interface as long as this process: whatever happens,
-nothing of them stays, and nothing of this machine's own network is touched.
+A namespace exists as long as a thread or process in it, and its interface as long as this process: whatever happens,
+nothing of them remains, and nothing of this machine's network is touched.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Way = tuple[int, int]
 """From one namespace to another: cut, it leaves the way back as it is."""
 
 TOOLS = ("ip", "root", "/dev/net/tun")
-"""What it wants of the machine."""
+"""Requirements on the machine."""
 PORT = 8200
 """Of a node."""
 _CONNECTED_WITHIN = 0.3
@@ -58,7 +58,6 @@ class Space:
         return self._thread.submit(work).result()
 
     def close(self) -> None:
-        """Wait for what was asked of it."""
         self._thread.shutdown()
 
     def _connect(self) -> int:
@@ -101,7 +100,7 @@ class Network:
 
     @contextmanager
     def delayed(self, ways: Collection[Way], chance: Random) -> Iterator[None]:
-        """Each way by its own time, up to half a second."""
+        """Delay each way by a different time, up to half a second."""
         self._delayed = {way: chance.uniform(0.02, 0.5) for way in ways}
         try:
             yield
@@ -110,7 +109,7 @@ class Network:
 
     @contextmanager
     def flapping(self, ways: Collection[Way], chance: Random) -> Iterator[None]:
-        """At any moment some of them are cut, a second later others."""
+        """Cut a random part of these ways at any moment, and another one a second later."""
         over = threading.Event()
 
         def flap() -> None:
@@ -173,7 +172,7 @@ class SpacedCluster(Cluster):
 
 
 class Forwarder(Server):
-    """A balancer that knows nothing of health: a connection goes to the next address that takes it, and stays there."""
+    """A balancer without health checks: a connection is bound to the next address that accepts it."""
 
     def __init__(self, addresses: Sequence[tuple[str, int]], listener: socket.socket | None = None) -> None:
         super().__init__(self._forward, listener=listener)

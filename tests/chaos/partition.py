@@ -1,7 +1,7 @@
-"""Three OpenBao nodes and two workers, each in a network of its own, and the ways between them cut, flapping and slow.
+"""Three OpenBao nodes and two workers, each in a separate network, and the ways between them cut, flapping and slow.
 
-Meanwhile strangers write, delete and undelete at the tokens' paths, through whatever node. What became of it is judged
-by Vault's own audit file.
+Meanwhile strangers write, delete and undelete at the tokens' paths, through any node. The outcome is judged by Vault's
+audit file.
 """
 
 import itertools
@@ -34,7 +34,7 @@ _QUIET = [f"le1000000{number}" for number in range(6)]
 _TOUCHED = [f"le2000000{number}" for number in range(6)]
 """Accounts at whose paths strangers write."""
 _NEW_AT_ONCE = 6
-"""Accounts that come while strangers write at their paths; then the first one goes."""
+"""Accounts that are added while strangers write at their paths; then the first one is removed."""
 _PARTS = 6
 """Threads: strangers, a reader, and a probe for each worker."""
 _LONG = 1.3
@@ -49,14 +49,14 @@ _UNUSABLE, _USABLE = 2.5, 5.0
 
 @dataclass
 class Vault:
-    """What strangers and probes use: each call by another node, on a connection of its own."""
+    """Vault as strangers and probes use it: each call to another node, on a new connection."""
 
     urls: Sequence[str]
     token: str
     chance: Random
 
     def call(self, method: str, path: str, body: object = None) -> requests.Response | None:
-        """None = no answer; what came of it is not known."""
+        """Send one request; None = no answer, and the outcome is unknown."""
         headers = {"X-Vault-Token": self.token}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
@@ -77,7 +77,7 @@ class Stage:
     chance: Random
     over: Event
     written: list[float] = field(default_factory=list)
-    """When a probe's write came through."""
+    """Moments at which a probe's write succeeded."""
     counts: Counter[str] = field(default_factory=Counter)
     new: deque[str] = field(default_factory=deque)
 
@@ -90,7 +90,7 @@ class Stage:
             self._act(name)
 
     def be_new(self) -> None:
-        """An account comes, and at the same moment a stranger writes at its path."""
+        """Add accounts, while a stranger writes at the path of each."""
         number = 0
         while not self.over.wait(self.chance.uniform(2, 6)):
             number += 1
@@ -117,7 +117,7 @@ class Stage:
                 self.counts["reads"] += self.vault.call("GET", f"data/liveperson/tokens/{name}") is not None
 
     def probe(self, vault: Vault) -> None:
-        """From a worker's network."""
+        """Write again and again from a worker's network, and record each success."""
         while not self.over.wait(0.2):
             answer = vault.call("POST", "data/probe", {"data": {"x": "y"}})
             if answer is not None and answer.ok:
@@ -152,7 +152,7 @@ class Stage:
     # Faults
 
     def break_things(self, seconds: float) -> list[str]:
-        """One fault after the other, each kind once before any comes again, until the time is over; what they were."""
+        """Inject one fault after another until the time is over, each kind once per round; return their names."""
         done: list[str] = []
         waiting: list[str] = []
         ends = time.monotonic() + seconds
@@ -170,7 +170,7 @@ class Stage:
         return done
 
     def _faults(self) -> dict[str, tuple[Callable[[], AbstractContextManager[None]], float]]:
-        """What does each, and for which share of a token's life; often it is the leader that is hit."""
+        """Return each fault and its share of a token's lifetime; most of them hit the leader."""
         chance, network = self.chance, self.network
         numbers = [number for number, node in zip(NODES, self.cluster.nodes, strict=True) if node.is_active()]
         one = numbers[0] if numbers and chance.random() < _AT_THE_LEADER else chance.choice(NODES)
@@ -199,7 +199,7 @@ class Stage:
         }
 
     def outages(self) -> list[Outage]:
-        """The times in which no probe could write for so long that a worker could not either."""
+        """Return the times in which no probe could write for so long that a worker could not either."""
         gaps = [gap for gap in itertools.pairwise(sorted(self.written)) if gap[1] - gap[0] > _UNUSABLE]
         joined: list[Outage] = []
         for begun, over in gaps:
@@ -211,7 +211,7 @@ class Stage:
 
 
 def partition(folder: Path, seconds: float, seed: int) -> Result:
-    """Its own thread stays outside; what it does not live to see is ended all the same."""
+    """Run the scenario in a thread of its namespace; whatever is left of it when the networks close is stopped."""
     over = Event()
     with Network(OTHERS) as network:
         try:
@@ -263,7 +263,7 @@ def _partition(folder: Path, network: Network, seconds: float, seed: int, over: 
 
 
 def _worker(stack: ExitStack, scene: Scene, space: Space, name: str, vault: str) -> Daemon:
-    """Start a daemon in the space, with a login of its own, and with what it reaches of LivePerson as its own."""
+    """Start a daemon in the space, with a separate login and forwarders to LivePerson."""
     role_id, secret_id = scene.openbao.approle(name, ["appjwt-worker"])
     scene.secrets.append(secret_id)
     file = scene.folder / name

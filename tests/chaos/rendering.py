@@ -1,4 +1,4 @@
-"""A real `bao agent` that renders every account's token into a file, as it does beside an app."""
+"""A real `bao agent` that renders every account's token into a file, as a sidecar of an app does."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ _TEMPLATE = '{{ with secret "secret/data/liveperson/tokens/NAME" }}{{ .Data.data
 
 
 class Rendering:
-    """The agent, and what its files hold."""
+    """The agent and its rendered files."""
 
     def __init__(self, folder: Path, vault: OpenBao, names: Iterable[str]) -> None:
-        """:param vault: the server that it reads from; it keeps its address for as long as this is used."""
+        """:param vault: the server that it reads from; the address must not change while this is in use."""
         folder.mkdir()
         self._log = folder / "agent.log"
         self._files = {name: folder / name.replace("/", "-") for name in names}
@@ -66,7 +66,7 @@ class Rendering:
         self._process.wait(10)
 
     def lead_to(self, vault: OpenBao) -> None:
-        """Start the agent anew with another server's address."""
+        """Restart the agent with another server's address."""
         self.__exit__()
         self._config.write_text(self._config.read_text().replace(self._vault.address, vault.address))
         self._vault = vault
@@ -77,7 +77,7 @@ class Rendering:
         return {name: _fingerprint(file) for name, file in self._files.items()}
 
     def lag(self, newest: Callable[[], dict[str, str | None]]) -> float:
-        """Return the seconds from the agent's first new rendering until every file holds the newest token.
+        """Return the seconds from the agent's first new rendering until every file contains the newest token.
 
         :param newest: the fingerprints in Vault.
         """

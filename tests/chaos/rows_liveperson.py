@@ -22,7 +22,7 @@ def answering(fault: faults.Fault, service: Service = "sentinel") -> Fault:
 
 @contextmanager
 def half_hang(stand: Stand) -> Iterator[None]:
-    """Nobody reads those that hang until they have a live token again: they are hurt, and the others must not be."""
+    """Let half of the accounts hang, unread until they have a live token again: only the others must not suffer."""
     sick = frozenset(list(stand.watch.accounts)[::2])
     faults_in_force = stand.scene.liveperson.faults
     stand.watch.ignored = sick
@@ -45,7 +45,7 @@ def domain_api_down(stand: Stand) -> Iterator[None]:
 
     with stand.scene.liveperson.faults.on(faults.Fault(status=503), service="domain"):
         yield
-        eventually(refused, stand.life)  # a host that was looked up is known for a while
+        eventually(refused, stand.life)  # a host, once found, is cached for a while
     stand.bites = refused()
 
 
@@ -62,7 +62,7 @@ def domain_api_down_and_a_restart(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def name_moved(stand: Stand) -> Iterator[None]:
-    """To other servers; the old ones answer 503 from now on, and keep their connections."""
+    """Move the name to other servers; the old ones answer 503 from now on, and do not close their connections."""
     liveperson = stand.scene.liveperson
     hosts, old, new = liveperson.hosts, f"localhost:{stand.ports[-1]}", liveperson.hosts["lo"]
     before, hosts["lo"] = len(liveperson.seen), hosts["va"]
@@ -76,7 +76,7 @@ def name_moved(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def secret_in_vault_first(stand: Stand) -> Iterator[None]:
-    """A new client_secret that LivePerson does not know yet."""
+    """Store a new client_secret that LivePerson does not know yet."""
     new = {name: secrets.token_hex(13) for name in stand.watch.accounts}
     _store(stand, new)
     yield
@@ -162,7 +162,7 @@ ROWS = [
         short=True,
     ),
     Row(_GROUP, "its name moved, the old servers unwell", named, name_moved, f"{_HOST} answers 503"),
-    # whoever is between the two secrets when LivePerson takes the new one is refused with both
+    # a request between the two secrets, when LivePerson takes the new one, is refused with both
     Row(_GROUP, "new secret early", direct, secret_in_vault_first, _REFUSED, sign="credentials.previous_used"),
     Row(_GROUP, "new secret late", direct, secret_at_liveperson_first, _REFUSED),
     Row(_GROUP, "wrong secret", direct, wrong_secret, _REFUSED),

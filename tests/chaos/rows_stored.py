@@ -18,7 +18,7 @@ _YEAR_2099 = 4070908800
 
 
 def each(act: Callable[[Stand, str, str], None]) -> Fault:
-    """Done to two accounts, by name and path; it is for the daemon to mend."""
+    """Do this to two accounts, by name and path; the daemon has to repair it."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
@@ -30,13 +30,13 @@ def each(act: Callable[[Stand, str, str], None]) -> Fault:
 
 
 def seen(act: Callable[[Stand, str, str], None]) -> Fault:
-    """The same, where the daemon calls nothing a repair: that readers saw it shows that it was done."""
+    """Do the same where the daemon reports no repair: a reader's observation shows that it was done."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
         book = stand.watch.book
         eventually(lambda: all(_version(stand, _path(name)) > 1 for name in _HIT))
-        stand.daemon.process.send_signal(signal.SIGSTOP)  # or it may mend it before anybody saw it
+        stand.daemon.process.send_signal(signal.SIGSTOP)  # or it may repair it before a reader has seen it
         with each(act)(stand):
             eventually(lambda: book.lost + book.planted)
             stand.daemon.process.send_signal(signal.SIGCONT)
@@ -79,7 +79,7 @@ def undeleted(stand: Stand, name: str, path: str) -> None:
 
 
 def rolled_back(stand: Stand, name: str, path: str) -> None:
-    """To the version before, which is due: lives are too short here for it to end a minute earlier and be a repair."""
+    """Restore the version before, which is due. Lives are too short here for that to count as a repair."""
     del name
     before = _data(stand, path, _version(stand, path) - 1)
     stand.kv.create_or_update_secret(path, {**before, PLANTED: "yes"})

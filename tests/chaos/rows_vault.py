@@ -60,7 +60,7 @@ def sealed(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def slow(stand: Stand) -> Iterator[None]:
-    """Each answer takes 0.4 s more, of the second that it may take."""
+    """Delay each answer by 0.4 s, of the second that it may take."""
     before, stand.way.delay = len(stand.way.passed), 0.4
     yield
     stand.way.delay, stand.bites = 0.0, len(stand.way.passed) - before
@@ -83,7 +83,7 @@ def cut(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def moved(stand: Stand) -> Iterator[None]:
-    """The mount is gone, and comes back with what was in it."""
+    """Move the mount away, then back with its content."""
     stand.vault.client.sys.move_backend("secret", "elsewhere")
     yield
     stand.vault.client.sys.move_backend("elsewhere", "secret")
@@ -98,18 +98,18 @@ def no_policy(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def throttled(stand: Stand) -> Iterator[None]:
-    """One account may be read in each six seconds. Not the tokens: their readers come from the same address."""
+    """Limit reads of accounts to one in six seconds. Tokens are exempt: their readers use the same address."""
     quota, adapter = "/v1/sys/quotas/rate-limit/accounts", stand.vault.client.adapter
     before = len(stand.daemon.events("vault.throttled"))
     adapter.post(quota, json={"path": "secret/data/liveperson/accounts/*", "rate": 1, "interval": "6s"})
     yield
     adapter.delete(quota)
-    stand.daemon.wait_for("vault.throttled", count=before + 1)  # which is said some seconds after it is over
+    stand.daemon.wait_for("vault.throttled", count=before + 1)  # logged some seconds after the throttling is over
 
 
 @contextmanager
 def paged_list(stand: Stand) -> Iterator[None]:
-    """An account comes whose name is on the last page."""
+    """Add an account whose name is on the last page."""
     before = len(stand.way.passed)
     stand.add_account("le99999999")
     yield
@@ -120,7 +120,7 @@ def paged_list(stand: Stand) -> Iterator[None]:
 
 
 def without_route(answer: bytes) -> Fault:
-    """A gateway whose route to Vault is lost has an answer of its own."""
+    """Answer in place of Vault, as a gateway does that lost its route."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
@@ -133,7 +133,7 @@ def without_route(answer: bytes) -> Fault:
 
 @contextmanager
 def forgotten(stand: Stand) -> Iterator[None]:
-    """By the network: whoever uses one of its connections again hears that there is none."""
+    """Let the network forget the connections: the next use of one is answered by a reset."""
     before = stand.way.resets
     stand.way.forget()
     yield
@@ -142,7 +142,7 @@ def forgotten(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def forgotten_in_silence(stand: Stand) -> Iterator[None]:
-    """By the network, which tells neither end: what is sent is never acknowledged."""
+    """Let the network forget the connections without a reset: data are never acknowledged."""
     clients, waited = stand.way.forget_in_silence(), set[int]()
     ends = time.monotonic() + 0.3 * stand.life
     while time.monotonic() < ends:
@@ -153,7 +153,7 @@ def forgotten_in_silence(stand: Stand) -> Iterator[None]:
 
 
 def _unacknowledged(port: int) -> set[int]:
-    """The ports here of connections to that port whose data wait to be acknowledged."""
+    """Return the local ports of connections to that port whose data wait to be acknowledged."""
     lines = map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
     waiting = (line for line in lines if line[2].endswith(f":{port:04X}") and not line[4].startswith("00000000:"))
     return {int(line[1].rpartition(":")[2], 16) for line in waiting}
@@ -161,7 +161,7 @@ def _unacknowledged(port: int) -> set[int]:
 
 @contextmanager
 def proxy_down(stand: Stand) -> Iterator[None]:
-    """It is named for http, too, and http to this machine never goes there: Vault can be used all the while."""
+    """Stop the proxy. It is named for http, too, but http to this machine never uses it: Vault remains reachable."""
     assert stand.proxy
     targets, stand.proxy.is_down = stand.proxy.targets, True
     stand.proxy.abort_all()
@@ -187,7 +187,7 @@ def nothing(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def secret_id_rotated(stand: Stand) -> Iterator[None]:
-    """The old one is gone before the new one is in its file."""
+    """Revoke the old secret_id before the new one is in its file."""
     file = Path(stand.scene.settings["APPJWT_VAULT_SECRET_ID_FILE"])
     stand.vault.client.auth.approle.destroy_secret_id(ROLE, file.read_text())
     _revoke(stand)
@@ -199,7 +199,7 @@ def secret_id_rotated(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def jwt_rotated(stand: Stand) -> Iterator[None]:
-    """The one in the file has ended before the next is there."""
+    """Let the JWT in the file expire before the next one is there."""
     file, issuer = stand.scene.folder / "jwt", Kubernetes()
     file.write_text(issuer.token(age=timedelta(hours=2)))
     stand.vault.jwt(ROLE, [ROLE], issuer)
@@ -237,7 +237,7 @@ def leader_frozen(stand: Stand) -> AbstractContextManager[None]:
 
 @contextmanager
 def leader_steps_down(stand: Stand) -> Iterator[None]:
-    """When a write is on its way to it."""
+    """Let the leader step down while a write is on its way to it."""
     assert stand.cluster
     held = stand.way.hold(_WRITE, "before")
     assert held.caught.wait(stand.life)
@@ -248,7 +248,7 @@ def leader_steps_down(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def outcome_unknown(stand: Stand) -> Iterator[None]:
-    """The leader is killed when it has done a write, and before it has said so."""
+    """Kill the leader when it has done a write, before it has answered."""
     assert stand.cluster
     held = stand.way.hold(_WRITE, "after")
     assert held.caught.wait(stand.life)
@@ -258,7 +258,10 @@ def outcome_unknown(stand: Stand) -> Iterator[None]:
 
 
 def leader_sealed(*, still_offered: bool) -> Fault:
-    """It answers 503 on the connections that it has. The balancer sends it no new ones, or every third."""
+    """Seal the leader: it answers 503 on its connections.
+
+    :param still_offered: True = the balancer sends it every third new connection, else none.
+    """
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
@@ -278,7 +281,7 @@ def leader_sealed(*, still_offered: bool) -> Fault:
 
 @contextmanager
 def moved_to_another_cluster(stand: Stand) -> Iterator[None]:
-    """One that was restored from a snapshot; the old one is sealed, and keeps its connections.
+    """Fail over to a cluster restored from a snapshot; the old one is sealed, and its connections stay open.
 
     No write gets through meanwhile, so that the snapshot is no older than what readers saw.
     """
@@ -300,7 +303,7 @@ def moved_to_another_cluster(stand: Stand) -> Iterator[None]:
 
 
 def _holds(vault: OpenBao, account: str) -> bool:
-    """Whether it answers, and has the account's token."""
+    """Return True if this Vault answers and has the account's token."""
     with suppress(OSError, VaultError):
         return vault.get_token(account) is not None
     return False

@@ -30,7 +30,7 @@ _numbers = itertools.count()
 
 
 def killed_at(what: str, moment: Moment) -> Fault:
-    """At a request of a new account to Vault; `{}` in it stands for the account's name."""
+    """Kill the daemon at a request of a new account to Vault; `{}` in it is replaced by the account's name."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
@@ -48,7 +48,7 @@ def killed_at(what: str, moment: Moment) -> Fault:
 
 
 def killed_while(service: Service, misbehaviour: Misbehaviour) -> Fault:
-    """While a service of LivePerson has the request of a new account."""
+    """Kill the daemon while a service of LivePerson has the request of a new account."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:
@@ -67,7 +67,7 @@ def killed_while(service: Service, misbehaviour: Misbehaviour) -> Fault:
 
 @contextmanager
 def killed_again_and_again(stand: Stand) -> Iterator[None]:
-    """At 50 random moments; at every other one it has come so far that it works."""
+    """Kill the daemon at 50 random moments, half of them after it was ready."""
     chance = random.Random(1)
     for number in range(50):
         if number % 2:
@@ -121,7 +121,7 @@ def suspended(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def one_of_two_suspended(stand: Stand) -> Iterator[None]:
-    """What it remembers has long been replaced by its sister when it wakes."""
+    """Suspend one of two daemons until its sister has replaced all that it remembers."""
     sleeper = stand.daemon
     stand.start().wait_for("worker.ready")
     sleeper.process.send_signal(signal.SIGSTOP)
@@ -135,7 +135,7 @@ def one_of_two_suspended(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def raced(stand: Stand) -> Iterator[None]:
-    """By a second daemon, and by three operators who refresh everything again and again; one of all wins each write."""
+    """Run a second daemon, and three operators who refresh everything again and again; one of all wins each write."""
     sister = stand.daemon
     stand.start().wait_for("worker.ready")
     before, ends = len(stand.way.passed), time.monotonic() + stand.life
@@ -153,7 +153,7 @@ def raced(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def log_unread(stand: Stand) -> Iterator[None]:
-    """Its log shipper stops, and goes on later: the pipe between them is full meanwhile."""
+    """Suspend the log shipper, then resume it: the pipe between them is full meanwhile."""
     assert stand.shipper
     daemon, began = stand.daemon, len(stand.daemon.events())
     stand.shipper.send_signal(signal.SIGSTOP)
@@ -175,7 +175,7 @@ def _moment(line: Line) -> datetime:
 
 @contextmanager
 def no_more_files(stand: Stand) -> Iterator[None]:
-    """Its connections to Vault are cut, so that it wants new ones."""
+    """Limit the open files, and cut the connections to Vault so that the daemon needs new ones."""
     with _limit(stand, resource.RLIMIT_NOFILE, 3):
         stand.way.cuts = True
         time.sleep(0.5)
@@ -185,7 +185,7 @@ def no_more_files(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def no_more_memory(stand: Stand) -> Iterator[None]:
-    """Than a little; and many new accounts, each of which wants a thread to be looked at by, which is more."""
+    """Limit the memory, and add more accounts than it has room for threads to read them."""
     process = Path(f"/proc/{stand.daemon.process.pid}")
     pages = int((process / "statm").read_text().split()[0])
     threads = len(list((process / "task").iterdir()))
@@ -211,7 +211,7 @@ def _limit(stand: Stand, which: int, limit: int) -> Iterator[None]:
 
 
 def shifted(by: str) -> Fault:
-    """While it runs."""
+    """Shift the clock while the daemon runs."""
 
     @contextmanager
     def fault(stand: Stand) -> Iterator[None]:

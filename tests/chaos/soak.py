@@ -1,6 +1,6 @@
 """`make soak`: many accounts, short lives, faults at random; does the daemon grow?
 
-SOAK_MINUTES says for how long (30). The figures go to docs/soak.md.
+SOAK_MINUTES sets its duration (30). The figures are written to docs/soak.md.
 """
 
 import os
@@ -45,7 +45,7 @@ _NAMES = {
 """Of the rows, those that need no special stand and leave the daemon running."""
 FAULTS = [row for row in [*rows_vault.ROWS, *rows_liveperson.ROWS] if row.name in _NAMES]
 _ALLOWED = {"memory MiB": 1.1, "threads": 1.1, "sockets": 1.5, "files": 1.5}
-"""How much more the last quarter may have than the second, by medians."""
+"""Growth that is allowed from the second quarter to the last, by medians."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Soak:
     failed: int = 0
 
     def quarters(self) -> Iterable[tuple[str, list[float], float]]:
-        """Of each figure the median in each quarter, and its maximum."""
+        """Yield each figure's median in each quarter, and its maximum."""
         size = max(1, len(self.samples) // 4)
         for name in _ALLOWED:
             values = [sample[name] for sample in self.samples]
@@ -93,7 +93,7 @@ def soak(stand: Stand, minutes: float, seed: int) -> Soak:
 
 
 def check_flat(done: Soak) -> None:
-    """Whether the last quarter of the time needs no more than the second."""
+    """Report each figure that is higher in the last quarter of the time than in the second."""
     for name, medians, _ in done.quarters():
         if medians[3] > medians[1] * _ALLOWED[name] + 5:
             done.problems.append(f"{name} grew from {medians[1]:.0f} to {medians[3]:.0f}")

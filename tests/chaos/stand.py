@@ -1,4 +1,4 @@
-"""Where faults are tried: a scene with accounts, a daemon that keeps their tokens fresh, and readers that watch."""
+"""The stand for faults: a scene with accounts, a daemon that refreshes their tokens, and readers that watch."""
 
 import subprocess
 import time
@@ -62,9 +62,9 @@ class Stand:
     proxy: Proxy | None = None
     """To everything but this machine."""
     ports: list[int] = field(default_factory=list)
-    """Where the name of Sentinel leads, the last one now."""
+    """Ports to which the name of Sentinel leads, the present one last."""
     bites: int | None = None
-    """What a fault counted itself; None = nothing was counted."""
+    """Effects that a fault counted itself; None = nothing was counted."""
 
     @property
     def settings(self) -> Settings:
@@ -82,7 +82,7 @@ class Stand:
 
     @property
     def way(self) -> Gate:
-        """To Vault."""
+        """Return the gate to Vault."""
         assert self.gate
         return self.gate
 
@@ -100,12 +100,12 @@ class Stand:
         self.daemons.append(daemon)
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the daemon, as a power cut would."""
         self.daemon.process.kill()
         self.daemon.process.wait()
 
     def side_by_side(self, count: int, *flags: str) -> list[Done]:
-        """The same call so many times at once."""
+        """Run the same call so many times at once."""
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(lambda _: self.scene.call(*flags, changes=self.settings), range(count)))
 
@@ -113,28 +113,28 @@ class Stand:
         self.watch.accounts[name] = self.scene.add_account(name, region)
 
     def mark(self) -> Mark:
-        """How much each daemon has said by now."""
+        """Return the number of log lines of each daemon by now."""
         return {id(daemon): len(daemon.events()) for daemon in self.daemons}
 
     def lines(self, mark: Mark, *events: str) -> list[Line]:
-        """What was said since then."""
+        """Return the lines logged since then."""
         said = [line for daemon in self.daemons for line in daemon.events()[mark.get(id(daemon), 0) :]]
         return [line for line in said if not events or line["event"] in events]
 
     def wait_until_due(self, before: float) -> None:
-        """Until so many seconds before the first token is to be replaced, by what its writer says beside it."""
+        """Wait until so many seconds before the first token is due, by the fields stored with it."""
         while (wait := self._due_in()) < before:
             time.sleep(0.2)  # it is being replaced, or was lost
         time.sleep(wait - before)
 
     def wait_until_fresh(self, within: float) -> float:
-        """The seconds until every reader finds as much life as in normal running."""
+        """Return the seconds until every reader finds as much life as in normal running."""
         began = time.monotonic()
         eventually(lambda: self.watch.fresh(began), within)
         return time.monotonic() - began
 
     def wait_until_renewed(self, within: float) -> None:
-        """Until each account has another token than now."""
+        """Wait until each account has another token than now."""
         before = self.watch.fingerprints()
 
         def renewed() -> bool:
@@ -144,7 +144,7 @@ class Stand:
         eventually(renewed, within)
 
     def has_live_token(self, account: str) -> bool:
-        """By what its writer says beside it."""
+        """Return True if the stored token is live, by the fields stored with it."""
         ends = (self.vault.get_token(account) or {}).get("expires_at")
         return ends is not None and datetime.fromisoformat(ends).timestamp() > time.time()
 
@@ -168,10 +168,10 @@ def _stand(
     accounts: Mapping[str, str] = ACCOUNTS,
     pause: float = 0.1,
 ) -> Iterator[Stand]:
-    """Set up and fresh.
+    """Set up a stand and wait until its tokens are fresh.
 
-    :param vaults: those that run already; none = a dev server of the scene's own.
-    :param gated: whether the daemon comes to Vault by a gate; without one it comes over TLS.
+    :param vaults: those that run already; none = a new dev server of the scene.
+    :param gated: True = the daemon reaches Vault through a gate, False = over TLS.
     """
     options = {"openbao": vaults[0]} if vaults else {"vault_tls": not gated}
     with ExitStack() as stack:
@@ -197,27 +197,27 @@ def _stand(
 
 
 def direct(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server over TLS."""
+    """Set up a dev server over TLS."""
     return _stand(folder, gated=False)
 
 
 def gated(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server behind a gate."""
+    """Set up a dev server behind a gate."""
     return _stand(folder)
 
 
 def shipped(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server behind a gate, and a daemon with a log that another process takes to its file."""
+    """Set up a dev server behind a gate, and a daemon whose log another process writes to its file."""
     return _stand(folder, ships_log=True)
 
 
 def crowded(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server behind a gate, with the timeouts as they are by default: what runs here makes a machine slow."""
+    """Set up a dev server behind a gate, with the default timeouts: what runs here makes a machine slow."""
     return _stand(folder, changes=lambda _: _PATIENT)
 
 
 def restarted(folder: Path) -> AbstractContextManager[Stand]:
-    """The same with lives of a minute: on a busy machine a start takes its time."""
+    """Set up the same with lives of a minute: on a busy machine a start takes its time."""
     return _stand(folder, life=LONG_LIFE)
 
 
@@ -226,7 +226,7 @@ def restarted_directly(folder: Path) -> AbstractContextManager[Stand]:
 
 
 def short_logins(folder: Path) -> AbstractContextManager[Stand]:
-    """The same, where a login lives for 3 s and can be renewed for 6."""
+    """Set up the same, where a login lives for 3 s and can be renewed for 6."""
 
     def changes(scene: Scene) -> Settings:
         scene.openbao.approle(ROLE, [ROLE], token_ttl="3s", token_max_ttl="6s")
@@ -236,7 +236,7 @@ def short_logins(folder: Path) -> AbstractContextManager[Stand]:
 
 
 def few_uses(folder: Path) -> AbstractContextManager[Stand]:
-    """The same, where a login may be used 25 times."""
+    """Set up the same, where a login may be used 25 times."""
 
     def changes(scene: Scene) -> Settings:
         scene.openbao.approle(ROLE, [ROLE], token_num_uses=25)
@@ -246,7 +246,7 @@ def few_uses(folder: Path) -> AbstractContextManager[Stand]:
 
 
 def neighbours(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server over TLS, and one Sentinel host with many accounts for its few slots."""
+    """Set up a dev server over TLS, and one Sentinel host with many accounts for its few slots."""
     names = {f"le{number:08}": "va" for number in range(30)}
     slots = {"APPJWT_SENTINEL_MAX_IN_FLIGHT": "4"}
     return _stand(folder, gated=False, accounts=names, life=LONG_LIFE, changes=lambda _: slots)
@@ -254,20 +254,20 @@ def neighbours(folder: Path) -> AbstractContextManager[Stand]:
 
 @contextmanager
 def one_node(folder: Path, **options: Any) -> Iterator[Stand]:
-    """A server that keeps its data when it is killed, behind a gate."""
+    """Set up a server behind a gate that does not lose its data when it is killed."""
     with RaftNode(folder / "node") as node, _stand(folder, [node], **options) as stand:
         yield stand
 
 
 def many(folder: Path, *, life: int, accounts: int) -> AbstractContextManager[Stand]:
-    """For the soak: each account is read about once a second."""
+    """Set up the soak: each account is read about once a second."""
     names = {f"le{number:08}": ("va", "lo")[number % 2] for number in range(accounts)}
     return one_node(folder, life=life, accounts=names, pause=0.5)
 
 
 @contextmanager
 def by_jwt(folder: Path) -> Iterator[Stand]:
-    """A login by a JWT in a file, as a pod has it."""
+    """Set up a login by a JWT in a file, as a pod has it."""
     issuer = Kubernetes()
 
     def changes(scene: Scene) -> Settings:
@@ -288,7 +288,7 @@ def by_jwt(folder: Path) -> Iterator[Stand]:
 
 @contextmanager
 def three_nodes(folder: Path) -> Iterator[Stand]:
-    """A cluster behind a gate that gives each connection the next node."""
+    """Set up a cluster behind a gate that gives each connection the next node."""
     with Cluster(folder) as cluster, _stand(folder, cluster.nodes) as stand:
         stand.cluster = cluster
         yield stand
@@ -296,7 +296,7 @@ def three_nodes(folder: Path) -> Iterator[Stand]:
 
 @contextmanager
 def two_clusters(folder: Path) -> Iterator[Stand]:
-    """A server behind a gate, and another one that knows nothing, with the timeouts as they are by default."""
+    """Set up a server behind a gate, and an empty one elsewhere, with the default timeouts."""
     with (
         RaftNode(folder / "node") as node,
         RaftNode(folder / "elsewhere", seal_key=node.seal_key) as elsewhere,
@@ -308,7 +308,7 @@ def two_clusters(folder: Path) -> Iterator[Stand]:
 
 @contextmanager
 def named(folder: Path) -> Iterator[Stand]:
-    """A dev server behind a gate, and Sentinel behind a name that can move."""
+    """Set up a dev server behind a gate, and Sentinel behind a name that can move."""
     ports: list[int] = []
 
     def changes(scene: Scene) -> Settings:
@@ -324,7 +324,7 @@ def named(folder: Path) -> Iterator[Stand]:
 
 @contextmanager
 def proxied(folder: Path) -> Iterator[Stand]:
-    """A dev server behind a gate, in clear, and LivePerson behind a proxy that the environment names for everything."""
+    """Set up a dev server behind a gate, in clear, and LivePerson behind a proxy of the environment for all URLs."""
 
     def changes(scene: Scene) -> Settings:
         liveperson = scene.liveperson
@@ -346,7 +346,7 @@ def proxied(folder: Path) -> Iterator[Stand]:
 
 
 def paged(folder: Path) -> AbstractContextManager[Stand]:
-    """A dev server behind a gate, whose policy shows five names of twelve at a time."""
+    """Set up a dev server behind a gate, whose policy shows five names of twelve at a time."""
 
     def changes(scene: Scene) -> Settings:
         scene.openbao.policy(ROLE, _PAGED)
@@ -356,7 +356,7 @@ def paged(folder: Path) -> AbstractContextManager[Stand]:
 
 
 def clocked(folder: Path, life: int = LIFE) -> AbstractContextManager[Stand]:
-    """Its daemons' wall clock is shifted by what is in the scene's file `clock`."""
+    """Set up daemons whose wall clock is shifted by the content of the scene's file `clock`."""
 
     def changes(scene: Scene) -> Settings:
         clock = scene.folder / "clock"

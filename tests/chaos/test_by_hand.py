@@ -1,4 +1,4 @@
-"""What was tried by hand before it was tried here."""
+"""Cases that were first found by hand."""
 
 import itertools
 import json
@@ -66,7 +66,7 @@ def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once
 
 
 def hears(daemon: Daemon, number: signal.Signals) -> bool:
-    """Whether the process has come so far that it handles the signal; before that Python itself is being started."""
+    """Return True once the process handles the signal; before that Python itself is being started."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -132,7 +132,7 @@ def test_a_renewal_that_hangs_makes_no_busy_loop(tmp_path: Path) -> None:
 
 
 async def echo(reader: StreamReader, writer: StreamWriter) -> None:
-    """A Vault that repeats in its error what it was sent: head, with the token, and body."""
+    """Answer as a Vault that repeats in its error what it was sent: head, with the token, and body."""
     while True:
         asked = (await request(reader)).decode()
         writer.write(http(json.dumps({"errors": [asked]}).encode(), status="400 Bad Request"))

@@ -1,4 +1,4 @@
-"""Each fault once, on real processes, a real OpenBao and real sockets; beside them a minute of the soak.
+"""Each fault once, on real processes, a real OpenBao and real sockets; next to them a minute of the soak.
 
 `make chaos` runs them all. They share what runs them, so they are in one file.
 """
@@ -26,7 +26,7 @@ ROWS = [*rows_vault.ROWS, *rows_liveperson.ROWS, *rows_worker.ROWS, *rows_stored
 def test_no_reader_is_hurt_by(row: Row, runs: Runs, request: pytest.FixtureRequest) -> None:
     result = runs[row].result()
     assert not result.problems, "\n".join(result.problems)
-    # beside other tests the agent has less of the machine
+    # next to other tests the agent has less of the machine
     soon = SOON if request.config.getoption("long", default=False) else 3 * SOON
     assert result.agent <= soon, f"the agent's files held the newest tokens after {result.agent:.1f} s"
 

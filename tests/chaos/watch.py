@@ -15,22 +15,22 @@ from sandbox.openbao import OpenBao
 FRESH = 0.4
 """Of its life, at least, every token has left in normal running."""
 PLANTED = "planted"
-"""A field that says so of what a test puts there by hand."""
+"""A field by which a test marks what it puts there by hand."""
 _TIMEOUT = 1.0
 
 
 @dataclass
 class Book:
-    """What the readers found, from the moment it was opened."""
+    """Findings of the readers since it was opened."""
 
     reads: int = 0
     lost: int = 0
     """There was nothing, where there had been a token."""
     planted: int = 0
-    """What a test put there by hand."""
+    """Reads of what a test put there by hand."""
     expired: int = 0
     backwards: int = 0
-    """A token that ends earlier than one read there before."""
+    """A token that expires earlier than one read there before."""
     foreign: int = 0
     """Another account's or app's token, or one that passed no check."""
     least_share: float = 1.0
@@ -51,7 +51,7 @@ class Seen:
 
 @dataclass
 class Watch:
-    """`vaults` are asked in turn, each as long as it answers: a standby is for when its leader is gone."""
+    """Readers of all accounts. Each of `vaults` is asked as long as it answers: a standby is for a lost leader."""
 
     vaults: Sequence[OpenBao]
     liveperson: LivePerson
@@ -63,7 +63,7 @@ class Watch:
     newest: dict[str, Seen] = field(default_factory=dict)
     book: Book = field(default_factory=Book)
     failures: list[str] = field(default_factory=list)
-    """What must never be seen, in words."""
+    """Failures that must never occur, in words."""
     _ends: dict[str, int] = field(default_factory=dict)
     _told: threading.Event = field(default_factory=threading.Event)
     _turn: int = 0
@@ -84,13 +84,13 @@ class Watch:
         self._session.close()
 
     def open(self) -> Book:
-        """A new book. What an account's tokens ended at is remembered."""
+        """Start a new book. The expiry of each account's tokens is remembered."""
         self.book = Book()
         self.failures = []
         return self.book
 
     def fresh(self, since: float) -> bool:
-        """Whether each path holds a token with as much life as in normal running, read after this moment."""
+        """Return True if each path has a token, read after this moment, with as much life as in normal running."""
         return all(
             (seen := self.newest.get(account)) and seen.at > since and seen.fingerprint and seen.share >= FRESH
             for account in self.accounts
