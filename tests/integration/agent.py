@@ -1,4 +1,4 @@
-"""A real `bao agent`: it logs in by itself and writes its token to a file, as it does beside an app."""
+"""A real `bao agent`: it logs in by itself and writes its token to a file, as a sidecar of an app does."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.integration.processes import eventually
 
 
 class Agent:
-    """Logs in by approle when it starts, and keeps that login alive until it stops."""
+    """An agent that logs in by approle when it starts, and renews that login until it stops."""
 
     def __init__(self, folder: Path, openbao: OpenBao, role_id: str, secret_id: str) -> None:
         folder.mkdir()
@@ -45,7 +45,7 @@ class Agent:
         self.stop()
 
     def start(self) -> str:
-        """Its new token, once it is in the file."""
+        """Start the agent and return its new token, once it is in the file."""
         before = self._token()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Agent:
         return eventually(lambda: token if (token := self._token()) != before else None)
 
     def stop(self) -> None:
-        """Its token stays as it is, until it ends. No harm in doing it twice."""
+        """Stop the agent, if it runs. Its token remains valid until its expiry."""
         if self._process:
             self._process.terminate()
             self._process.wait(10)

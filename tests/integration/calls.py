@@ -18,7 +18,7 @@ from worker.vault.tokens import TokenStore
 
 
 def side_by_side(*calls: Callable[[], Done]) -> list[Done]:
-    """What became of each, in the order given."""
+    """Run the calls in parallel, and return their results in the order given."""
     with ThreadPoolExecutor(4) as pool:
         return [running.result() for running in [pool.submit(call) for call in calls]]
 
@@ -32,7 +32,7 @@ def by_token(scene: Scene, *policies: str, **changes: str) -> dict[str, str | No
 
 
 def on_a_terminal(world: Scene, *flags: str, changes: Settings | None = None) -> tuple[int, str, str]:
-    """Exit status, stdout, and what the terminal on stderr was told."""
+    """Run the command on a terminal; return its exit status, stdout, and what it wrote to the terminal as stderr."""
     ours, theirs = pty.openpty()
     environment = world.environment({"TERM": "xterm", "COLUMNS": "100", **(changes or {})})
     with subprocess.Popen(
@@ -69,10 +69,10 @@ def operate(scene: Scene, command: str) -> str:
 
 
 def account_store(session: VaultSession, prefix: str = "liveperson/accounts", mount: str = "secret") -> AccountStore:
-    """The accounts, as wiring puts them together."""
+    """Return the account store, assembled as in wiring."""
     return AccountStore(VaultKv(session, mount, read=Operation.READ_ACCOUNT), prefix=prefix)
 
 
 def token_store(session: VaultSession, prefix: str = "liveperson/tokens") -> TokenStore:
-    """The tokens likewise, at secret/."""
+    """Return the token store likewise, at secret/."""
     return TokenStore(VaultKv(session, "secret", read=Operation.READ_TOKEN, only_v2=True), prefix=prefix)

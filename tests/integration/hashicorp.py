@@ -15,7 +15,7 @@ _PAGING = "?after="
 
 
 class HashiCorp(Server):
-    """Stands before an OpenBao that speaks in clear."""
+    """A server in front of an OpenBao that speaks plain HTTP."""
 
     def __init__(self, address: str) -> None:
         super().__init__(self._converse_as_vault)
@@ -25,7 +25,7 @@ class HashiCorp(Server):
         self.token = ""
         """Of the latest request that had one."""
         self.pages = 0
-        """Requests for a further page of a list, which it does not know: it says that in a warning, and sends all."""
+        """Requests for a further page of a list; it knows no pages, so it sends the whole list with a warning."""
         self.without_namespace: set[str] = set()
         """Tokens whose namespace was removed."""
 

@@ -1,4 +1,4 @@
-"""The installed daemon among servers that mean it no good, beside accounts whose servers are as they should be."""
+"""The installed daemon among hostile servers, together with accounts whose servers behave."""
 
 import asyncio
 import gzip
@@ -39,34 +39,34 @@ _MIB = 1 << 20
 class Hostile:
     talk: Talk
     says: str = ""
-    """What the log says of it, as a pattern."""
+    """Pattern for the logged error."""
     tls: str | None = "right"
-    """Which certificate; None = it speaks in clear."""
+    """Name of the certificate; None = plain HTTP."""
 
 
 @dataclass
 class Report:
     said: dict[str, str] = field(default_factory=dict)
-    """By server: what the log said of its first answer."""
+    """By server: the logged error of its first answer."""
     held: dict[str, float] = field(default_factory=dict)
-    """By server: the longest that one connection was held, in seconds."""
+    """By server: seconds of the longest connection."""
     leaks: list[str] = field(default_factory=list)
     outside: int = 0
     """Connections to hosts that are not on the allow list."""
     served: int = 0
-    """Refreshes of the accounts beside them."""
+    """Refreshes of the well-behaved accounts."""
     least_remaining: float = 1.0
     """The least share of life that was left when one of their tokens was replaced."""
     alive: bool = False
     paths: set[str] = field(default_factory=set)
-    """What OpenBao's audit log has of the daemon."""
+    """Paths of the daemon's requests in OpenBao's audit log."""
 
 
 # Talks
 
 
 def _saying(answer: bytes | Callable[[bytes], bytes], *, hang_up: bool = True) -> Talk:
-    """One answer; it may be made from the request."""
+    """Return one answer, which may be made from the request."""
 
     async def talk(reader: StreamReader, writer: StreamWriter) -> None:
         asked = await request(reader)
@@ -104,7 +104,7 @@ def _redirect_echo(asked: bytes) -> bytes:
 
 
 def _telling_token(token_type: str = "Bearer", **told: str) -> Talk:
-    """A token that is right, but tells the secret in a claim or beside it."""
+    """Return a valid token, with the secret in a claim or in `token_type`."""
 
     def answer(asked: bytes) -> bytes:
         form, account = _form(asked), asked.split(b"/account/")[1].split(b"/")[0].decode()
@@ -229,13 +229,13 @@ ELSEWHERE = (
     "/again",
     "file:///etc/passwd",
 )
-"""Where servers redirect to; the braces are hosts that must never hear anything."""
+"""Targets of redirects; the braces are hosts that must never get a request."""
 NAMED = ("{https}", "{http}", "x@{https}", "{https}/.liveperson.net", "https://{https}", "{https}?")
-"""What a Domain API names as Sentinel's host."""
+"""Names that a Domain API returns as Sentinel's host."""
 
 
 class _Timed(Server):
-    """Keeps the time for which its client held each connection."""
+    """A server that records the duration of each connection."""
 
     def __init__(self, hostile: Hostile, tls: ssl.SSLContext | None) -> None:
         super().__init__(self._timed, tls=tls)
@@ -246,8 +246,8 @@ class _Timed(Server):
         began = time.monotonic()
         speaking = asyncio.ensure_future(self._says(reader, writer))
         try:
-            # the client's end shows in the reader, and in the transport once something was written to nobody
-            while not (_has_ended(reader) or writer.transport.is_closing() or speaking.done()):  # noqa: ASYNC110 - no event tells it
+            # the client's end shows in the reader, and in the transport after a write to a closed connection
+            while not (_has_ended(reader) or writer.transport.is_closing() or speaking.done()):  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(0.005)
         finally:
             self.held.append(time.monotonic() - began)
@@ -256,7 +256,7 @@ class _Timed(Server):
 
 
 def _has_ended(reader: StreamReader) -> bool:
-    """Whether the client hung up, though it may have sent what nobody read."""
+    """Return True if the client hung up, even if not all that it sent was read."""
     return reader.exception() is not None or reader._eof  # type: ignore[attr-defined]  # noqa: SLF001 - at_eof wants it read
 
 
@@ -275,7 +275,7 @@ def _contexts(ca: trustme.CA) -> Iterator[tuple[str, ssl.SSLContext]]:
 
 
 def among_hostile_servers(folder: Path) -> Report:
-    """One daemon, an account for each hostile server, and the accounts beside them, until each was tried."""
+    """Run one daemon with an account for each hostile server and the well-behaved accounts, until each was tried."""
     report, ca = Report(), trustme.CA()
     contexts = dict(_contexts(ca))
     with ExitStack() as stack:
@@ -327,7 +327,7 @@ def among_hostile_servers(folder: Path) -> Report:
 
 
 def _said(daemon: Daemon, account: str, pattern: str) -> str | None:
-    """What one of its attempts came to: on a loaded machine the first may get no answer in time."""
+    """Return the first error that matches: on a loaded machine an attempt may end before any answer."""
     errors = (str(line["error"]) for line in daemon.events("refresh.failed", account=account))
     return next((error for error in errors if re.search(pattern, error)), None)
 
@@ -352,7 +352,7 @@ def _served(daemon: Daemon, at_least: int = 0) -> list[dict[str, Any]]:
 
 
 def _touched(world: Scene) -> Iterator[str]:
-    """The paths that the daemon asked for, by OpenBao's own book."""
+    """Yield the paths that the daemon requested, by OpenBao's audit log."""
     for line in map(json.loads, world.openbao.audit_file.read_text().splitlines()):
         asked = line["request"]["path"]
         if line["type"] == "request" and (

@@ -1,4 +1,4 @@
-"""The installed command as processes of a small world. All that they print is kept, and searched for secrets."""
+"""The installed command as processes of a small world. All their output is collected, and searched for secrets."""
 
 import fcntl
 import json
@@ -33,7 +33,7 @@ Thing = TypeVar("Thing")
 
 
 def eventually(look: Callable[[], Thing | None], within: float = 60) -> Thing:
-    """What `look` finds once it finds something."""
+    """Return the first truthy result of `look`, or raise TimeoutError."""
     give_up = time.monotonic() + within
     while not (found := look()):
         if time.monotonic() > give_up:
@@ -59,13 +59,13 @@ class Daemon:
         self._log = log
 
     def events(self, name: str | None = None, **fields: object) -> list[dict[str, Any]]:
-        """The log lines so far, of this event with these fields."""
+        """Return the log lines so far, of this event with these fields."""
         whole = self._log.read_text().rpartition("\n")[0]
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if name in (None, line["event"]) and fields.items() <= line.items()]
 
     def wait_for(self, name: str, *, count: int = 1, within: float = 60, **fields: object) -> dict[str, Any]:
-        """The log line that makes it this many."""
+        """Return the log line that makes it this many."""
 
         def found() -> dict[str, Any] | None:
             assert self.process.poll() is None, self._log.read_text()
@@ -124,13 +124,13 @@ class Scene(World):
         return Done(done.returncode, done.stdout, done.stderr)
 
     def daemon(self, changes: Settings | None = None) -> Daemon:
-        """Start a daemon, which ends with the scene at the latest."""
+        """Start a daemon, which is stopped with the scene at the latest."""
         log = self._new_log()
         with log.open("wb") as out:
             return Daemon(self._start(out.fileno(), changes), log)
 
     def daemon_with_shipper(self, changes: Settings | None = None) -> tuple[Daemon, subprocess.Popen[bytes]]:
-        """Start a daemon whose log goes through a small pipe to another process, which writes it to the file."""
+        """Start a daemon whose log passes through a small pipe to another process, which writes it to the file."""
         log = self._new_log()
         out, into = os.pipe()
         fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
@@ -144,7 +144,7 @@ class Scene(World):
 
     @contextmanager
     def unknown_ca(self) -> Iterator[None]:
-        """Nobody whom the worker trusts has signed LivePerson's certificates."""
+        """Replace the trusted CA by one that has signed none of LivePerson's certificates."""
         file = self.liveperson.ca_file
         before = file.read_bytes()
         trustme.CA().cert_pem.write_to_path(file)
@@ -153,7 +153,7 @@ class Scene(World):
 
     @property
     def latest_log(self) -> list[dict[str, Any]]:
-        """The lines of the daemon that was started last."""
+        """Return the lines of the daemon that was started last."""
         return [json.loads(line) for line in self._logs[-1].read_text().rpartition("\n")[0].splitlines()]
 
     def _new_log(self) -> Path:
@@ -181,18 +181,18 @@ class Scene(World):
         assert "Traceback" not in printed, printed
 
     def versions(self, account: str) -> dict[str, Any]:
-        """The versions of a stored token that Vault keeps, by number."""
+        """Return the versions of a stored token in Vault, by number."""
         answer = self.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
         versions: dict[str, Any] = answer["data"]["versions"]
         return versions
 
     def logins(self) -> list[str]:
-        """The accessors of the worker's logins that live."""
+        """Return the accessors of the worker's live logins."""
         ours = [each for each in self.openbao.living() if (each["meta"] or {}).get("role_name") == "appjwt-worker"]
         return [each["accessor"] for each in ours]
 
     def _stored_tokens(self) -> list[str]:
-        """Every version there still is of every token."""
+        """Return every version there still is of every token."""
         kv, found = self.openbao.client.secrets.kv.v2, []
         for path in self._walk("liveperson/tokens/"):
             for version in kv.read_secret_metadata(path)["data"]["versions"]:
@@ -226,15 +226,15 @@ _READER = 'path "secret/data/liveperson/tokens/*" { capabilities = ["read"] }'
 
 @dataclass
 class Reader:
-    """An app that may read tokens and nothing else. It polls each path all the while and keeps book."""
+    """An app that may read tokens and nothing else. It polls each path all the while and records what it reads."""
 
     world: World
     accounts: list[str]
     reads: int = 0
     least_share: float = 1.0
-    """Of a token's life, by its own claims and the wall clock."""
+    """Share of a token's lifetime, by its claims and the wall clock."""
     seen: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """By account: version and end of each token, as often as it changed."""
+    """By account: version and expiry of each token, as often as it changed."""
     failures: list[str] = field(default_factory=list)
     _told: threading.Event = field(default_factory=threading.Event)
 

@@ -1,4 +1,4 @@
-"""Small servers for the wire itself: each answers as its test says, byte by byte, and remembers what it got."""
+"""Small servers for the wire itself: each answers as its test prescribes, byte by byte, and records what it got."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Self
 
 Talk = Callable[[StreamReader, StreamWriter], Awaitable[None]]
-"""What is said on one connection. Whoever returns hangs up."""
+"""The conversation on one connection, which is closed on return."""
 
 
 class Server:
-    """A server on a free port of 127.0.0.1, in a thread of its own. Without `tls` it speaks in clear."""
+    """A server on a free port of 127.0.0.1, in a separate thread. Without `tls` it speaks plain HTTP."""
 
     def __init__(
         self, talk: Talk, *, tls: ssl.SSLContext | None = None, port: int = 0, listener: socket.socket | None = None
@@ -111,7 +111,7 @@ class Answering(Server):
 
 
 async def request(reader: StreamReader) -> bytes:
-    """One request, head and body."""
+    """Read one request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
         name, _, value = line.partition(b":")
@@ -121,7 +121,7 @@ async def request(reader: StreamReader) -> bytes:
 
 
 def http(body: bytes = b"{}", *headers: str, status: str = "200 OK") -> bytes:
-    """A whole answer."""
+    """Return a complete answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -139,7 +139,7 @@ async def in_clear(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 def for_ever(at_once: bytes, piece: bytes, pause: float, *, after: bool = True) -> Talk:
-    """The piece again and again, byte by byte if there is a pause; `after` a request, or at once."""
+    """Send the piece again and again, byte by byte if there is a pause; `after` a request, or at once."""
 
     async def talk(reader: StreamReader, writer: StreamWriter) -> None:
         if after:
@@ -162,7 +162,7 @@ def reset(writer: StreamWriter) -> None:
 
 
 def forget(writer: StreamWriter) -> None:
-    """Let the kernel drop whatever comes for the connection, unacknowledged: as a NAT without a place for it."""
+    """Let the kernel drop all incoming data of the connection, unacknowledged: as a NAT without an entry for it."""
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
     program = struct.pack("HP", 1, ctypes.addressof(drop_all))
     so_attach_filter = 26
@@ -189,7 +189,7 @@ class Proxy(Server):
 
 
 class Balancer(Server):
-    """A balancer of TCP connections: a new one goes to the port that `choose` names then, and stays there."""
+    """A balancer of TCP connections: each new one is bound to the port that `choose` returns then."""
 
     def __init__(self, choose: Callable[[], int]) -> None:
         super().__init__(self._forward)

@@ -1,6 +1,6 @@
-"""Accounts as people write them into a real OpenBao, on KV v1 and v2, and what the installed command makes of them.
+"""Accounts as people write them into a real OpenBao, on KV v1 and v2, and their treatment by the installed command.
 
-Most of them are refreshed by one run of the command; each test looks at its own.
+Most of them are refreshed by one run of the command; each test checks one account.
 """
 
 import json
@@ -55,7 +55,7 @@ KNOWN = ["brand-eu-105", "shops-of-eu/brand-106"]
 
 @dataclass
 class Refreshed:
-    """What one --refresh-all made of all the accounts."""
+    """The result of one --refresh-all of all the accounts."""
 
     scene: Scene
     done: Done
@@ -69,12 +69,12 @@ class Refreshed:
         return dict(row)
 
     def token(self, name: str) -> dict[str, str]:
-        """The data of its stored token; it was refreshed."""
+        """Return the data of its stored token; it was refreshed."""
         assert self.row(name)["outcome"] == "refreshed", self.row(name)
         return self.scene.openbao.get_token(name) or {}
 
     def failure(self, name: str) -> str:
-        """Why it failed; there is no token of it."""
+        """Return the error; there is no token of it."""
         row = self.row(name)
         assert row["outcome"] == "failed", row
         assert self.scene.openbao.get_token(name) is None
@@ -85,7 +85,7 @@ class Refreshed:
 
 
 def put(scene: Scene, name: str, **fields: object) -> None:
-    """A secret for an account that LivePerson never heard of; None leaves a field out."""
+    """Return a secret for an account that is unknown to LivePerson; None leaves a field out."""
     app = {"client_id": "75588e18-0213-4e33-8174-883acac7e3c4", "client_secret": secrets.token_hex(13), **fields}
     scene.openbao.put_account(name, {key: value for key, value in app.items() if value is not None})
 
@@ -202,7 +202,7 @@ def test_a_token_must_not_tell_the_client_secret_before_the_newest_either(refres
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_client_secret_may_hold_what_is_known_anyway(name: str, refreshed: Refreshed) -> None:
-    """Such as the account_id, which is in each token of it: none was ever published."""
+    """An example is the account_id, which is in each of its tokens: none was ever published."""
     assert refreshed.token(name)["aud"] == name.rpartition("/")[2]
 
 
@@ -257,7 +257,7 @@ def test_a_secret_of_another_app_or_none_before_is_not_tried_and_the_refusal_sta
 
 
 class LaterSession(VaultSession):
-    """A session with a Vault whose clock shows this much more."""
+    """Return a session with a Vault whose clock shows this much more."""
 
     later = timedelta()
 
@@ -284,7 +284,7 @@ def accounts_of(scene: Scene, later: timedelta = timedelta(), mount: str = "secr
     return account_store(session, mount=mount)
 
 
-# Gone
+# Deleted accounts
 
 
 def test_a_deleted_account_is_skipped_among_all_and_unknown_by_name(refreshed: Refreshed) -> None:
@@ -330,7 +330,7 @@ def test_other_peoples_keys_in_the_metadata_are_kept(refreshed: Refreshed) -> No
 
 @pytest.fixture(scope="module")
 def engines(refreshed: Refreshed) -> Scene:
-    """The same world, with accounts on KV v1 at `kv1` and at `nested/kv1` too, and a mount that is no KV."""
+    """Return the same world, with accounts on KV v1 at `kv1` and `nested/kv1` too, and a mount that is no KV."""
     scene = refreshed.scene
     for mount in ("kv1", "nested/kv1"):
         scene.openbao.mount_kv(mount, 1)
@@ -405,7 +405,7 @@ READING = """path "secret/data/liveperson/accounts/*" {
 
 
 def test_an_account_goes_by_its_own_404_and_by_nothing_else(tmp_path: Path) -> None:
-    """It is left out of a LIST by its policy: OpenBao can filter what a LIST shows."""
+    """A policy hides it from a LIST: OpenBao can filter the names in a LIST."""
     policy = (POLICIES / "worker.hcl").read_text()
     assert LISTING in policy
     assert READING in policy
@@ -427,7 +427,7 @@ def test_an_account_goes_by_its_own_404_and_by_nothing_else(tmp_path: Path) -> N
         count = len(daemon.events("token.refreshed", account="le301"))
         daemon.wait_for("token.refreshed", account="le301", count=count + 1)
 
-        write(hidden.replace(READING, ""))  # its own read is a 403: a fault, which says nothing
+        write(hidden.replace(READING, ""))  # reading it gives a 403: a fault, which is no proof of removal
         syncs(2)
         assert not daemon.events("account.removed")
 

@@ -17,7 +17,7 @@ from tests.integration.servers import Server, http, request
 
 ACCOUNTS = [f"le5{number:02}" for number in range(12)]
 DEEP = "a/b/c/d/e/f/g/h"
-"""As many folders as are looked into."""
+"""As many folders as are searched."""
 
 
 @pytest.fixture(scope="module")

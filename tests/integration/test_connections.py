@@ -1,4 +1,4 @@
-"""No connection is used beyond its use: its server was sealed or moved, the network forgot it, nobody needs it."""
+"""No connection is used beyond its use: its server was sealed or moved, the network forgot it, or it is idle."""
 
 import asyncio
 import contextlib
@@ -72,7 +72,7 @@ def session(clock: Clock, ca_file: Path) -> Iterator[net.Session]:
 
 @pytest.fixture
 def vaults(clock: Clock, ca_file: Path) -> Iterator[net.Session]:
-    """As wiring gives it to Vault."""
+    """Open a session as wiring does for Vault."""
     with net.session(user_agent="test", ca_cert=str(ca_file), clock=clock, retry_on_new_connection=True) as opened:
         yield opened
 
@@ -88,7 +88,7 @@ def get(session: net.Session, url: str, timeout: float = 10) -> requests.Respons
 def test_a_connection_whose_server_cannot_serve_is_not_used_again(
     status: int, tls: ssl.SSLContext | None, session: net.Session
 ) -> None:
-    """Sealed or a standby, it keeps the connection open for ever, and a balancer would choose another one."""
+    """Sealed or a standby, it never closes the connection, and a balancer would choose another server."""
     with Answering(http(status=f"{status} Sorry"), tls=tls) as server:
         for number in range(1, 4):
             assert get(session, server.url).status_code == status
@@ -141,12 +141,12 @@ class Nodes:
         self._turns = itertools.count()
 
     def ready(self) -> int:
-        """The port of one that serves, by its health: where balancers send new connections."""
+        """Return the port of a server that passes its health check: where balancers send new connections."""
         healthy = (each for each in (self.first, self.second) if not each.client.sys.is_sealed())
         return port_of(next(healthy))
 
     def in_turns(self) -> int:
-        """The port of the one whose turn it is, well or not: the first one's connection is the first."""
+        """Return the port of the server whose turn it is, healthy or not: the first one's connection is the first."""
         return port_of((self.first, self.second)[next(self._turns) % 2])
 
 
@@ -466,7 +466,7 @@ def test_a_connection_that_the_network_forgot_in_silence_costs_no_request(
         assert server.connections == 2
 
 
-# Hosts that nobody needs any more
+# Hosts no longer needed
 
 
 def test_of_many_hosts_only_some_stay_connected_and_none_that_is_not_used(
@@ -490,7 +490,7 @@ def test_of_many_hosts_only_some_stay_connected_and_none_that_is_not_used(
 
 
 def connected(port: int) -> int:
-    """How many connections of this machine to the port were not closed at their own end."""
+    """Count this machine's connections to the port that were not closed at this end."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     states = [fields[3] for fields in map(str.split, lines) if fields[2].endswith(f":{port:04X}")]
     return states.count("01") + states.count("08")  # established, close-wait
@@ -510,7 +510,7 @@ def test_what_the_other_end_closed_is_closed(tls: ssl.SSLContext | None, session
 
 
 def test_the_daemon_closes_what_it_does_not_need(tmp_path: Path) -> None:
-    """Between two refreshes half an hour passes: its Sentinel ends the connection long before."""
+    """Half an hour passes between two refreshes: its Sentinel closes the connection long before."""
     ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")

@@ -1,4 +1,4 @@
-"""`make demo` goes as its screen says, in both forms."""
+"""`make demo` works as its screen describes, in both forms."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
         assert "Traceback" not in screen.read_text()
     finally:
         if process.poll() is None:
-            process.terminate()  # it ends its own servers
+            process.terminate()  # it stops its servers
         process.wait(30)
 
 

@@ -1,4 +1,4 @@
-"""What the metadata of a mount or a path does to tokens: the installed command against a real OpenBao."""
+"""Effects of a mount's or a path's metadata on tokens: the installed command against a real OpenBao."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def made(tmp_path: Path) -> Iterator[Scene]:
 
 
 def row(done: Done) -> dict[str, Any]:
-    """What --refresh or --status says of the only account."""
+    """Return the report of --refresh or --status on the only account."""
     (found,) = done.document["accounts"]
     return dict(found)
 
@@ -38,7 +38,7 @@ def refresh(made: Scene) -> dict[str, Any]:
 
 
 def check(made: Scene) -> tuple[int, dict[str, Any]]:
-    """The exit status of --check, and what it says of the tokens' mount."""
+    """Return the exit status of --check, and its line about the tokens' mount."""
     done = made.call("--check", "--output", "json")
     (line,) = [line for line in done.document["checks"] if line["check"] == CHECK]
     return done.status, line

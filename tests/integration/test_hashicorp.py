@@ -31,7 +31,7 @@ def vault(world: Scene) -> Iterator[HashiCorp]:
 
 
 def checked(done: Done) -> dict[str, tuple[bool, str, str | None]]:
-    """What `--check` says, by the check's name."""
+    """Return the results of `--check`, by the check's name."""
     return {line["check"]: (line["ok"], line["detail"], line["remedy"]) for line in done.document["checks"]}
 
 
@@ -47,7 +47,7 @@ def test_it_works_and_is_asked_for_no_further_page_of_a_list(world: Scene, vault
 
 
 def test_a_login_that_ended_is_made_anew(world: Scene, vault: HashiCorp) -> None:
-    """Also one whose namespace is gone: its token answers 500 for ever."""
+    """It is replaced even if its namespace was deleted: its token answers 500 for ever."""
     daemon = world.daemon()
     daemon.wait_for("worker.ready")
     (login,) = world.logins()
@@ -103,7 +103,7 @@ HEALTH = {"initialized": True, "sealed": False, "standby": True, "version": "1.2
 
 
 def of_health(world: Scene, *answers: bytes) -> list[tuple[str, str | None]]:
-    """What `--check` says of a server whose health has this answer: detail and remedy."""
+    """Run `--check` on a server with this health answer; return detail and remedy."""
     with ExitStack() as stack:
         servers = [stack.enter_context(Answering(answer)) for answer in answers]
         every: list[Settings] = [{"APPJWT_VAULT_ADDRESS": server.url} for server in servers]

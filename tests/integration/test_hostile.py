@@ -1,4 +1,4 @@
-"""Servers that mean no good get nowhere: nothing leaks, nothing is asked of anybody else, nobody beside them waits."""
+"""Hostile servers achieve nothing: no leak, no request to another host, no delay of other accounts."""
 
 import re
 

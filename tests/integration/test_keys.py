@@ -1,4 +1,4 @@
-"""Whose signature it is, with the keys that the sandbox's Sentinel publishes and with pinned ones."""
+"""Checks of signatures, with the keys that the sandbox's Sentinel publishes and with pinned ones."""
 
 import base64
 import json
@@ -92,7 +92,7 @@ def publishing(document: object) -> Fault:
 
 
 def refused(signed: Signed, token: AppJWT) -> str:
-    """What the refusal says; it is one by the signature, and permanent."""
+    """Return the text of the refusal; it is one by the signature, and permanent."""
     with pytest.raises(TokenRefusedError) as caught:
         signed.verify(token)
     assert (caught.value.check, caught.value.stage, caught.value.kind) == (
@@ -268,7 +268,7 @@ def pem_of(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
 
 
 def certificate_of(key: rsa.RSAPublicKey) -> bytes:
-    """By some issuer: a pinned certificate is trusted for being pinned."""
+    """Return a certificate of some issuer: a pinned one is trusted for being pinned."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Sentinel")])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(name, name, key, x509.random_serial_number(), now, now + timedelta(days=1))
@@ -294,7 +294,7 @@ def test_two_keys_and_a_certificate_in_one_file_all_vouch(signed: Signed, pem_fi
 
 
 def weak_token() -> tuple[AppJWT, rsa.RSAPublicKey]:
-    """A token signed by a key of 1024 bits, as LivePerson's own sample is."""
+    """Return a token signed by a key of 1024 bits, as LivePerson's sample is."""
     key = rsa.generate_private_key(65537, 1024)
     signed = f"{SAMPLE.rpartition('.')[0]}"
     signature = key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -338,7 +338,7 @@ def test_a_token_that_chooses_its_own_way_of_signing_is_refused(
     app = parse_account(ACCOUNT, asdict(signed.liveperson.add_account(ACCOUNT)))
     with signed.liveperson.faults.on(Fault(header=header)):
         answer = SentinelClient(signed.session, api_version="1.0").request_token(app, signed.host, SOON)
-    # what core would refuse before anybody looks at the signature
+    # core would refuse this before the signature is checked
     token = replace(signed.token(), raw=answer.raw)
     for keys in (PinnedKeys(pem_file), signed.keys):
         with pytest.raises(TokenRefusedError, match="signature: expected"):

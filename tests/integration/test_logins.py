@@ -23,7 +23,7 @@ WORKER = "appjwt-worker"
 POLICIES = ["appjwt-worker"]
 LONG_AGO = timedelta(hours=2)
 SHORT = "8s"
-"""A login's life, for those that have to be made anew: that is tried after 5 s."""
+"""Lifetime of a login that has to be replaced: that is tried after 5 s."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Stage:
     """Another cluster, which Vault does not know."""
 
     def file(self, name: str, content: str) -> str:
-        """A file with what is to be shown to Vault; its path."""
+        """Write credentials for Vault to a file; return its path."""
         self.world.secrets.append(content)
         path = self.folder / name
         path.write_text(content)
@@ -43,12 +43,12 @@ class Stage:
         return str(path)
 
     def lookup(self, token: str) -> dict[str, Any]:
-        """What Vault knows of a token that lives."""
+        """Return Vault's data on a live token."""
         data: dict[str, Any] = self.world.openbao.client.auth.token.lookup(token)["data"]
         return data
 
     def logins(self, mount: str) -> list[dict[str, Any]]:
-        """What Vault knows of each token that lives and was made by a login there."""
+        """Return Vault's data on each live token that was made by a login there."""
         return [each for each in self.world.openbao.living() if each["path"] == f"auth/{mount}/login"]
 
     def refresh(self, account: str, changes: Settings) -> Done:
@@ -113,7 +113,7 @@ def without_secret_id(stage: Stage) -> Settings:
 
 
 def second_factor(stage: Stage) -> Settings:
-    """A role whose logins an operator put under login MFA, with all else at that mount."""
+    """Set up a role whose logins an operator put under login MFA, with all else at that mount."""
     client = stage.world.openbao.client
     role_id, secret_id = stage.world.openbao.approle(WORKER, POLICIES, mount="guarded")
     totp = {"issuer": "Vault", "period": 30, "key_size": 20, "algorithm": "SHA256", "digits": 6}
@@ -129,7 +129,7 @@ def second_factor(stage: Stage) -> Settings:
 
 
 def few_uses(uses: int) -> Make:
-    """A role whose logins may be used so often."""
+    """Return a factory for a role whose logins may be used so often."""
 
     def make(stage: Stage) -> Settings:
         role_id, secret_id = stage.world.openbao.approle(f"{uses}-uses", POLICIES, token_num_uses=uses)
@@ -146,7 +146,7 @@ def token(make: Callable[[Stage], str]) -> Make:
 
 
 def token_file(make: Callable[[Stage], str]) -> Make:
-    """Without saying which method: a token that is set means `token`."""
+    """Leave the method unset: a token that is set means `token`."""
     return lambda stage: {
         "APPJWT_VAULT_AUTH_METHOD": None,
         "APPJWT_VAULT_TOKEN_FILE": stage.file(f"token-{time.monotonic_ns()}", make(stage)),
@@ -309,7 +309,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
 }
 
 
-# What takes its time: a daemon whose login has to be made anew.
+# Slow tests: a daemon whose login has to be replaced.
 
 
 def a_kubernetes_api_that_is_down_is_waited_for_and_the_jwt_read_anew_at_each_login(stage: Stage) -> None:
@@ -363,14 +363,14 @@ def a_secret_id_that_is_used_up_is_told_and_its_rotation_noticed(stage: Stage) -
 def an_agents_token_is_used_as_it_changes_and_neither_renewed_nor_revoked(stage: Stage) -> None:
     openbao = stage.world.openbao
     with Agent(stage.folder / "sink", openbao, *openbao.approle("sink", POLICIES, token_ttl="60s")) as agent:
-        agent.stop()  # so that nobody else renews
+        agent.stop()  # so that only the daemon could renew it
         first = agent.sink.read_text()
         before = stage.lookup(first).get("last_renewal")
         daemon = stage.world.daemon({"APPJWT_VAULT_AUTH_METHOD": None, "APPJWT_VAULT_TOKEN_FILE": str(agent.sink)})
         daemon.wait_for("vault.login", count=2, within=90)  # past half of its life, when one of ours is renewed
         assert stage.lookup(first).get("last_renewal") == before
 
-        agent.sink.write_text("")  # whoever writes it may not do so in one go, nor at once what it should be
+        agent.sink.write_text("")  # an agent may not write it in one go, nor at once what it should be
         agent.sink.write_text("wrong")
         stage.new_account_is_served(daemon, "sink1")
 

@@ -1,6 +1,6 @@
-"""Each mode by the installed command: what it prints, and every exit status that it may end with.
+"""Each mode by the installed command: its output, and every exit status that it can have.
 
-The runs that change nothing for each other are made side by side, once; each test looks at its own.
+Runs that do not affect each other are made in parallel, once; each test checks one of them.
 """
 
 import json
@@ -29,7 +29,7 @@ WRONG = {"APPJWT_REFRESH_ATT": "0.5"}
 
 
 class Prefixes:
-    """One Vault with accounts and tokens below several prefixes, each with a login of its own."""
+    """One Vault with accounts and tokens below several prefixes, each with a separate login."""
 
     def __init__(self, made: Scene) -> None:
         self.scene = made
@@ -79,7 +79,7 @@ MODES = {
 
 @pytest.fixture(scope="module")
 def ended(made: Scene, bad: Changes) -> dict[tuple[str, int], Done]:
-    """Each mode where all is well, with an account that fails, with a wrong setting, and without a Vault."""
+    """Run each mode where all is well, with an account that fails, with a wrong setting, and without a Vault."""
     circumstances: dict[int, Changes] = {0: {}, 1: bad, 2: WRONG, 3: AWAY}
     runs = {
         (mode, status): partial(made.call, *flags, changes=changes)
@@ -172,7 +172,7 @@ def test_status_as_a_table_says_the_same_and_sums_up(prefixes: Prefixes) -> None
     assert re.split("  +", missing) == ["le406", "failing", "0:00:00", "0.00", "-", "-", "-", "-", "there is no token"]
     name, state, left, margin, *rest = re.split("  +", well)
     assert (name, state, left[:4]) == ("le405", "ok", "0:59")
-    assert 1 < float(margin) < 2.3  # 1 at the planned refresh, which may be soon, since two tokens are kept apart
+    assert 1 < float(margin) < 2.3  # 1 at the planned refresh, which may be soon, since two tokens are spread out
     assert rest == [*(token[key] for key in ("issued_at", "expires_at", "refresh_at", "fingerprint")), "-"]
     assert (empty, summary) == ("", "2 accounts, 1 without a live token")
 
@@ -256,7 +256,7 @@ def test_check_as_a_table_says_what_failed_why_and_what_mends_it(bad: Changes, m
 
 
 def asked(made: Scene) -> list[Seen]:
-    """What was asked of LivePerson about accounts; its clock may be looked at."""
+    """Return the requests to LivePerson about accounts; reading its clock is allowed."""
     return [seen for seen in made.liveperson.seen if seen.service != "clock"]
 
 
@@ -336,7 +336,7 @@ def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
 
 @pytest.fixture
 def config(made: Scene, tmp_path: Path) -> Path:
-    """All of the settings, in a file."""
+    """Write all of the settings to a file."""
     values: dict[str, object] = dict(made.settings)
     values["APPJWT_SENTINEL_ALLOWED_HOSTS"] = made.settings["APPJWT_SENTINEL_ALLOWED_HOSTS"].split(",")
     keys = {name: name.removeprefix("APPJWT_").lower().replace("_", ".", 1) for name in values}
@@ -356,7 +356,7 @@ def test_a_file_may_hold_all_settings_and_be_named_by_flag_or_variable(config: P
 
 @pytest.mark.tool("unshare")
 def test_without_a_word_the_file_in_etc_is_taken(config: Path, made: Scene) -> None:
-    """In a mount namespace of its own, with an empty /etc: nothing of this machine is touched."""
+    """It runs in a mount namespace with an empty /etc: nothing of this machine is touched."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
     script = 'mount -t tmpfs none /etc && install -D "$0" /etc/appjwt-worker/worker.toml && exec "$@"'
@@ -381,7 +381,7 @@ def test_only_a_token_that_verifies_is_published(prefixes: Prefixes, tmp_path: P
     pem.write_text(liveperson.public_key_pem)
 
     def refresh(verify: str, version: str = "1.0") -> tuple[str, dict[str, str]]:
-        """What became of it, and what is stored then; each token ends later than the one before."""
+        """Return the outcome, and what is stored then; each token expires later than the one before."""
         liveperson.token_life += timedelta(seconds=1)
         settings = {"APPJWT_SENTINEL_VERIFY_SIGNATURE": verify, "APPJWT_SENTINEL_API_VERSION": version}
         done = made.call("--refresh", "le421", "--output", "json", changes=changes | settings)

@@ -22,7 +22,7 @@ def test_while_half_of_a_hosts_accounts_are_sick_no_other_token_expires(tmp_path
         for number, account in enumerate(SICK):
             world.liveperson.faults.set(FAULTS[number % len(FAULTS)], account=account)
         with Reader(world, WELL) as reader:
-            time.sleep(1.3 * LIFE)  # what is there is to expire unless it is refreshed
+            time.sleep(1.3 * LIFE)  # the stored tokens are to expire unless they are refreshed
         assert reader.failures == []
         assert all(len(daemon.events("token.refreshed", account=account)) > 2 for account in WELL)
         assert all(daemon.events("refresh.failed", account=account, stage="sentinel") for account in SICK)

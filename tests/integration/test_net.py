@@ -1,4 +1,4 @@
-"""One exchange is bounded in time and size, goes to whom it is for, and says clearly why it failed."""
+"""One exchange is bounded in time and size, reaches only its target, and explains its failure clearly."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from worker.liveperson.sentinel import SentinelClient
 
 DEADLINE = 0.4
 TOLERANCE = 5
-"""Seconds that a loaded machine may take on top; a deadline that starts anew with each byte takes for ever."""
+"""Seconds that a loaded machine may take on top; a deadline restarted by each byte is never reached."""
 
 PATH, QUERY, HEADER, BODY = "a-path-of-ours", "a-query-of-ours", "a-header-of-ours", "a-body-of-ours"
 
@@ -56,7 +56,7 @@ def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tls(ca: trustme.CA) -> Tls:
-    """A server's side of TLS."""
+    """Return a server's side of TLS."""
 
     def context(*names: str, authority: trustme.CA = ca, not_after: datetime | None = None) -> ssl.SSLContext:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -84,7 +84,7 @@ def post(session: requests.Session, url: str, *, timeout: float = 5) -> requests
 
 
 def failure(session: requests.Session, url: str, *, timeout: float = 5) -> str:
-    """What is said of an exchange that comes to nothing. Whatever the cause, it gives nothing away."""
+    """Return the error of an exchange that fails. Whatever the cause, it reveals nothing."""
     with pytest.raises(net.ExchangeError) as caught:
         post(session, url, timeout=timeout)
     text = str(caught.value)
@@ -203,7 +203,7 @@ def test_after_a_rush_only_so_many_connections_stay_open(tls: Tls, ca_file: Path
 
 @pytest.fixture
 def silent_address() -> Iterator[tuple[str, int]]:
-    """An address that does not even refuse: its queue of connections is full. Linux answers on all of 127.0.0.0/8."""
+    """Yield an address that never answers: its queue of connections is full. Linux answers on all of 127.0.0.0/8."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
         for _ in range(3):
@@ -284,7 +284,7 @@ def test_a_gzip_bomb_neither_fills_the_memory_nor_comes_through(tls: Tls, sessio
     ids=["members", "members in members", "empty blocks"],
 )
 def test_what_takes_long_to_unpack_is_not_unpacked(coding: str, body: bytes, tls: Tls, session: Open) -> None:
-    """Between two operations of a socket nobody looks at the clock."""
+    """The clock is read only between two operations of a socket."""
     with Answering(http(body, f"Content-Encoding: {coding}"), tls=tls()) as server:
         began = time.thread_time()
         text = failure(session(), server.url)
@@ -415,7 +415,7 @@ def test_no_argument_of_a_call_decides_whom_to_trust(
     public, public_file = trustme.CA(), tmp_path / "public.pem"
     public.cert_pem.write_to_path(public_file)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(public_file))
-    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(public_file))  # where certifi's would be
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(public_file))  # in place of certifi's
     with Answering(http(), tls=tls(authority=public)) as stranger, Answering(http(), tls=tls()) as known:
         opened = session(ca_file)
         for verify in (True, False, str(public_file), None):
@@ -487,7 +487,7 @@ def test_what_it_takes_to_use_a_proxy_is_given_to_the_proxy_alone(
 
 
 def test_plain_http_never_goes_through_a_proxy(session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is Vault's alone, where that is allowed: a proxy would read its token, the client secrets and the AppJWTs."""
+    """Only Vault may use it, where that is allowed: a proxy would read its token and all secrets in the requests."""
     with Answering(http()) as server, Answering(http()) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -613,7 +613,7 @@ def test_a_server_without_tls_is_named_as_such(session: Open) -> None:
 
 
 def test_json_is_read_in_no_time_whatever_charset_the_server_claims(tls: Tls, session: Open) -> None:
-    """To read punycode takes a quadratic time: half an hour for 4 MiB, with the interpreter's lock held."""
+    """To read punycode takes a quadratic time: half an hour for 4 MiB, during which the interpreter is locked."""
     body = b"-" + b"ab" * 150_000
     with Answering(http(body, "Content-Type: application/json; charset=punycode"), tls=tls()) as server:
         response = post(session(), server.url)
@@ -635,7 +635,7 @@ NOON = datetime(1994, 11, 6, 12, 0, 0, tzinfo=UTC)
 
 @pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
 def _far_away(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose own time zone has no say."""
+    """Set a time zone of the machine, which must not matter."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
     yield
@@ -701,7 +701,7 @@ def test_the_servers_time_is_its_date_and_what_the_session_clock_counted(tls: Tl
 
 
 def test_an_answer_is_a_response_that_lacks_nothing(tls: Tls, session: Open) -> None:
-    """Whoever is given one may use it as any other: also after its connection is gone, and in another thread."""
+    """It can be used like any other response: also after its connection was closed, and in another thread."""
     body = '{"word": "grün"}'.encode()
     answer = http(body, "Content-Type: application/json", "X-Thing: one", "Set-Cookie: who=first", status="418 Teapot")
     with Answering(answer, tls=tls()) as server:
@@ -732,7 +732,7 @@ def test_a_request_that_requests_itself_sends_is_bounded_the_same(tls: Tls, sess
 
 
 def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open) -> None:
-    """`bool()` of such a response is False: whoever asks `if response` takes the answer for none."""
+    """`bool()` of such a response is False: a caller that tests `if response` takes the answer for none."""
     date = "Wed, 25 Apr 2018 07:51:10 GMT"
     answer = http(b'{"error": "slow"}', f"Date: {date}", "Retry-After: 7", status="429 Too Many Requests")
     with Answering(answer, tls=tls()) as server:
@@ -753,7 +753,7 @@ def test_an_error_status_is_an_answer_with_all_that_came(tls: Tls, session: Open
 
 
 def open_files() -> int:
-    gc.collect()  # pytest.raises keeps an exception, its frames and what they hold in a cycle
+    gc.collect()  # pytest.raises leaves an exception, its frames and their objects in a cycle
     return len(list(Path("/dev/fd").iterdir()))
 
 

@@ -1,4 +1,4 @@
-"""A process or machine that stood still, and clocks that jump or differ, on real processes: the installed daemon.
+"""A suspended process or machine, and clocks that jump or differ, on real processes: the installed daemon.
 
 The steady clock is replaced in the daemon's process by one that a file shifts, the wall clock by libfaketime.
 """
@@ -114,12 +114,12 @@ class Sleeper:
         return time.monotonic() - began
 
     def requested(self) -> list[str]:
-        """The accounts whose tokens were requested since, in order."""
+        """Return the accounts whose tokens were requested since, in order."""
         seen = self.world.liveperson.seen[self.before :]
         return [each.account_id for each in seen if each.service == "sentinel"]
 
     def first_request(self, within: float) -> float:
-        """The wall clock at the first request for a token."""
+        """Return the wall clock at the first request for a token."""
         eventually(self.requested, within)
         return time.time()
 
@@ -162,7 +162,7 @@ def test_after_a_pause_in_which_the_steady_clock_stood_still_every_token_is_read
     wall: bool,
     sync: str,
 ) -> None:
-    # where the wall clock stood still as well nothing on this machine shows it: the next sync does
+    # where the wall clock stopped as well nothing on this machine shows it: the next sync does
     sleeper = Sleeper(world, monkeypatch, sync=sync, wall=wall)
     world.liveperson.faults.set(Fault(delay=DELAY), times=1)
     with sleeper.stopped():
@@ -245,7 +245,7 @@ class Nodes(Server):
         self.enabled = False
 
     def reads(self) -> int:
-        """How often a token was read."""
+        """Count the reads of tokens."""
         return sum("GET /v1/secret/data/liveperson/tokens/" in each for each in self.asked)
 
     async def _carry(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -268,7 +268,7 @@ class Nodes(Server):
 
 @contextmanager
 def behind(world: Scene, nodes: Nodes) -> Iterator[Daemon]:
-    """A daemon of three accounts that is ready, behind these nodes."""
+    """Run a daemon of three accounts that is ready, behind these nodes."""
     for account in ACCOUNTS[:3]:
         world.add_account(account)
     with nodes:

@@ -84,7 +84,7 @@ OPERATIONS: Mapping[str, tuple[str, str]] = {
     "read an approle": ("GET", "auth/approle/role/appjwt-worker/role-id"),
     "revoke itself": ("POST", "auth/token/revoke-self"),
 }
-"""What somebody may want, and the request for it; the one that ends the login comes last."""
+"""Intents, and the request for each; the one that revokes the login is the last."""
 
 ALLOWED: Mapping[str, tuple[str, set[str]]] = {
     "worker": (
@@ -148,12 +148,12 @@ def test_a_policy_allows_this_and_nothing_else(policy: str, tmp_path: Path) -> N
     assert {answers[what] for what in allowed} <= {200, 204, 404}, answers
 
 
-# Every line is needed: without it something breaks, and --check says which it is
+# Every line is needed: without it something breaks, and --check names it
 
 
 @dataclass
 class Login:
-    """An approle of its own, with a policy of its own."""
+    """A new approle with a new policy."""
 
     scene: Scene
     name: str
@@ -185,7 +185,7 @@ class Login:
         return VaultSession(openbao.address, login, http=http, namespace=None, timeout=5 * SECOND, clock=clock)
 
     def living(self) -> int:
-        """How many logins of this role live."""
+        """Count the live logins of this role."""
         return sum((each["meta"] or {}).get("role_name") == self.name for each in self.scene.openbao.living())
 
 
@@ -196,11 +196,11 @@ RIGHTS: list[Right] = [
     (path, capability) for path, listed in _RULE.findall(WORKER) for capability in re.findall(r"\w+", listed)
 ]
 _broken: set[Right] = set()
-"""What a test below shows to break without."""
+"""Rights without which a test below shows something to break."""
 
 
 def without(right: Right) -> str:
-    """The worker's policy but for this."""
+    """Return the worker's policy without this right."""
 
     def less(rule: re.Match[str]) -> str:
         kept = [each for each in re.findall(r"\w+", rule[2]) if (rule[1], each) != right]
@@ -210,7 +210,7 @@ def without(right: Right) -> str:
 
 
 def lacking(path: str, capability: str) -> pytest.MarkDecorator:
-    """A test whose `login` has all of the worker's rights but this one."""
+    """Mark a test whose `login` has all of the worker's rights but this one."""
     _broken.add((path, capability))
     return pytest.mark.parametrize("login", [(path, capability)], indirect=True, ids=[f"{capability} {path}"])
 
@@ -233,7 +233,7 @@ def new_account(made: Scene) -> str:
 
 
 def custom_metadata(made: Scene, name: str) -> dict[str, str]:
-    """What the metadata of an account's token holds."""
+    """Return the custom metadata of an account's token."""
     try:
         answer = made.openbao.client.secrets.kv.v2.read_secret_metadata(f"{_TOKENS}/{name}")
     except InvalidPath:
@@ -410,11 +410,24 @@ def test_root_is_a_warning_too(made: Scene) -> None:
     assert (done.status, details) == (0, {"granted; warning: it may also do anything: it is root"})
 
 
+def test_a_token_that_is_refused_alone_is_its_accounts_trouble_for_status_and_all_refused_are_vaults(
+    made: Scene,
+) -> None:
+    denied = 'path "secret/data/liveperson/tokens/{}" {{ capabilities = ["deny"] }}\n'
+    done = Login(made, "one-denied", WORKER + denied.format(ACCOUNT)).call("--status")
+    first, second = done.document["accounts"]
+    assert (done.status, first["account"], first["state"], second["state"]) == (1, ACCOUNT, "failing", "ok")
+    assert first["last_error"] == f"vault: read_token secret/liveperson/tokens/{ACCOUNT}: status 403, permission denied"
+    done = Login(made, "all-denied", WORKER + denied.format(ACCOUNT) + denied.format("other")).call("--status")
+    assert done.status == 3
+    assert "status 403, permission denied; --check tells which right is missing" in done.err
+
+
 # Filled in
 
 
 def filled(file: str, *, first: tuple[str, str], second: tuple[str, str], v1: bool = False) -> str:
-    """A policy as the sed line in its own comment makes it, for these mounts and prefixes."""
+    """Return a policy as the sed line in its comment makes it, for these mounts and prefixes."""
     text = (POLICIES / file).read_text()
     (written,) = re.findall(r"^#   sed (.*?) \| vault policy write", text.replace("\\\n#  ", ""), re.MULTILINE)
     for mount, prefix in (first, second):

@@ -1,4 +1,4 @@
-"""The installed command, as users run it: against a real OpenBao, under its own policy, and a local LivePerson."""
+"""The installed command, as users run it: against a real OpenBao with the worker's policy, and a local LivePerson."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ LEAST_SHARE = 0.2
 """Of a life of some seconds, that a loaded machine leaves a reader: of an hour it is 0.4, as the simulation proves."""
 
 
-# What takes its time. These run side by side, begun before the first test and looked at by the last ones.
+# Slow scenarios. They run in parallel, begun before the first test and checked by the last ones.
 
 Settled = Callable[[], None]
 """To be called once a scenario has started its processes and mostly waits."""
@@ -139,7 +139,7 @@ def accounts_come_and_go(folder: Path, settled: Settled) -> None:
         daemon.wait_for("token.refreshed", account="le44270190/connector-a")
         world.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions(f"liveperson/accounts/{ACCOUNT}")
         daemon.wait_for("account.removed", account=ACCOUNT)
-        assert world.openbao.get_token(ACCOUNT)  # it lives on, and ends by itself
+        assert world.openbao.get_token(ACCOUNT)  # it remains valid until its expiry
         world.add_account(ACCOUNT)
         daemon.wait_for("account.added", account=ACCOUNT)
         daemon.stop()
@@ -155,7 +155,7 @@ def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -
         (line,) = world.call("--refresh", ACCOUNT, "--output", "json").document["accounts"]
         assert (line["outcome"], line["vault_version"]) == ("refreshed", 2)
         assert (world.liveperson.mints(), len(world.versions(ACCOUNT))) == (2, 2)
-        # when its own plan says so it looks, finds the newer one and plans from that
+        # at its planned refresh it reads the newer one and plans from that
         adopted = daemon.wait_for("token.adopted")
         assert adopted["fingerprint"] == line["fingerprint"]
         assert world.liveperson.mints() == 2
@@ -167,7 +167,7 @@ def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -
 
 
 def the_wall_clock_jumps_and_every_account_goes_on(folder: Path, settled: Settled) -> None:
-    """Only the wall clock is shifted, for each daemon by its own file; what it is shifted by may change meanwhile."""
+    """Shift only the wall clock, for each daemon by a separate file, whose shift may change meanwhile."""
     preload = subprocess.run(
         ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
     )
@@ -233,7 +233,7 @@ def run(scenario: Callable[[Path, Settled], None], folder: Path, settled: thread
 
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
-    """All of them under way and settled."""
+    """Start all of them, and wait until they have settled."""
     runnable = [each for each, tool in SCENARIOS.items() if tool is None or shutil.which(tool)]
     with ThreadPoolExecutor(len(runnable)) as pool:
         settled, futures = [], {}
@@ -392,11 +392,11 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> N
         assert "refreshing" not in on_a_terminal(world, "--refresh", ACCOUNT)[2]
 
 
-# What is wrong is said
+# Errors are reported
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Files that cannot be what they are taken for."""
+    """Write files with invalid content."""
     contents = {"text": b"nonsense", "binary": bytes(range(256))}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -542,7 +542,7 @@ def test_every_odd_answer_of_liveperson_is_said_in_words_and_hurts_no_other(worl
 
 
 def test_nothing_leaks_when_sentinel_repeats_what_it_was_sent(world: Scene, tmp_path: Path) -> None:
-    """In each way of encoding, as a whole and in part; the scene searches all that was printed when it ends."""
+    """Sentinel uses each way of encoding, in full and in part; the scene searches all output at its exit."""
     token = world.openbao.token(["appjwt-worker"])
     sink = tmp_path / "sink"
     sink.write_text(token)

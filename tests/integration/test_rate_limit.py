@@ -1,6 +1,6 @@
 """A rate limit quota of a real OpenBao on the KV mount: a matter of pace, by the daemon and by hand.
 
-The limit counts by client address, so what the tests ask for themselves counts too: they look while the limit is gone.
+The limit counts by client address, so requests of the tests count too: they check while the limit is lifted.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def limited(made: Scene, path: str = "secret/", rate: float = QUOTA, **more: Any
 
 
 def answered(url: str) -> tuple[int, int]:
-    """How many requests to the mount were let through, and how many were not."""
+    """Count the requests to the mount that were let through, and those that were refused."""
     metrics = requests.get(f"http://{url}/metrics", timeout=5).text
     found = re.findall(r'appjwt_vault_requests_total\{operation="(\w+)",status="(\w+)"\} (\S+)', metrics)
     counts = [(status, float(count)) for operation, status, count in found if operation not in ("login", "renew")]
@@ -132,7 +132,7 @@ def reach(made: Scene) -> Iterator[Reach]:
 
 
 def test_retry_after_is_waited_for_where_vault_sends_it(reach: Reach) -> None:
-    """It does so only if it is told to."""
+    """Vault sends it only if configured to."""
     adapter, session = reach.made.openbao.client.adapter, reach.session()
     adapter.post("/v1/sys/quotas/config", json={"enable_rate_limit_response_headers": True})
     accounts, asked = account_store(session), []
@@ -174,7 +174,7 @@ def test_what_a_limit_refuses_uses_up_no_login(reach: Reach) -> None:
     session.close()
 
 
-# What is about the login is held back by no gate
+# No gate delays requests about the login
 
 
 def test_a_renewal_that_a_limit_refuses_is_tried_again_and_costs_no_login(reach: Reach) -> None:
@@ -195,7 +195,7 @@ def test_a_renewal_that_a_limit_refuses_is_tried_again_and_costs_no_login(reach:
 
 
 def test_a_login_that_a_limit_refuses_is_an_outage(reach: Reach) -> None:
-    """Without one nothing can be done, and it is said why."""
+    """Nothing works without a login, and the cause is reported."""
     session = reach.session()
     with limited(reach.made, path="auth/approle/", rate=1, interval="1h"):
         reach.made.openbao.client.auth.approle.read_role_id("appjwt-worker")

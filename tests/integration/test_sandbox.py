@@ -54,7 +54,7 @@ def credentials(liveperson: LivePerson) -> Credentials:
 
 @pytest.fixture
 def ask(liveperson: LivePerson, credentials: Credentials) -> Callable[..., requests.Response]:
-    """A token request as the worker makes it; keywords change it."""
+    """Return a function that requests a token as the worker does; keywords change the request."""
 
     def post(region: str = "va", account: str = ACCOUNT, **changes: Any) -> requests.Response:
         url = TOKEN_URL.format(liveperson.hosts[region], account)
@@ -362,7 +362,7 @@ def test_it_stops_at_once_with_clients_hanging_and_idle(tmp_path: Path) -> None:
         account = asdict(liveperson.add_account(ACCOUNT))
         url = TOKEN_URL.format(liveperson.hosts["sy"], ACCOUNT)
         ca = str(liveperson.ca_file)
-        assert session.post(url, account, verify=ca, timeout=5).status_code == 200  # kept alive, idle
+        assert session.post(url, account, verify=ca, timeout=5).status_code == 200  # left open, idle
 
         def hang() -> None:
             try:

@@ -1,4 +1,4 @@
-"""What is wrong is told alike wherever somebody may look, and the page is what a browser can show."""
+"""Problems are reported alike in log, metrics, page and document, and the page is valid for a browser."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ SPECIAL = {
 
 @dataclass
 class Seen:
-    """What there is to be seen of the accounts after one attempt at each."""
+    """All that can be observed of the accounts after one attempt at each."""
 
     log: dict[str, dict[str, Any]]
     metrics: dict[tuple[str, ...], float]
@@ -53,7 +53,7 @@ class Seen:
 
 
 def noted(world: Scene, account: str) -> dict[str, str]:
-    """The custom metadata of the account's token path."""
+    """Return the custom metadata of the account's token path."""
     try:
         answer = world.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
     except InvalidPath:

@@ -1,4 +1,4 @@
-"""The way to a real Vault: a login that is kept alive and made anew, and errors that are all of one kind."""
+"""The way to a real Vault: a login that is renewed and replaced, and errors that are all of one kind."""
 
 import contextlib
 import itertools
@@ -83,7 +83,7 @@ class Vault:
         )
 
     def logins(self) -> list[str]:
-        """The accessors of all logins by our role that live."""
+        """Return the accessors of all live logins by our role."""
         ours = [each for each in self.openbao.living() if (each["meta"] or {}).get("role_name") == ROLE]
         return [each["accessor"] for each in ours]
 
@@ -95,11 +95,11 @@ class Vault:
         self.openbao.approle(ROLE, [ROLE], token_ttl=ttl, token_max_ttl=ttl)
 
     def requests(self, path: str) -> int:
-        """How often this path was asked for, by the audit log."""
+        """Count the requests for this path, by the audit log."""
         return sum(line["type"] == "request" and line["request"]["path"] == path for line in self._audited())
 
     def refused(self) -> list[str]:
-        """The path of each request that Vault refused, by the audit log."""
+        """Return the path of each request that Vault refused, by the audit log."""
         return [line["request"]["path"] for line in self._audited() if line["type"] == "response" and "error" in line]
 
     def _audited(self) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def logs() -> Iterator[Logs]:
 
 
 def ask(session: VaultSession) -> list[str]:
-    """The simplest call there is."""
+    """Make the simplest call there is."""
     return sorted(account_store(session).names())
 
 
@@ -358,7 +358,7 @@ def test_a_login_that_somebody_else_used_up_is_noticed_and_made_anew(vault: Vaul
 def test_where_the_last_uses_of_a_login_meet_a_500_is_told_from_any_other_by_looking_it_up(
     looked_up: str, logins: int, vault: Vault, logs: Logs
 ) -> None:
-    """Of 960 requests by a dozen threads to OpenBao, by tokens of 25 uses, 20 came to this answer."""
+    """Of 960 requests by a dozen threads to OpenBao, by tokens of 25 uses, 20 got this answer."""
     with _UsedUp(looked_up) as server:
         session = vault.session(address=server.url)
         error = failure(session)
@@ -393,7 +393,7 @@ def test_many_threads_share_one_refused_login(vault: Vault) -> None:
         texts = set(pool.map(at_once, range(24)))
     hint = "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up"
     assert texts == {f"approle login: status 400, invalid role or secret ID ({hint})"}
-    # whoever came while one was under way takes its answer; a few may come after it
+    # a thread that arrives while one is under way takes its answer; a few may arrive after it
     assert vault.requests("auth/approle/login") - before < 6
 
 
@@ -527,7 +527,7 @@ def test_a_token_file_that_is_spoilt_hurts_nobody_while_the_token_read_before_li
 def test_a_token_file_that_is_replaced_by_one_of_the_same_age_and_size_is_noticed(
     vault: Vault, logs: Logs, tmp_path: Path
 ) -> None:
-    """As `cp -p` and mounted volumes do it."""
+    """Replacing by `cp -p` or a mounted volume does that."""
     file, new = tmp_path / "sink", tmp_path / "new"
     file.write_text(vault.openbao.token([ROLE]))
     session = vault.session(TokenFileLogin(file))
@@ -633,7 +633,7 @@ def test_one_outage_is_said_once_though_a_renewal_and_a_write_fall_into_it(vault
 
 
 def test_a_write_that_failed_is_not_over_when_a_read_works(logs: Logs) -> None:
-    """Without a leader a standby still answers reads: it would be up and down again with every attempt."""
+    """Without a leader a standby still answers reads: the state would flip with every attempt."""
     outage = Outage("https://vault", boottime)
     down = VaultError("status 500", status=500)
     for _ in range(3):
@@ -653,7 +653,7 @@ def test_a_renewal_that_fails_is_noticed_by_nobody_while_the_login_lives(vault: 
         vault.jumped = 610
         assert session.login.keep_alive() > boottime() + vault.jumped
     for _ in range(3):
-        assert ask(session)  # which says nothing of the login
+        assert ask(session)  # which proves nothing about the login
     assert events(logs) == ["vault.login", "vault.unavailable"]
     vault.jumped = 620
     assert ask(session)
@@ -678,7 +678,7 @@ def test_a_stopped_vault_refuses_and_closing_the_session_is_quick_and_quiet(tmp_
 
 
 def test_a_redirect_is_not_followed_and_a_write_not_taken_for_done(vault: Vault) -> None:
-    """As hvac does it, the 307 of a standby is no error: the write is lost without a word."""
+    """In hvac the 307 of a standby is no error: the write is lost silently."""
     with Answering(http()) as elsewhere:
         to = http(b"", f"Location: {elsewhere.url}/v1/secret", status="307 Temporary Redirect")
         with Answering(to) as standby:

@@ -53,10 +53,10 @@ class Mode:
         self.process.communicate()
 
     def end(self, number: signal.Signals) -> tuple[int, str, str]:
-        """Its exit status, stdout and stderr after this signal."""
+        """Return the exit status, stdout and stderr after this signal."""
         self.process.send_signal(number)
         out, err = self.process.communicate(timeout=20)
-        self._world.keep(out.decode(), err.decode())  # which holds no traceback, then
+        self._world.keep(out.decode(), err.decode())  # which contain no traceback, then
         return self.process.returncode, out.decode(), err.decode()
 
 

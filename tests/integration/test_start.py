@@ -1,4 +1,4 @@
-"""The start where the machine has too few threads or descriptors for it: it says so, and tries again."""
+"""A start with too few threads or descriptors on the machine: it is reported, and tried again."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.integration.processes import Scene, eventually, scene
 ACCOUNT = "le81823118"
 THREADS, DESCRIPTORS = "--nproc", "--nofile"
 NOBODY = "--reuid=54321"
-"""Who has no other process: the limit counts all of a user's threads, and none of root's."""
+"""A user without other processes: the limit counts all of a user's threads, and none of root's."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ class Limited:
             self._address = "http://{}:{}/".format(*free.getsockname())
         self._log = world.folder / "limited.log"
         self._limit = limit
-        # root's right to read all files stays; that to have any number of threads goes with the rest
+        # root's right to read all files stays; that to have any number of threads is dropped with the rest
         as_nobody = [NOBODY, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
         self._user = ["setpriv", *as_nobody] if os.geteuid() == 0 else []
         with self._log.open("wb") as log:
@@ -54,7 +54,7 @@ class Limited:
         subprocess.run([*prlimit, f"{self._limit}={hard}:"], check=True)
 
     def get(self, path: str) -> int | None:
-        """The status; None where there is no answer."""
+        """Return the status; None where there is no answer."""
         try:
             with urllib.request.urlopen(self._address + path, timeout=1) as answer:
                 return int(answer.status)
@@ -131,7 +131,7 @@ def test_sigterm_ends_it_while_it_waits(world: Scene) -> None:
 
 @pytest.mark.tool("setpriv", "unshare")
 def test_a_settings_folder_that_cannot_be_read_is_named(world: Scene) -> None:
-    """Of a user without root's right to read all; the file system is one of its own."""
+    """The user lacks root's right to read all; the file system is a separate one."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
     script = 'mount -t tmpfs none /etc && mkdir -m 000 /etc/appjwt-worker && exec setpriv --bounding-set=-all "$@"'

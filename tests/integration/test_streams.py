@@ -1,4 +1,4 @@
-"""Where the log and the reports go when nobody reads them, the disk is full, or they are closed: the work is done."""
+"""Log and reports with no reader, on a full disk, or on closed streams: the work is done all the same."""
 
 import fcntl
 import json
@@ -62,7 +62,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.tool("unshare")
 def test_after_a_full_disk_each_line_is_one_again_and_the_lost_ones_are_counted(world: Scene, tmp_path: Path) -> None:
-    """The log is a file of a file system of its own, of 64 KiB."""
+    """The log is a file of a separate file system of 64 KiB."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
     world.add_account(ACCOUNTS[0])
@@ -187,7 +187,7 @@ def test_a_reader_that_has_gone_is_no_failure(made: Scene) -> None:
 
 
 def test_no_connection_gets_the_number_of_a_stream_that_was_closed(world: Scene) -> None:
-    """What is printed would go to Vault."""
+    """Otherwise, output would be sent to Vault."""
     world.add_account(ACCOUNTS[0])
     process = subprocess.Popen(
         ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *world.command()],

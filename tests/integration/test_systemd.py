@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, installed as the README has it, but below this folder."""
+    """Install the wheel as in the README, but below this folder."""
     folder = tmp_path_factory.mktemp("wheel")
     python = [sys.executable, "-m"]
     subprocess.run([*python, "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)

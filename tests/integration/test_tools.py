@@ -1,4 +1,4 @@
-"""What is not run for want of a system tool is said, and with STRICT=1 it is a failure."""
+"""A test skipped for want of a system tool is reported, and with STRICT=1 it fails."""
 
 import os
 import subprocess

@@ -37,7 +37,7 @@ NOTHING: Settings = dict.fromkeys(
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """With a KV v2 at secret/ in the namespace `brand`, and in its child `eu` one of each version."""
+    """Set up a KV v2 at secret/ in the namespace `brand`, and in its child `eu` one of each version."""
     with Scene(tmp_path_factory.mktemp("reach")) as world:
         with world.openbao.within("brand"):
             world.openbao.mount_kv("secret")
@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def login(world: Scene, namespace: str | None, policy: str) -> Settings:
-    """A login by approle in a namespace, with this policy alone."""
+    """Return a login by approle in a namespace, with this policy alone."""
     name = f"worker-{len(world.secrets)}"
     with world.openbao.within(namespace) if namespace else nullcontext():
         world.openbao.policy(name, policy)
@@ -64,7 +64,7 @@ def login(world: Scene, namespace: str | None, policy: str) -> Settings:
 
 
 def add_account(world: Scene, mount: str, version: int = 2) -> str:
-    """An account with its secret at a mount, whose path is the whole one from the root."""
+    """Add an account with its secret at a mount, whose path is the whole one from the root."""
     account = f"le{len(world.secrets)}"
     credentials = world.liveperson.add_account(account)
     world.secrets.append(credentials.client_secret)
@@ -76,7 +76,7 @@ def add_account(world: Scene, mount: str, version: int = 2) -> str:
 
 
 def check_works(world: Scene, account: str, changes: Settings, tokens_mount: str = "secret") -> list[dict[str, Any]]:
-    """One account, end to end; and --check is content, too: its lines."""
+    """Refresh one account, end to end, and run --check, which must pass; return its lines."""
     done = world.call("--refresh", account, changes=changes)
     assert (done.status, done.err) == (0, "")
     stored = world.openbao.get_token(account, mount=tokens_mount)
@@ -176,7 +176,7 @@ def test_a_policy_without_the_namespace_is_refused_with_the_path_that_it_lacks(w
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_accounts_and_tokens_may_be_at_the_root_of_their_mounts(version: int, world: Scene) -> None:
-    """By an empty prefix, which only a file can say; the default prefix would find nothing there."""
+    """An empty prefix, which only a file can express, does this; the default prefix would find nothing there."""
     accounts, tokens = f"brands{version}", f"apps{version}"
     world.openbao.mount_kv(accounts, version)
     world.openbao.mount_kv(tokens)
@@ -233,7 +233,7 @@ def test_a_mount_without_an_account_is_named_as_it_is_written(world: Scene) -> N
 
 
 def test_a_variable_of_vaults_own_that_is_not_read_is_named_once(world: Scene) -> None:
-    """Who sets VAULT_SKIP_VERIFY or VAULT_PROXY_ADDR must hear that it changes nothing here."""
+    """An operator who sets VAULT_SKIP_VERIFY or VAULT_PROXY_ADDR must learn that it changes nothing here."""
     account = add_account(world, "secret")
     done = world.call(
         "--refresh",
@@ -266,7 +266,7 @@ def test_vaults_own_variables_alone_are_enough(prefix: str, world: Scene) -> Non
 
 
 def named(url: str, name: str) -> str:
-    """The same port under a name that only the proxy knows: none leads to this machine itself."""
+    """Return the same port under a name that only the proxy knows: none leads to this machine itself."""
     return f"{name}.proxied.invalid:{url.rpartition(':')[2]}"
 
 
@@ -308,7 +308,7 @@ def test_a_proxy_that_is_not_there_is_blamed(world: Scene) -> None:
 
 
 def test_http_to_a_vault_that_speaks_https_is_told_as_that(world: Scene) -> None:
-    # it answers 400, which looked like a refused login; where a body is on its way it may hang up before
+    # it answers 400, which resembles a refused login; while a body is on its way it may hang up before
     address = world.openbao.address.replace("https", "http")
     done = world.call("--check", "--output", "json", changes={"APPJWT_VAULT_ADDRESS": address})
     (line,) = done.document["checks"]
@@ -320,7 +320,7 @@ def test_http_to_a_vault_that_speaks_https_is_told_as_that(world: Scene) -> None
 
 
 class Front(Server):
-    """What stands before a Vault that speaks in clear, and speaks TLS for it."""
+    """A TLS server in front of a Vault that speaks plain HTTP."""
 
     def __init__(self, vault: str, authority: trustme.CA, port: int = 0) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""What Vault refuses while it can be reached: log, page and readiness say so, and none of them that it can be used."""
+"""Refusals by a Vault that can be reached: log, page and readiness report them, and none reports an outage."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Vault as TLS and what stands before it want it: client certificates, another name, CAs in a folder, headers."""
+"""TLS and headers as Vault and proxies in front of it require: client certificates, another name, CAs in a folder."""
 
 import json
 import secrets
@@ -31,7 +31,7 @@ class Pki:
     ca: trustme.CA
 
     def client(self, name: str, ca: trustme.CA | None = None) -> tuple[Path, Path]:
-        """A client's certificate and its key."""
+        """Return a client's certificate and its key."""
         made = (ca or self.ca).issue_cert(f"{name}.invalid")
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         certificate.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
@@ -90,7 +90,7 @@ class WithClientCertificates(OpenBao):
 
 @pytest.fixture
 def world(tmp_path: Path, pki: Pki) -> Iterator[Scene]:
-    """The command knows the second door only, and its CA from a folder."""
+    """Set up a world whose command knows the second door only, and its CA from a folder."""
     folder = tmp_path / "openbao"
     folder.mkdir()
     cas = tmp_path / "cas"
@@ -152,7 +152,7 @@ def test_a_daemon_goes_on_while_its_pair_is_replaced_one_file_after_the_other(wo
 
 
 class Recognising(Server):
-    """Keeps the serial number of the certificate that each request came with."""
+    """A server that records the serial number of each request's certificate."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(self._answer, tls=tls)
@@ -261,7 +261,7 @@ def test_the_servers_name_counts_in_place_of_the_address(pki: Pki, monkeypatch: 
 def test_each_pem_file_of_a_folder_counts_whatever_its_name_and_as_soon_as_it_is_there(
     tmp_path: Path, pki: Pki
 ) -> None:
-    """As Kubernetes mounts them: each a link into a folder beside it, which is replaced as a whole."""
+    """Kubernetes mounts them like this: each a link into a neighbouring folder, which is replaced as a whole."""
     other = trustme.CA()
     data, folder = tmp_path / "data", tmp_path / "mounted"
     for each in (data, folder):
@@ -311,7 +311,7 @@ def test_a_folder_without_a_certificate_does_not_mean_the_systems(
 
 
 def test_the_headers_for_what_stands_before_vault_come_with_each_request(tmp_path: Path) -> None:
-    """And are seen nowhere, though what stands there tells them in its error."""
+    """They appear nowhere in the output, though the proxy there repeats them in its error."""
     values = [secrets.token_urlsafe(20) for _ in range(2)]
 
     async def gatekeeper(reader: StreamReader, writer: StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What an operator has to be told of accounts and tokens, once and not for ever: on a real OpenBao, by the daemon."""
+"""Warnings to an operator about accounts and tokens, once and not for ever: on a real OpenBao, by the daemon."""
 
 import socket
 from pathlib import Path

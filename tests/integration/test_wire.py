@@ -1,4 +1,4 @@
-"""What goes over the wire to LivePerson, byte for byte."""
+"""Requests to LivePerson on the wire, byte for byte."""
 
 import json
 import re
@@ -33,7 +33,7 @@ TOKEN = SAMPLE
 
 @dataclass
 class Line:
-    """A TLS server that keeps what it got, and a session that trusts it."""
+    """A TLS server that records what it got, and a session that trusts it."""
 
     server_tls: ssl.SSLContext
     session: requests.Session
