@@ -59,6 +59,7 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, Ht
         clock=boottime,
         now=now,
         vault_now=parts.session.now,
+        vault_trouble=lambda: outage.error,
         login_ends=lambda: parts.session.login.expiry,
         synced_at=lambda: daemon.synced_at,
     )

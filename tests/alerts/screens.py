@@ -10,6 +10,7 @@ import requests
 from tests.alerts.stand import Stand
 from tests.integration.processes import Done
 
+TROUBLE = ("warning", "error")
 _LONGEST = 110
 
 
@@ -34,7 +35,7 @@ def screens(stand: Stand) -> Screens:
 
 def _log(stand: Stand) -> str:
     """The latest line that is a warning or an error."""
-    lines = [line for line in stand.world.latest_log if line["level"] in ("warning", "error")]
+    lines = [line for line in stand.world.latest_log if line["level"] in TROUBLE]
     if not lines:
         return "nothing"
     line = lines[-1]

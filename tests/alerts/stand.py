@@ -24,6 +24,7 @@ INHIBITIONS: Final = RULES.parent / "alertmanager.inhibit.yaml"
 _WORKER: Final = (POLICIES / "worker.hcl").read_text()
 WITHOUT_LIST: Final = _WORKER.replace('["list"]', '["deny"]')
 _WITHOUT_WRITE: Final = _WORKER.replace('["create", "read", "update"]', '["read"]')
+_DENIED: Final = 'path "secret/data/liveperson/tokens/le1" { capabilities = ["deny"] }'
 _EMPTY: Final = 'path "none" { capabilities = ["read"] }'
 LIFE: Final = 30
 """Seconds in place of an hour; the rules go by shares of life, so they stay as they are."""
@@ -273,6 +274,24 @@ def _mount_deleted(world: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def _tokens_mount_deleted(stand: Stand) -> Iterator[None]:
+    """The tokens have a mount of their own; that one goes, and the accounts' stays."""
+    openbao = stand.world.openbao
+    openbao.mount_kv("tokens")
+    own = _WORKER.replace("secret/data/liveperson/tokens", "tokens/data/liveperson/tokens")
+    own = own.replace("secret/metadata/liveperson/tokens", "tokens/metadata/liveperson/tokens")
+    with (
+        policy(stand.world, own),
+        _restarted(stand.world, stand.daemon, APPJWT_TOKENS_MOUNT="tokens"),
+    ):
+        eventually(lambda: sum(line["event"] == "token.refreshed" for line in stand.world.latest_log) > 3)
+        openbao.client.sys.disable_secrets_engine("tokens")
+        yield
+        openbao.mount_kv("tokens")
+        stand.prometheus.until("AppJWTVaultUnusable", fires=False)
+
+
+@contextmanager
 def policy(world: Scene, hcl: str) -> Iterator[None]:
     world.openbao.policy("appjwt-worker", hcl)
     yield
@@ -322,6 +341,15 @@ FAULTS: Final[dict[str, tuple[str, Callable[[Stand], AbstractContextManager[None
     "the CA of Vault is not trusted, at a restart": (
         "AppJWTVaultUnusable",
         lambda stand: _restarted(stand.world, stand.daemon, APPJWT_VAULT_CA_CERT=str(stand.world.liveperson.ca_file)),
+    ),
+    "Vault's name does not resolve, at a restart": (
+        "AppJWTVaultUnusable",
+        lambda stand: _restarted(stand.world, stand.daemon, APPJWT_VAULT_ADDRESS="https://vault.invalid:8200"),
+    ),
+    "the tokens' own mount deleted": ("AppJWTVaultUnusable", _tokens_mount_deleted),
+    "one account's token path is denied": (
+        "AppJWTAccountFailing",
+        lambda stand: policy(stand.world, _WORKER + _DENIED),
     ),
     "the mount deleted": ("AppJWTVaultUnusable", lambda stand: _mount_deleted(stand.world)),
     "AppRole refuses the login at a restart": (

@@ -44,12 +44,14 @@ class Metrics(Collector):
         clock: Callable[[], float],
         now: Callable[[], datetime],
         vault_now: Callable[[], datetime],
+        vault_trouble: Callable[[], str | None],
         login_ends: Callable[[], float],
         synced_at: Callable[[], float | None],
     ) -> None:
         """
         :param records: returns all accounts.
         :param now: the time by the clock that counts for the tokens; the local one may be wrong.
+        :param vault_trouble: returns why Vault cannot be used, or None.
         :param synced_at: when the accounts were last compared with Vault's; until then the process's start is exported.
         """
         self._records = records
@@ -57,6 +59,7 @@ class Metrics(Collector):
         self._started_at = clock()
         self._now = now
         self._vault_now = vault_now
+        self._vault_trouble = vault_trouble
         self._login_ends = login_ends
         self._synced_at = synced_at
         disable_created_metrics()  # type: ignore[no-untyped-call] # it is the library's
@@ -208,6 +211,9 @@ class Metrics(Collector):
                 "Smallest margin of a token: 1 at its planned refresh, 0 at its expiry.",
                 min(margin for _, margin in wanting),
             )
+        yield GaugeMetricFamily(
+            "appjwt_vault_usable", "1 if Vault can be used, 0 if not.", 0 if self._vault_trouble() else 1
+        )
         ends, synced = self._login_ends(), self._synced_at()
         if ends != float("inf"):
             yield GaugeMetricFamily(

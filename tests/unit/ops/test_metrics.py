@@ -22,12 +22,14 @@ NOW = 1_800_000_000.0
 class Scraped:
     def __init__(self, *entries: AccountRecord, synced_at: float | None = 90.0) -> None:
         self.records = list(entries)
+        self.vault_trouble: str | None = None
         self.metrics = Metrics(
             version="1.2.3",
             records=lambda: self.records,
             clock=lambda: 100.0,
             now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
             vault_now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
+            vault_trouble=lambda: self.vault_trouble,
             login_ends=lambda: 700.0,
             synced_at=lambda: synced_at,
         )
@@ -54,6 +56,13 @@ def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
     assert read["appjwt_vault_login_expiry_timestamp_seconds"] == NOW + 600
     assert read["appjwt_last_sync_timestamp_seconds"] == NOW - 10
     assert read["appjwt_build_info{1.2.3}"] == 1
+
+
+def test_whether_vault_can_be_used_is_there_from_the_first_scrape() -> None:
+    scraped = Scraped()
+    assert scraped.read()["appjwt_vault_usable"] == 1
+    scraped.vault_trouble = "list: status 403"
+    assert scraped.read()["appjwt_vault_usable"] == 0
 
 
 def test_whatever_an_account_is_called_the_text_stays_one() -> None:
