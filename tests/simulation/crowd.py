@@ -38,7 +38,7 @@ _AHEAD = 16
 
 
 class Crowd:
-    """What runs elsewhere; ask for what you want of it in any order."""
+    """Scenes that run in other processes; their results can be requested in any order."""
 
     def __init__(self, pool: ProcessPoolExecutor, scenes: dict[str, tuple[str, tuple[object, ...]]]) -> None:
         self._pool = pool
@@ -47,9 +47,9 @@ class Crowd:
     def live(
         self, first: int, account_days: float, tell: Callable[[Report, Report], object] = lambda *_: None
     ) -> tuple[Report, int]:
-        """As many worlds as it takes, from this seed on: all their reports together, and how many they were.
+        """Run as many worlds as it takes, from this seed on; return all their reports in one, and the number of worlds.
 
-        :param tell: called after each world, with what came of it and of all so far.
+        :param tell: called after each world, with its report and that of all so far.
         """
         seeds = itertools.count(first)
         going = deque(self._pool.submit(run_seed, next(seeds)) for _ in range(_AHEAD))

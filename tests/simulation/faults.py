@@ -1,4 +1,4 @@
-"""All that goes wrong: a table of kinds, each with a begin, an end and whom it touches, and what acts them out."""
+"""All faults: a table of kinds, each with a begin, an end and the accounts it touches, and the code that acts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ _EVERY: Final = frozenset({"list", "read_account", "read_token", "write_metadata
 
 
 class Kind(StrEnum):
-    """What can go wrong. The values are what the report calls them."""
+    """Kinds of fault. The values are their names in the report."""
 
     HOST_REFUSES = "Sentinel host: connection refused"
     HOST_HANGS = "Sentinel host: never answers"
@@ -139,7 +139,7 @@ class Spec:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it touches many accounts, and for long."""
+        """Return True if it touches many accounts, and for long."""
         return self.target in (Target.HOST, Target.ALL) and self.longest > MINUTE
 
 
@@ -174,7 +174,7 @@ class Trouble:
         self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault | None]]] = []
         self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
         self.on_mint: dict[str, Callable[[], object]] = {}
-        """What happens when the next token of this account was asked for."""
+        """Acts that follow the next token request of this account."""
         self.busy: dict[str, Episode] = {}
         """Accounts and replicas that have an episode of their own; one at a time."""
         world.liveperson.faults = SentinelFaults(self)
@@ -197,10 +197,10 @@ class Trouble:
         return HEALTHY
 
     def spring(self, operation: str, name: str) -> None:
-        """An attempt comes by."""
+        """Apply the traps for an attempt at this operation."""
         if operation == "sentinel" and name in self.on_mint:
             hub = self.world.hub
-            process, hub.process = hub.process, None  # somebody else's doing
+            process, hub.process = hub.process, None  # as an act of the operator
             self.on_mint.pop(name)()
             hub.process = process
         for episode in list(self.traps.get((operation, name), ())):
@@ -232,7 +232,7 @@ class Trouble:
                     return None
                 episode.name = target or random.choice(free)
                 account_id = truths[episode.name].account_id
-                # who shares the id at LivePerson has a share in its troubles there
+                # accounts that share the id at LivePerson share its troubles there
                 episode.touches = frozenset(name for name, each in truths.items() if each.account_id == account_id)
                 episode.ids = frozenset({account_id})
             case Target.HOST:
@@ -281,7 +281,7 @@ class Trouble:
             self.traps[operation, episode.name].append(episode)
 
     def rewritten(self, name: str) -> None:
-        """The worker has put a token of its own over what was planted."""
+        """Clear the fault of an account whose planted token the worker has overwritten."""
         episode = self.busy.get(name)
         if episode and episode.kind in _TAMPERED:
             self.over(episode)
@@ -300,7 +300,7 @@ def _sentinel(make: Callable[["Trouble"], Fault], service: Service = "sentinel")
 
 
 def _hang_for_some(trouble: "Trouble", episode: Episode) -> bool:
-    """The host's other accounts are not touched: they must not notice."""
+    """Hang for some of the host's accounts; the others must not notice."""
     truths, random = trouble.world.oracle.truths, trouble.random
     ids = sorted({truths[name].account_id for name in episode.touches})
     if not ids:
@@ -351,7 +351,7 @@ _LONG_WAIT: Final = 3600
 
 
 def _limit_rate(trouble: Trouble, episode: Episode) -> bool:
-    """So many requests in each second are let through, or none at all."""
+    """Let so many requests pass in each second, or none at all."""
     clock, quota = trouble.world.clock, trouble.random.choice((0, 1, 5, 20))
     wait = trouble.random.choice((None, 1, 30, _LONG_WAIT))
     refusal = VaultFault(status=429, retry_after=None if wait is None else timedelta(seconds=wait))
@@ -368,7 +368,7 @@ def _limit_rate(trouble: Trouble, episode: Episode) -> bool:
     if wait == _LONG_WAIT:
 
         def end() -> None:
-            """Who knew no token yet, after a start, waits as it was told."""
+            """Let a replica without any known token, after a start, wait as long as it was asked to."""
             for replica in trouble.world.running:
                 trouble.world.ail(replica, "throttled")
                 trouble.world.heal(replica, "throttled", RETRY_PAUSES[-1].total_seconds())
@@ -419,7 +419,7 @@ def _move(trouble: Trouble, episode: Episode) -> bool:
     if not elsewhere:
         return False
     world.liveperson.move(account_id, trouble.random.choice(elsewhere))
-    for other, _, _ in trouble.liveperson:  # what is wrong at the old and the new host is wrong for it
+    for other, _, _ in trouble.liveperson:  # the faults of the old and the new host apply to it
         if other.host:
             world.oracle.trouble(other.window, *sorted(episode.touches))
     trouble.set_trap(episode, "sentinel")
@@ -504,7 +504,7 @@ def _older(trouble: Trouble, path: str, **fields: object) -> bool:
 
 
 def _wipe_mark(trouble: Trouble, path: str) -> bool:
-    """Somebody removes our mark; not where our data is deleted, too, since nothing says any more whose the path is."""
+    """Remove our mark; not where our data is deleted, too: the path would then have no sign of its owner."""
     kv = trouble.world.vault.kv
     if kv.get(path).data is None:
         return False
@@ -529,7 +529,7 @@ def _undelete(trouble: Trouble, path: str) -> bool:
 
 
 def _delete_early(trouble: Trouble, episode: Episode) -> bool:
-    """The owner sets a delete_version_after shorter than the lifetime: a version is gone after two minutes."""
+    """Set a delete_version_after shorter than the lifetime: a version is deleted after two minutes."""
     name = str(episode.name)
     path, kv = TOKENS + name, trouble.world.vault.kv
     episode.touches = frozenset({name})
@@ -538,7 +538,7 @@ def _delete_early(trouble: Trouble, episode: Episode) -> bool:
         return False
     kv.set_metadata(path, delete_version_after=timedelta(seconds=2 * MINUTE))
     truth.allowed += (episode.window.ends - episode.window.begins) / 20.0 + 4  # it is refreshed as often as it takes
-    if trouble.world.plan.replicas > 1:  # who goes down leaves a token that the others take for a long one
+    if trouble.world.plan.replicas > 1:  # a replica that stops leaves a token whose deletion the others do not know
         window = episode.window
         trouble.world.oracle.trouble(Window(window.begins, window.ends, Recovery.RESYNC, window.what), name)
 
@@ -558,13 +558,13 @@ def _foreign_token(trouble: Trouble, path: str) -> bool:
     if not others:
         return False
     data = trouble.world.data(trouble.random.choice(others))
-    if data:  # it may have gone by itself
+    if data:  # it may be deleted by now
         trouble.world.vault.kv.put(path, data)
     return bool(data)
 
 
 def _while_marked(take_away: Callable[[KvEngine, str], None]) -> Callable[[Trouble, str], bool]:
-    """Not where our mark is missing: then what is left would not be ours by any sign."""
+    """Tamper only where our mark is present: without it, the rest would not be ours by any sign."""
 
     def tamper(trouble: Trouble, path: str) -> bool:
         kv = trouble.world.vault.kv
@@ -639,7 +639,7 @@ def _take_path(trouble: Trouble, episode: Episode, *, wipe: bool) -> bool:
 
 
 def _take_path_amid(trouble: Trouble, episode: Episode) -> bool:
-    """The same, while a first token is on its way there."""
+    """Do the same while a first token is on its way there."""
     name = str(episode.name)
     episode.touches = frozenset({name})
     read = trouble.world.version(name)

@@ -24,14 +24,14 @@ _THREADS = 256
 
 @dataclass(eq=False)
 class Process:
-    """A replica's run, or a manual refresh: it has a name, and ends for good."""
+    """A replica's run, or a manual refresh: it has a name, and does not run again once it has ended."""
 
     name: str
     began: float
     alive: bool = True
     paused_until: float = 0.0
     postponed: int = 0
-    """Events that a pause has held up."""
+    """Events delayed by a pause."""
     jobs: dict[greenlet, None] = field(default_factory=dict)
     stop: Callable[[], object] = lambda: None
     """SIGTERM."""
@@ -41,7 +41,7 @@ class Process:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """What happens at a moment, unless it was called off."""
+    """Something that happens at a moment, unless it is cancelled."""
 
     when: float
     process: Process | None
@@ -52,7 +52,7 @@ class Hub:
     def __init__(self, clock: Clock, random: Random) -> None:
         self.clock = clock
         self.process: Process | None = None
-        """Whose code runs now; None = nobody's: the operator's, or a service's."""
+        """The process whose code runs now; None = the operator or a service."""
         self._random = random.random
         self._heap: list[tuple[float, float, int, Event]] = []
         self._count = 0
@@ -82,7 +82,7 @@ class Hub:
         self.at(self.clock(), made.switch, process)
 
     def sleep(self, seconds: float) -> None:
-        """Let others go on. In a process that ended meanwhile this never comes back."""
+        """Let others run for so long. In a process that ended meanwhile this never returns."""
         process = self.process
         if process is None or not process.alive:
             raise GreenletExit
@@ -90,7 +90,7 @@ class Hub:
         self._main.switch()
 
     def kill(self, process: Process) -> None:
-        """It is gone: what waits in it never goes on. May be called by one of its own jobs, which ends here."""
+        """End the process: its waiting jobs never continue. May be called by one of them, which ends here."""
         process.alive = False
         self.at(self.clock(), lambda: self._bury(process))
         if getcurrent() in process.jobs:
@@ -130,7 +130,7 @@ class Hub:
 
 
 class WallScheduler:
-    """What SteadyScheduler uses of APScheduler: date jobs by the wall clock, whose steps it does not notice."""
+    """The part of APScheduler that SteadyScheduler uses: date jobs by the wall clock, with its steps unnoticed."""
 
     def __init__(self, hub: Hub, process: Process, wall: Callable[[], float]) -> None:
         self._hub = hub

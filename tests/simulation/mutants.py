@@ -70,7 +70,7 @@ def _mutant(*kinds: Kind, **world: Any) -> Callable[[Callable[[], Iterator[None]
 
 @dataclass(frozen=True)
 class Found:
-    """How a planted bug was found."""
+    """The discovery of a planted bug."""
 
     mutant: str
     promise: str
@@ -101,7 +101,7 @@ def find(number: int, seeds: int = 50) -> Found:
 
 @_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
 def check_and_set_left_out() -> Iterator[None]:
-    """Whatever is there by now is written over."""
+    """Overwrite the present data, whatever they are."""
     write = TokenStore.write
 
     def blind(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
@@ -118,7 +118,7 @@ def check_and_set_left_out() -> Iterator[None]:
 
 @_mutant(Kind.STRANGER_AMID, Kind.STRANGER_UNMARKED, replicas=2, slowest=4.0, gap=60.0)
 def check_and_set_over_a_second_read() -> Iterator[None]:
-    """The version comes from a read of its own, not from the one that was assessed."""
+    """Take the version from another read, not from the one that was assessed."""
     write = TokenStore.write
 
     def late(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
@@ -131,7 +131,7 @@ def check_and_set_over_a_second_read() -> Iterator[None]:
 
 @_mutant(Kind.STRANGER_AMID, gap=60.0)
 def metadata_before_data() -> Iterator[None]:
-    """The mark is set first, as if the path were known to be ours."""
+    """Set the mark first, as if the path were known to be ours."""
     write = TokenStore.write
 
     def marked_first(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
@@ -145,7 +145,7 @@ def metadata_before_data() -> Iterator[None]:
 
 @_mutant(Kind.MARK_WIPED, gap=120.0)
 def mark_after_a_read() -> Iterator[None]:
-    """A path that reads as ours gets its mark back at once."""
+    """Restore the mark at once on a path that reads as ours."""
     read = TokenStore.read
 
     def restoring(self: TokenStore, name: str) -> StoredSecret:
@@ -188,14 +188,14 @@ def the_state_is_written_to_a_strangers_path() -> Iterator[None]:
 
 @_mutant(Kind.STRANGER_AMID, Kind.HOST_503, gap=60.0)
 def the_state_stays_at_a_strangers_path() -> Iterator[None]:
-    """What was written to a new path that somebody took meanwhile is never taken back."""
+    """Never take back the status that was written to a new path that somebody took meanwhile."""
     with _instead(TokenStore, "clear_status", lambda *_: None):
         yield
 
 
 @_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)
 def no_second_look_after_a_lost_race() -> Iterator[None]:
-    """After a conflict the next version's number is guessed, and what is there by now not assessed."""
+    """Guess the next version's number after a conflict, and do not assess the present data."""
 
     def guess(_: Publisher, __: str, than: StoredSecret) -> StoredSecret:
         return replace(than, version=than.version + 1)
@@ -246,7 +246,7 @@ def _lenient(*passed: Check) -> Iterator[None]:
     validate = appjwt.validate
 
     class Lenient:
-        """What obtain has of core.appjwt."""
+        """A replacement for core.appjwt in obtain."""
 
         utc = staticmethod(appjwt.utc)
 
@@ -271,7 +271,7 @@ def an_older_token_is_published() -> Iterator[None]:
 
 @_mutant(Kind.PLANTED_EXP)
 def the_exp_field_is_trusted() -> Iterator[None]:
-    """The fields beside a token, not the token itself."""
+    """Trust the fields stored with a token, not the token itself."""
     assess = Publisher.assess
 
     def trusting(self: Publisher, attempt: Attempt, stored: StoredSecret, expected: Expected) -> Assessment:
@@ -290,7 +290,7 @@ def the_exp_field_is_trusted() -> Iterator[None]:
 
 @_mutant(Kind.CROSSED, Kind.OLDER_TOKEN)
 def an_invalid_token_is_adopted() -> Iterator[None]:
-    """A stored token need not be this account's."""
+    """Accept a stored token of another account."""
     assess = Publisher.assess
 
     def lenient(self: Publisher, attempt: Attempt, stored: StoredSecret, _: Expected) -> Assessment:
@@ -303,7 +303,7 @@ def an_invalid_token_is_adopted() -> Iterator[None]:
 
 @_mutant(Kind.WRITE_NOT_DONE, Kind.DENIED_WRITE_TOKEN)
 def an_obtained_token_is_lost() -> Iterator[None]:
-    """A token that could not be written is obtained again."""
+    """Obtain a token again if it could not be written."""
     ended = Refresher._ended  # noqa: SLF001
 
     def forgetful(self: Refresher, attempt: Attempt, error: RefreshError) -> Any:
@@ -316,7 +316,7 @@ def an_obtained_token_is_lost() -> Iterator[None]:
 
 @_mutant(Kind.VAULT_429)
 def a_rate_limit_loses_the_obtained_token() -> Iterator[None]:
-    """A write that a rate limit holds back for long begins anew, without the token."""
+    """Start over, without the token, if a rate limit delays a write for long."""
     refresh = Refresher._refresh  # noqa: SLF001
 
     def forgetful(self: Refresher, attempt: Attempt, force: Any, **others: Any) -> Any:
@@ -332,7 +332,7 @@ def a_rate_limit_loses_the_obtained_token() -> Iterator[None]:
 
 @_mutant(Kind.EARLY_DELETION, hours=8.0)
 def an_early_deletion_is_ignored() -> Iterator[None]:
-    """The plan goes by the token's exp, though Vault deletes it before."""
+    """Plan by the token's exp, though Vault deletes it before."""
     of = Validity.of
 
     def deaf(token: AppJWT, server_now: Any, at: float, _deletion_time: Any = None) -> Validity:
@@ -395,7 +395,7 @@ def the_previous_secret_is_tried_alone() -> Iterator[None]:
 
 @_mutant(Kind.PAUSED)
 def dropped_when_late() -> Iterator[None]:
-    """As APScheduler does it by default."""
+    """Drop what is late, as APScheduler does by default."""
     queue_due = AccountScheduler.queue_due
 
     def strict(self: AccountScheduler, now: float) -> None:
@@ -408,7 +408,7 @@ def dropped_when_late() -> Iterator[None]:
 
 @_mutant(hours=3.0, sync_interval=7200.0, resync_interval=7200.0)
 def a_wake_is_lost() -> Iterator[None]:
-    """The wake that rang is taken for one that is still armed, and the main loop's pass starts nothing."""
+    """Take a wake that has rung for one that is still armed; the main loop's pass starts nothing."""
     with (
         _instead(Daemon, "_wake", lambda self: self._dispatcher.start_due()),
         _instead(Daemon, "tick", lambda *_: None),
@@ -425,7 +425,7 @@ def _armed_once(self: Daemon, when: float) -> None:
 
 @_mutant(Kind.HOST_503, Kind.VAULT_REFUSES, gap=120.0)
 def a_stale_heap_entry_hides_the_current_one() -> Iterator[None]:
-    """An account that is in the heap already is not pushed again."""
+    """Do not push an account that is in the heap already."""
     schedule = AccountScheduler._schedule  # noqa: SLF001
 
     def once(self: AccountScheduler, record: AccountRecord, due: float | None) -> None:
@@ -470,14 +470,14 @@ def a_rate_limit_is_a_failure() -> Iterator[None]:
 
 @_mutant(Kind.VAULT_429)
 def retry_after_is_waited_for_past_the_expiry() -> Iterator[None]:
-    """Whatever a rate limit asks for, and whoever waits."""
+    """Wait as long as any rate limit asks for, whatever the caller."""
     with _instead(gate, "_LONGEST_PAUSE", float("inf")), _instead(gate, "LONGEST_SHARE_OF_REMAINING", float("inf")):
         yield
 
 
 @_mutant(Kind.VAULT_429)
 def a_closed_gate_waits_for_a_request_in_flight() -> Iterator[None]:
-    """Those that were in flight at a 429 count on, and their answers make no room."""
+    """Count requests in flight at a 429 as still in flight, so that their answers make no room."""
     throttle = Gate._throttle  # noqa: SLF001
 
     def forgetful(self: Gate, refusal: ThrottledError) -> None:
@@ -561,7 +561,7 @@ def drift_is_never_seen() -> Iterator[None]:
 
 @_mutant(Kind.MANUAL_ALL)
 def an_outcome_is_dropped() -> Iterator[None]:
-    """A bug at one account ends its job: it is never tried again."""
+    """Let a bug at one account end its job: it is never tried again."""
     complete = Dispatcher.complete
 
     def deaf(self: Dispatcher, outcome: Any) -> None:

@@ -1,7 +1,7 @@
-"""The promises, checked at every step against a truth of its own: what was issued, published, and when trouble was.
+"""The promises, checked at every step against an independent truth: tokens issued and published, and times of trouble.
 
-It knows nothing of the worker's code; all it sees are the calls that reach the fake Vault and the fake LivePerson,
-and what is reported of each attempt.
+It knows nothing of the worker's code; all it sees are the calls that reach the fake Vault and the fake LivePerson, and
+the reported outcome of each attempt.
 """
 
 import base64
@@ -42,7 +42,7 @@ _YOUNG: Final = 0.1
 
 
 class Recovery(Enum):
-    """How long after a fault its accounts may still bear its marks."""
+    """Time for which a fault may still affect its accounts after its end."""
 
     NONE = 0
     TRANSIENT = 1
@@ -68,7 +68,7 @@ class Window:
     what: str
     hangs: bool = False
     may_forget: bool = False
-    """Whether a token that was not written yet may be dropped: the account seemed gone, or another token fresh."""
+    """A token that is not written yet may be dropped: the account seemed deleted, or another token fresh."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,7 +78,7 @@ class Issued:
     account_id: str
     client_id: str
     begins: float
-    """The steady moment. Sentinel's clock may be wrong, but it is what the token's times are held against."""
+    """The steady moment. Sentinel's clock may be wrong, but the token's times are measured against it."""
     life: float
     iat: int
     exp: int
@@ -92,15 +92,15 @@ class Issued:
 
 @dataclass(eq=False, slots=True)
 class Truth:
-    """What is true of one account."""
+    """The truth about one account."""
 
     name: str
     account_id: str
     client_id: str
     published: Issued | None = None
-    """What a reader finds, if it is sound and of this account."""
+    """The token that a reader finds, if it is sound and of this account."""
     vanishes: float = float("inf")
-    """When Vault deletes it by itself."""
+    """The moment at which Vault deletes it by itself."""
     windows: list[Window] = field(default_factory=list)
     check: Event | None = None
     mints: int = 0
@@ -128,9 +128,9 @@ class Oracle:
         self.violations: list[str] = []
         self.stop_at_first = True
         self.replacements: list[tuple[float, str, float]] = []
-        """When a live token was replaced, whose, and the share of its life that was left."""
+        """Each replacement of a live token: its moment, account, and the remaining share of its life."""
         self.mints: list[float] = []
-        """When."""
+        """Moments of all mints."""
         self.writes = 0
         self.exceptions: Counter[str] = Counter()
         self.owners: dict[str, Ownership] = {}
@@ -153,14 +153,14 @@ class Oracle:
     # What reaches LivePerson
 
     def asks(self, process: Process | None, account: Account, host: str) -> None:
-        """A token request sets out."""
+        """Record the start of a token request."""
         assert process
         now = self._hub.clock()
         if host not in self._world.liveperson.hosts.values():
             self.broken("a client secret is sent to a host that is not allowed", host)
         key = (id(process), host)
         self._in_flight[key] += 1
-        # who has moved, or has another account's ended token, holds a slot of the wrong host, for one last time
+        # a moved account, or one with another account's ended token, has a slot of the wrong host, one last time
         lanes = 2 if self._world.hosts_mislead else 1
         if self._in_flight[key] > self._world.plan.max_in_flight * lanes:
             self.broken("more in flight at a host than the cap", host, self._in_flight[key])
@@ -197,21 +197,21 @@ class Oracle:
             self._minted_again(truth, before[1], now)
 
     def received(self, process: Process | None, account: Account, raw: str) -> None:
-        """The token reached the worker."""
+        """Record that the token reached the worker."""
         assert process
         issued, stands = self._ledger[raw], self.truths[account.name].published
         if issued.sound and not (stands and stands.exp >= issued.exp):
             self._pending_writes[process.name, account.name] = (process, raw)
 
     def _minted_again(self, truth: Truth, raw: str, now: float) -> None:
-        """A process asks again though it has a young token that did not reach Vault."""
+        """Check a repeated request of a process that has a young token, which did not reach Vault."""
         had, stands = self._ledger.get(raw), truth.published
         if self._world.vaults_clock_steps:
-            return  # what was due by one clock may be fresh by another, and needs no writing then
+            return  # a token due by one clock may be fresh by another, and needs no writing then
         if had is None or now - had.begins >= _YOUNG * had.life or had.client_id != truth.client_id:
             return
         if had.skew or (stands and stands.skew):
-            return  # by another clock what stands may be fresh
+            return  # by another clock the published token may be fresh
         if stands and stands.exp >= had.exp:
             return
         if any(each.ends >= had.begins and each.may_forget for each in truth.windows):
@@ -236,7 +236,7 @@ class Oracle:
     # What becomes of an attempt
 
     def reported(self, outcome: Outcome) -> None:
-        """An attempt has ended."""
+        """Record the end of an attempt."""
         if outcome.error and outcome.error.status == _TOO_MANY and outcome.error.stage in _OF_VAULT:
             self.broken("a rate limit of Vault is an account's failure", outcome.account, outcome.error)
 
@@ -245,7 +245,7 @@ class Oracle:
     def written(
         self, process: Process | None, name: str, cas: int | None, data: Mapping[str, object], version: int
     ) -> None:
-        """The path of a token has new data; before it, `truth` says what was there."""
+        """Record new data at a token's path, before `truth` is updated."""
         truth = self.truths[name]
         if self._world.is_wanted(name):  # a Vault whose clock was set back reads what was deleted since
             self.owners[name].unwanted_since = None
@@ -258,7 +258,7 @@ class Oracle:
         mine = mine if mine and mine.client_id == truth.client_id else None
         self._stands(truth, mine)
         if process and process.name == BY_HAND and truth.vanishes < float("inf"):
-            now = self._hub.clock()  # only who wrote it was told
+            now = self._hub.clock()  # only its writer got the answer
             self.trouble(Window(now, now, Recovery.RESYNC, "written by hand, and deleted early"), name)
         self._world.trace("published" if process else "planted", name, mine and round(mine.ends - self._hub.clock()))
 
@@ -281,16 +281,16 @@ class Oracle:
                 self.broken("a token goes backwards", truth.name, f"{before.exp - issued.exp} s")
             self.replacements.append((now, truth.name, (truth.ends - now) / before.life))
         for replica in (*self._world.names, BY_HAND):
-            # even one that ends later need not be kept: whoever has it may adopt this one
+            # even one that expires later may be dropped: its process may adopt this one
             self._pending_writes.pop((replica, truth.name), None)
 
     def gone(self, name: str, *, wiped: bool = False) -> None:
-        """What was at a token's path cannot be read any more."""
+        """Record that the newest version of a token's path cannot be read any more."""
         self.owners[name].gone(wiped=wiped, now=self._hub.clock())
         self._stands(self.truths[name], None)
 
     def back(self, name: str, data: Mapping[str, object]) -> None:
-        """A deleted version can be read again."""
+        """Record that a deleted version can be read again."""
         raw, truth = data.get("access_token"), self.truths[name]
         issued = self._ledger.get(raw) if isinstance(raw, str) else None
         is_its_own = (
@@ -319,7 +319,7 @@ class Oracle:
         self._look_again(truth, self._hub.clock())
 
     def _due(self, truth: Truth) -> float:
-        """When too little is left of it. Vault's clock may be 30 s wrong, and plans are made by it."""
+        """Return when too little of it remains. Vault's clock may be 30 s wrong, and plans are made by it."""
         issued = truth.published
         assert issued
         clocks = 35.0 + abs(issued.skew)
@@ -344,18 +344,18 @@ class Oracle:
         self._look_again(truth, now + 600.0)
 
     def may_be_unknown(self, name: str) -> bool:
-        """Whether it was away, or all who knew it, until lately, so that no sync may have seen yet that it is there."""
+        """Return True if it was missing lately, or all replicas that knew it, so that no sync may have found it yet."""
         together, explained = self._latest_trouble(self.truths[name])
         return explained > self._hub.clock() and any(
             each.recovery in (Recovery.SYNC, Recovery.START) for each in together
         )
 
     def explained_until(self, truth: Truth) -> float:
-        """The end of the trouble that explains a lack at this moment, with the time that recovery may take."""
+        """Return the end of the trouble that explains a lack at this moment, with the time that recovery may take."""
         return self._latest_trouble(truth)[1]
 
     def _latest_trouble(self, truth: Truth) -> tuple[list[Window], float]:
-        """What goes together, one having begun before all marks of the others were gone; and when they will be."""
+        """Return the latest windows that overlap, recovery included, and the moment at which all have recovered."""
         now = self._hub.clock()
         explained = reach = float("-inf")
         if len(truth.windows) > 40:
@@ -388,7 +388,7 @@ class Oracle:
                 return slack + ((left + skew) / 2 if left else 510.0)
             case Recovery.RESYNC:
                 return slack + self._resync_after(ended) + (left / 4 if left else 150.0)
-            case Recovery.STRANGER:  # nobody may have seen it, and it was taken away again
+            case Recovery.STRANGER:  # it may not have been seen before it was taken away again
                 return slack + self._resync_after(ended) + 2 * plan.sync_interval + 15.0
             case Recovery.SYNC:
                 return slack + 2 * plan.sync_interval + 15.0
@@ -400,12 +400,12 @@ class Oracle:
         if window.recovery is Recovery.VAULT and alone:
             return slack + 40.0
         if not left or window.begins <= self._world.latest_start <= ended:
-            # who began amid it may not have seen that a token lives
+            # a replica that started amid it may not have seen that a token lives
             pause = max(pause, 150.0 if window.recovery in (Recovery.TRANSIENT, Recovery.VAULT) else 510.0)
         return slack + pause
 
     def _resync_after(self, moment: float) -> float:
-        """Seconds until somebody has looked at every token with its account; who starts anew looks at no account."""
+        """Return the seconds until every token was read with its account; a new process has read no account yet."""
         plan = self._world.plan
         began = min((each.began for each in self._world.running.values()), default=self._hub.clock())
         return max(0.0, began - moment) + plan.resync_interval + plan.accounts / 5
@@ -413,19 +413,19 @@ class Oracle:
     # What is remembered
 
     def read(self, process: Process | None, account: Account) -> None:
-        """An account's secret was handed to the worker."""
+        """Record that an account's secret was handed to the worker."""
         if process:
             self._secrets.append((process, ref(account.client_secret)))
 
     def remembers(self, process: Process) -> int:
-        """How many secrets that were read for this process still exist."""
+        """Count the secrets read for this process that still exist."""
         self._secrets = [(owner, secret) for owner, secret in self._secrets if secret() is not None]
         return sum(owner is process for owner, _ in self._secrets)
 
     # At the end
 
     def too_many_mints(self) -> str | None:
-        """What the mints were, where they were more than a life without trouble and each trouble explain."""
+        """Describe an excess of mints: more than a life without trouble and each trouble explain."""
         plan, now = self._world.plan, self._hub.clock()
         for truth in self.truths.values():
             cycles = (now - truth.since) / (0.45 * plan.life) + 2

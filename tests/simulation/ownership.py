@@ -1,6 +1,6 @@
-"""Whose the secret at a token's path is, and what the worker may do there: the fence, seen from outside.
+"""The owner of the secret at a token's path, and the worker's rights there: the fence, seen from outside.
 
-It knows the order of all writes and what each process was shown, and nothing of how the worker decides.
+It knows the order of all writes and each answer to a process, and nothing of how the worker decides.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ class _Stranger:
 
 @dataclass(eq=False, slots=True)
 class _View:
-    """What a process was shown of a path."""
+    """The last answer that a process got about a path."""
 
     version: int
     is_strangers: bool
@@ -58,7 +58,7 @@ class Ownership:
     unmarked_since: float | None = None
     """Since when data of ours is at a path without a mark."""
     _data_writes: dict[Process, float] = field(default_factory=dict)
-    """When a process last wrote data here that was accepted, until it marks the path."""
+    """When a process last made an accepted write of data here, until it marks the path."""
     _views: dict[Process, _View] = field(default_factory=dict)
 
     @property
@@ -69,14 +69,14 @@ class Ownership:
         self._views[process] = _View(version, is_strangers, as_of)
 
     def written(self, process: Process | None, data: Mapping[str, object], version: int, now: float) -> None:
-        """The path has new data."""
+        """Record new data at the path."""
         if process is None:
             theirs = data.get("managed_by") != MANAGED_BY
             self.stranger = _Stranger(now, version, protected=not self.marked) if theirs else None
             self.unmarked_since = None
             return
         since = self.unwanted_since
-        # an attempt that a pause of its process fell into goes on with what it had read
+        # an attempt interrupted by a pause of its process continues with what it had read
         if since is not None and now - max(since, process.paused_until) > LONGEST_ATTEMPT:
             self.broken("the path of a disabled or removed account is written", self.name)
         if self.stranger and self.stranger.protected:
@@ -87,7 +87,7 @@ class Ownership:
             self.unmarked_since = now if self.unmarked_since is None else self.unmarked_since
 
     def metadata_written(self, process: Process | None, custom_metadata: Mapping[str, str | None], now: float) -> None:
-        """The path's metadata was changed."""
+        """Record a change of the path's metadata."""
         if process is None:
             if "managed_by" in custom_metadata:
                 self._handed(marked=custom_metadata["managed_by"] == MANAGED_BY, now=now)
@@ -97,10 +97,10 @@ class Ownership:
         self._status_written(process, custom_metadata, now)
 
     def gone(self, *, wiped: bool, now: float) -> None:
-        """The newest version was deleted or destroyed, or the path was wiped with its metadata."""
+        """Record that the newest version was deleted or destroyed, or the path wiped with its metadata."""
         if wiped:
             for view in self._views.values():
-                if view.version:  # an answer with a version that is gone is a standby's: it showed what was before
+                if view.version:  # an answer with a wiped version is a standby's: it showed an earlier moment
                     view.as_of = min(view.as_of, now)
             self.wiped_at, self.marked, self.stranger = now, False, None
             self.status_since = self.unmarked_since = None

@@ -92,7 +92,7 @@ def main(years: float = 100.0, first: int | None = None) -> int:
 
 
 def _tell(world: Report, so_far: Report) -> None:
-    """It takes an hour."""
+    """Print progress, as it takes an hour."""
     sys.stderr.write("".join(f"\n{each}\n" for each in world.violations))
     sys.stderr.write(f"\r{so_far.account_days / 365:.1f} account-years, {len(so_far.violations)} promises broken ")
 

@@ -1,4 +1,4 @@
-"""What is promised of 1,000 and of 10,000 accounts: scenes of their own, and the figures that come of them."""
+"""The promises for 1,000 and 10,000 accounts: separate scenes, and their figures."""
 
 import math
 from collections import Counter
@@ -100,7 +100,7 @@ def isolation(accounts: int = 300) -> Iterator[Row]:
 
 
 def neighbours(share: float, accounts: int = 300) -> Iterator[Row]:
-    """This share of a host's accounts hangs for hours, once all of them for a minute: what the others see of it."""
+    """Let this share of a host's accounts hang for hours, once all of them for a minute, and measure the others."""
     plan = Plan(seed=5, accounts=accounts, hosts=1, hours=6.0, resync_interval=1800.0, sick=(share, share))
     world = _world(plan)
     world.live(_STEADY)
@@ -129,7 +129,7 @@ def neighbours(share: float, accounts: int = 300) -> Iterator[Row]:
 
 
 def replicas(accounts: int = 100, hours: float = 8.0) -> Iterator[Row]:
-    """What two and three mint beside what one does."""
+    """Compare the mints of two and three replicas with those of one."""
     mints = {}
     for number in (1, 2, 3):
         world = _world(Plan(seed=3, replicas=number, accounts=accounts, hours=hours, resync_interval=1800.0))
@@ -147,7 +147,7 @@ def replicas(accounts: int = 100, hours: float = 8.0) -> Iterator[Row]:
 
 
 def load(accounts: int = 1000, hours: float = 8.0, caps: float = 0.1) -> Iterator[Row]:
-    """How evenly they come, after a cold start and after an outage of Sentinel.
+    """Measure how evenly mints are spread, after a cold start and after an outage of Sentinel.
 
     :param caps: share of the default caps. With fewer accounts chance alone makes one minute unlike another, so the
         buckets hold as many mints as a minute of 10,000 accounts does.
@@ -196,7 +196,7 @@ def _world(plan: Plan) -> SimWorld:
 
 @cache
 def _worst_moment(plan: Plan) -> float:
-    """When, in steady state, some token has less life left than any has at another time."""
+    """Return the moment in steady state at which some token has less life left than any at another time."""
     world = _world(plan)
     worst = (float("inf"), 0.0)
     for step in range(80):

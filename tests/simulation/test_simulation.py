@@ -25,7 +25,7 @@ def elsewhere() -> Iterator[Crowd]:
 
 @pytest.fixture(scope="module")
 def report(elsewhere: Crowd) -> Report:
-    """Of all the worlds; the same in each run, or where SEED says another, as `make simulate` does at random.
+    """Report on all the worlds; the same ones in each run, or from the seed SEED, which `make simulate` sets at random.
 
     `python -m tests.simulation SEED` shows one of them again, call by call.
     """

@@ -40,12 +40,12 @@ _QUICKEST = 0.002
 _TICK = 15.0
 """Seconds between two passes of the main loop; one in place of fifteen, for the sake of speed."""
 _SEEN_LATE = 0.25
-"""How often the answer takes as long again; else whoever asked goes on at once."""
+"""Share of calls whose answer takes as long again; other callers continue at once."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a world is made of."""
+    """The parameters of a world."""
 
     seed: int = 0
     replicas: int = 1
@@ -69,7 +69,7 @@ class Plan:
 
     @classmethod
     def of(cls, seed: int) -> "Plan":
-        """A small world with much trouble."""
+        """Return a small world with much trouble."""
         random = Random(seed)
         life = random.choice((0.5, 1, 1, 4, 4, 4)) * HOUR
         return cls(
@@ -91,7 +91,7 @@ _WIDE, _NARROW = ([kind for kind, spec in SPECS.items() if spec.is_wide is wide]
 
 
 def _turn(kinds: list[Kind], seed: int, number: int) -> list[Kind]:
-    """So many of them; in a row of seeds each has its turn as often, in ever other company."""
+    """Return so many of them; over a row of seeds each has its turn as often, in ever other company."""
     turn, place = divmod(seed * number, len(kinds))
     mixed = Random(turn).sample(kinds, len(kinds)) + Random(turn + 1).sample(kinds, len(kinds))
     return list(dict.fromkeys(mixed[place : place + number]))
@@ -99,7 +99,7 @@ def _turn(kinds: list[Kind], seed: int, number: int) -> list[Kind]:
 
 @dataclass
 class Report:
-    """What came of a world. It travels between processes."""
+    """The result of a world. It is passed between processes."""
 
     seed: int
     account_days: float = 0.0
@@ -126,7 +126,7 @@ class Report:
 
 
 class _Kv(KvEngine):
-    """Tells the oracle of what changes at a token's path."""
+    """A KV engine that reports changes at a token's path to the oracle."""
 
     def __init__(self, world: "SimWorld") -> None:
         super().__init__(world.vault.now)
@@ -172,7 +172,7 @@ class _Kv(KvEngine):
 
 
 class _Sentinel:
-    """What the worker has of Sentinel, with the oracle looking on."""
+    """Sentinel as the worker calls it, observed by the oracle."""
 
     def __init__(self, world: "SimWorld") -> None:
         self._world = world
@@ -257,7 +257,7 @@ class SimWorld(World):
             self.ail(name, "down")
 
     def run_plan(self) -> Report:
-        """Live through the plan: trouble, and at the end a time without, in which everything comes right again."""
+        """Live through the plan: trouble, and at the end a time without, in which everything recovers."""
         plan, random = self.plan, self.fault_random
         self.begin()
         if plan.kinds:
@@ -277,7 +277,7 @@ class SimWorld(World):
             self.hub.run(self.began + until)
 
     def end(self) -> Report:
-        """The last checks."""
+        """Make the last checks."""
         for process in self.running.values():
             if self.oracle.remembers(process):
                 gc.collect()
@@ -338,7 +338,7 @@ class SimWorld(World):
         return self.liveperson.host_of(name.partition("/")[0])
 
     def vanishes(self, name: str) -> float:
-        """The steady moment at which Vault deletes the stored token by itself."""
+        """Return the steady moment at which Vault deletes the stored token by itself."""
         deletion = self.vault.kv.get(TOKENS + name).deletion_time
         return float("inf") if deletion is None else self.clock() + (deletion - self.vault.now()).total_seconds()
 
@@ -377,7 +377,7 @@ class SimWorld(World):
         self.unseen(*self.vault.unlisted)
 
     def unseen(self, *names: str) -> None:
-        """Whoever does not know these accounts cannot learn of them while LIST leaves them out."""
+        """Record that a process without these accounts cannot learn of them while LIST leaves them out."""
         for name in names:
             if self.incomplete and name in self.vault.unlisted:
                 window = Window(self.clock(), self.incomplete.window.ends, Recovery.SYNC, "LIST leaves it out")
@@ -463,7 +463,7 @@ class SimWorld(World):
                 self.oracle.trouble(self._nobody, name)
 
     def was_down(self, since: float) -> bool:
-        """Whether Vault or a replica had trouble since: then nobody may have been able to take something back."""
+        """Return True if Vault or a replica had trouble since: then the cleanup may have been impossible."""
         return bool(self.crashed_at > since - 60.0) or any(
             each.what.startswith(("Vault", "policy", "read", "write", "no replica")) and each.ends > since - 60.0
             for truth in self.oracle.truths.values()
@@ -471,7 +471,7 @@ class SimWorld(World):
         )
 
     def heal(self, replica: str, why: str, within: float) -> None:
-        """It is over, and its marks are gone so many seconds later."""
+        """End this trouble; it has no effect any more so many seconds later."""
         well = f"{why} until {self.clock()}"
         self._ails[replica].add(well)
         self._ails[replica].discard(why)
@@ -549,8 +549,9 @@ class SimWorld(World):
 
 @contextmanager
 def cheaply() -> Iterator[None]:
-    """What would cost most and proves nothing here is left out: log lines are dropped before anything is made of them,
-    and a token that was taken apart once is not taken apart again.
+    """Skip what would cost most and proves nothing here.
+
+    Log lines are dropped before they are rendered, and a decoded token is cached.
     """
 
     def drop(*_: Any) -> Any:
@@ -567,7 +568,7 @@ def cheaply() -> Iterator[None]:
 
 
 def run_seed(seed: int) -> Report:
-    """One random world; its violations are in the report."""
+    """Run one random world; its violations are in the report."""
     world = SimWorld(Plan.of(seed))
     world.oracle.stop_at_first = False
     report = world.run_plan()
