@@ -1,4 +1,4 @@
-"""What holds for every unit test: no sockets, no settings from outside, examples that are few and always the same.
+"""Rules for every unit test: no sockets, no settings from outside, examples that are few and always the same.
 
 In `make test` they must take every branch of the files that pyproject.toml names.
 """
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, settings
 
 settings.register_profile("unit", derandomize=True, max_examples=100, deadline=None, database=None)
-settings.register_profile(  # `make mutants` runs them anew for each mutant, and wants to know only whether one fails
+settings.register_profile(  # `make mutants` runs them for each mutant, and needs to know only whether one fails
     "mutants", settings.get_profile("unit"), max_examples=20, phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile("unit")
@@ -17,12 +17,12 @@ settings.load_profile("unit")
 
 @pytest.fixture(autouse=True)
 def _no_socket(socket_disabled: None) -> None:
-    """A unit test that would open a socket fails."""
+    """Fail a unit test that would open a socket."""
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have a Vault of their own, and a proxy."""
+    """Remove the Vault settings and the proxy of the user who runs the tests."""
     for name in os.environ:
         if name.startswith(("APPJWT_", "VAULT_", "BAO_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""--check: a line per check, and each that failed says what, why, and what mends it."""
+"""--check: a line per check, and the error, its cause and the remedy for each that failed."""
 
 import math
 import re
@@ -68,7 +68,7 @@ class Vault:
     uses: float = math.inf
     health_is: str | RefreshError = "version 1, active"
     namespace: str | None = None
-    """What is wrong with it."""
+    """Error of the namespace."""
     logged_in: float | RefreshError = 0.0
     kv_version: int | RefreshError = 2
     retained: timedelta | RefreshError | None = None
@@ -77,7 +77,7 @@ class Vault:
     left_out: dict[str, RefreshError] = field(default_factory=dict)
     account: Account | Absence | RefreshError = field(default_factory=make_account)
     skew: timedelta = timedelta()
-    """How far its clock is ahead."""
+    """Lead of its clock."""
 
     def health(self) -> str:
         return given(self.health_is)
@@ -178,7 +178,7 @@ def check(
 
 
 def failed(lines: list[Line]) -> Line:
-    """The one line that failed."""
+    """Return the one line that failed."""
     (line,) = [line for line in lines if not line.ok]
     return line
 
@@ -334,7 +334,7 @@ PROXY = "http://proxy.invalid:3128"
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """One for every host, with a login of its own."""
+    """Set a proxy for every host, with credentials in its URL."""
     monkeypatch.setenv("HTTPS_PROXY", "http://someone:something@proxy.invalid:3128")
     return monkeypatch
 

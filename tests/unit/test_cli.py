@@ -1,4 +1,4 @@
-"""The flags: what --help says, what is refused with a sentence, and that both answer at once."""
+"""The flags: the text of --help, errors of one sentence, and that both answer at once."""
 
 import re
 import signal
@@ -20,19 +20,19 @@ FLAGS = [
     *("--help", "--refresh", "--refresh-all", "--status", "--check"),
     *("--expires-within", "--dry-run", "--output", "--config", "--version"),
 ]
-"""All there are; a new one is to be added here and is then held to be in --help."""
+"""All flags there are; a new one is to be added here and must then be in --help."""
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
-    with pytest.raises(SystemExit) as ended:  # argparse ends by it, the rest by what main gives back
+    """Return exit status, stdout, stderr."""
+    with pytest.raises(SystemExit) as ended:  # raised by argparse, or here with what main returns
         sys.exit(cli.main(arguments))
     return cast("int", ended.value.code), *capsys.readouterr()
 
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The signals' handlers as they were: a mode sets its own."""
+    """Restore the signals' handlers: a mode sets others."""
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     yield
     for number, handler in handlers.items():
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_ends_with_2(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_daemon_without_a_thread_for_its_first_job_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first sync would be lost with nobody to repeat it: up, never ready, and alive for the probe."""
+    """Its first sync would be lost without a repetition: up, never ready, and alive for the probe."""
 
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

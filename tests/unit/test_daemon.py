@@ -1,4 +1,4 @@
-"""The daemon on the fake world: a timer, a thread and a clock that all move when they are told to."""
+"""The daemon on the fake world: a timer, a thread and a clock that all move only when the test moves them."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -164,7 +164,7 @@ def test_an_account_that_cannot_be_read_is_not_removed(world: World, trouble: st
 
 
 def test_a_deleted_account_is_skipped_without_a_word_and_taken_up_again_when_it_is_back(world: World) -> None:
-    # a deleted secret stays in the LIST: comings and goings must not be told of at every sync
+    # a deleted secret stays in the LIST: it must not be reported as added or removed at every sync
     replica = world.start()
     credentials = world.vault.kv.get(ACCOUNTS + ACCOUNT).data
     assert credentials
@@ -209,7 +209,7 @@ def test_a_disabled_account_is_taken_up_again_when_it_is_enabled(world: World) -
 
 
 def test_a_failing_account_that_is_edited_is_tried_within_one_sync(world: World) -> None:
-    # a daemon that ignores an edit until its timer ends
+    # a daemon that ignores an edit until its timer is up
     replica = world.start()
     world.add_account("12345678", client_secret="wrong")
     world.run(HOUR / 2)
@@ -258,7 +258,7 @@ def test_a_token_that_somebody_refreshed_by_hand_is_found_within_one_sync(world:
     assert (results(replica, "12345678")[-1], state(replica, "12345678")) == (Result.ADOPTED, State.OK)
 
 
-# Nobody else hurt
+# No other account is hurt
 
 
 def test_one_accounts_trouble_changes_nothing_for_the_others(world: World) -> None:
@@ -287,7 +287,7 @@ def test_one_accounts_trouble_changes_nothing_for_the_others(world: World) -> No
     assert set(results(replica)) == {Result.REFRESHED}
 
 
-# It comes back by itself
+# It recovers by itself
 
 
 def test_an_outage_of_vault_costs_nothing_while_tokens_live_and_is_over_when_vault_is_back(world: World) -> None:
@@ -620,7 +620,7 @@ def test_an_account_that_comes_due_while_the_resync_looks_at_it_is_refreshed_all
 
 
 def test_another_app_s_token_that_a_restart_adopted_is_repaired_by_the_first_resync(world: World) -> None:
-    """It is told by azp alone, which only the account's secret knows; each is read once after a restart."""
+    """Only its azp shows it, which needs the account's secret; each is read once after a restart."""
     world.add_account(f"{ACCOUNT}/other")
     world.refresher("by hand").refresh(f"{ACCOUNT}/other")
     other = world.token(f"{ACCOUNT}/other")
@@ -713,7 +713,7 @@ def test_an_account_that_moved_to_another_region_is_found_by_its_next_attempts(w
 def test_an_account_that_moved_away_from_a_host_in_trouble_does_not_wait_for_that_host(
     fault: Fault, world: World
 ) -> None:
-    # what LivePerson does with a data centre that is lost: the look-up must not wait for the end of its cache
+    # as LivePerson does with a data centre that is lost: the look-up must not wait for the end of its cache
     replica = world.start()
     world.run(MINUTE)
     world.liveperson.move(ACCOUNT, "lo")
@@ -733,7 +733,7 @@ def test_while_a_host_has_trouble_the_domain_api_is_not_asked_at_every_attempt(w
     assert 2 <= asked.count("domain") < asked.count("sentinel") - 2
 
 
-# What --status says
+# The report of --status
 
 
 def shown(world: World, *names: str) -> dict[str, AccountStatus]:
@@ -790,12 +790,12 @@ def test_status_says_of_each_account_what_the_daemon_knows(world: World) -> None
 
 
 def read_order(world: World) -> list[str]:
-    """The accounts whose tokens were read, in order."""
+    """Return the accounts whose tokens were read, in order."""
     return [path.removeprefix(TOKENS) for operation, path in world.vault.calls if operation == "read_token"]
 
 
 def crowd(world: World, replica: Replica) -> list[str]:
-    """Three accounts whose tokens expire in another order than that of their names."""
+    """Add three accounts whose tokens expire in another order than that of their names."""
     names = ["c", "a", "b"]
     world.run(SECOND)
     for name in names:

@@ -137,7 +137,7 @@ def test_the_same_token_again_is_unchanged_and_no_failure(world: World, run: Run
 
 def test_a_report_that_fails_does_not_keep_the_caller_waiting(world: World, pool: Pool) -> None:
     def broken(_: Outcome) -> None:
-        raise BrokenPipeError  # as where whoever read the log has gone
+        raise BrokenPipeError  # as where the reader of the log has closed it
 
     refresh = manual_refresh(world, pool, broken)
     refresh.run(["le2"])

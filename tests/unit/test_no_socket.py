@@ -1,4 +1,4 @@
-"""What conftest promises of every unit test."""
+"""Checks of the rules that conftest sets for every unit test."""
 
 import pytest
 from pytest_socket import SocketBlockedError

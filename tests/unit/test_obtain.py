@@ -1,4 +1,4 @@
-"""Where a new token comes from: the host, the answer's checks, and the client_secret before the newest."""
+"""The source of a new token: the host, the checks of the answer, and the client_secret before the newest."""
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -123,7 +123,7 @@ def test_while_others_wait_an_exchange_has_twice_the_time_of_the_hosts_slowest_r
             tokens.obtain(account, Reason.MISSING, None, others_wait=others_wait)
         return world.liveperson.timeouts[-1].total_seconds()
 
-    assert allowed(fault=Fault(hang=True)) == 10  # nobody knows yet what this host needs
+    assert allowed(fault=Fault(hang=True)) == 10  # it is unknown yet how long this host takes
     assert allowed(fault=Fault(delay=3)) == 10
     assert allowed(others_wait=False) == 10
     assert allowed(fault=Fault(hang=True)) == 6

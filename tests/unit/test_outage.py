@@ -1,4 +1,4 @@
-"""What is wrong with Vault is decided in one place: by exchanges, by the list, and by what attempts are refused."""
+"""Vault's errors are judged in one place: by exchanges, by the list, and by the refusals of attempts."""
 
 import pytest
 from structlog.testing import capture_logs

@@ -41,7 +41,7 @@ print(number)
 
 
 def test_a_stop_request_is_taken_at_whichever_line_it_comes() -> None:
-    """A handler that sets an Event would wait for ever for a lock that the main thread holds amid `wait`."""
+    """A handler that sets an Event would wait for ever for a lock that the main thread has taken amid `wait`."""
     done = subprocess.run(
         [sys.executable, "-c", SIGNAL_AT_EACH_LINE], capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""The write behind the fence: what goes wrong, races, other people's secrets, and a Vault that deletes tokens."""
+"""The write behind the fence: failures, races, other people's secrets, and a Vault that deletes tokens."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from worker.core.plan import Reason
 from worker.refresh import ForceRefresh, Refresher
 
 NOW = Clock().now()
-"""When each of these worlds begins."""
+"""The start of each of these worlds."""
 PATH = TOKENS + ACCOUNT
 MARK = {"managed_by": "appjwt-worker"}
 THEIRS = {"password": "theirs"}
@@ -39,7 +39,7 @@ def refresher(world: World) -> Refresher:
 
 
 def custom_metadata(world: World) -> dict[str, str]:
-    """What the metadata of the token's path holds."""
+    """Return the custom metadata of the token's path."""
     metadata = world.vault.kv.metadata(PATH)
     return dict(metadata.custom_metadata) if metadata else {}
 
@@ -83,7 +83,7 @@ def test_a_token_minted_while_vault_went_away_is_written_later_and_not_minted_ag
 
 
 def test_a_write_that_failed_leaves_the_plan_of_what_stands_alone(world: World, refresher: Refresher) -> None:
-    """Counted anew by another clock it could be due later, and then what was minted would be dropped."""
+    """Recounted by another clock it could be due later, and then the obtained token would be dropped."""
     tracked = refresher.refresh(ACCOUNT).tracked
     assert tracked
     world.clock.advance(HOUR / 2)
@@ -109,7 +109,7 @@ def test_without_the_right_to_write_one_token_is_minted_and_kept(world: World, r
 
 
 def test_a_new_path_whose_data_is_refused_gets_no_mark(world: World, refresher: Refresher) -> None:
-    """Whoever writes there next must not find it marked as ours."""
+    """The next writer there must not find it marked as ours."""
     world.vault.denied = {"write_token"}
     refresher.refresh(ACCOUNT)
     assert "managed_by" not in custom_metadata(world)
@@ -172,7 +172,7 @@ def test_who_loses_the_race_to_a_later_token_adopts_it(world: World, refresher: 
     assert outcome.token == world.token()
     assert world.token().exp == NOW + HOUR + SECOND
     world.clock.advance(SECOND)
-    assert refresher.refresh(ACCOUNT).result is Result.ADOPTED  # what was minted in vain is forgotten
+    assert refresher.refresh(ACCOUNT).result is Result.ADOPTED  # the token minted in vain is forgotten
 
 
 def test_who_loses_the_race_to_an_earlier_token_writes_over_it(world: World, refresher: Refresher) -> None:
@@ -608,7 +608,7 @@ def test_a_scope_that_is_unusual_is_shown_as_long_as_the_account_names_none(worl
     world.liveperson.faults.set(Fault(claims={"scope": "other"}))
     assert refresher.refresh(ACCOUNT).scope_unusual
     assert "without msg.consumer" in custom_metadata(world)["last_error"]
-    assert world.refresher("b").refresh(ACCOUNT).scope_unusual  # adopted: its publisher said so
+    assert world.refresher("b").refresh(ACCOUNT).scope_unusual  # adopted: its publisher reported it
     account = world.vault.kv.get(ACCOUNTS + ACCOUNT).data or {}
     world.vault.kv.put(ACCOUNTS + ACCOUNT, {**account, "scope": "other"})
     world.clock.advance(SECOND)

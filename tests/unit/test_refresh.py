@@ -26,7 +26,7 @@ from worker.refresh import ForceRefresh, Refresher
 
 DAY = timedelta(days=1)
 NOW = Clock().now()
-"""When each of these worlds begins."""
+"""The start of each of these worlds."""
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_manual_refresh_that_gets_the_same_token_leaves_the_plan_alone(world: 
     assert (outcome.result, outcome.tracked) == (Result.UNCHANGED, first.tracked)
 
 
-# A stored token counts by its own JWT
+# A stored token counts by its JWT alone
 
 
 @pytest.mark.parametrize("fields", [{}, {"exp": "4102444800"}, {"exp": "soon"}, {"expires_at": "2099-12-31T23:59:59Z"}])
@@ -329,7 +329,7 @@ def test_life_is_counted_by_sentinels_clock_however_wrong_it_is(world: World, re
         outcome = refresher.refresh(ACCOUNT)
     assert outcome.tracked
     assert outcome.tracked.validity.remaining(world.clock()) == 3600
-    with world.liveperson.faults.on(Fault(skew=-DAY)):  # by now its own token is one of tomorrow
+    with world.liveperson.faults.on(Fault(skew=-DAY)):  # by now the first token is one of tomorrow
         assert refresher.refresh(ACCOUNT, force=ForceRefresh()).tracked
 
 
@@ -367,7 +367,7 @@ def test_a_token_of_another_account_at_a_disabled_account_s_path_is_left_alone(
     refresher: Refresher,
     ended: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """Only the account's secret could say what belongs there, and that says that nothing is wanted."""
+    """Only the account's secret could tell which token belongs there, and that secret is disabled."""
     world.vault.kv.put(ACCOUNTS + ACCOUNT, account_secret(enabled=False))
     world.store(token_of(NOW - (2 * HOUR if ended else timedelta()), aud="12345678"))
     before = world.data()
@@ -510,11 +510,11 @@ def test_a_failure_tells_how_long_the_stored_token_still_lives(world: World, ref
     assert outcome.tracked.validity.remaining(world.clock()) == 600
 
 
-# What Vault is told of the account
+# The account's status in Vault
 
 
 def notes(world: World, name: str = ACCOUNT) -> dict[str, str]:
-    """What stands beside our mark in the metadata of the token's path."""
+    """Return the custom metadata of the token's path, without our mark."""
     metadata = world.vault.kv.metadata(TOKENS + name)
     assert metadata
     return {key: value for key, value in metadata.custom_metadata.items() if key != "managed_by"}

@@ -1,4 +1,4 @@
-"""Environment and file, which of them wins, and that whoever gets something wrong is told all of it, and no secret."""
+"""Environment and file, which of them wins, and that an error lists every mistake at once, and no secret."""
 
 import re
 import secrets
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def usable(env: Env) -> None:
-    """An environment without which no settings can be used."""
+    """Set an environment without which no settings can be used."""
     env(APPJWT_VAULT_ADDRESS=ADDRESS, APPJWT_VAULT_TOKEN_FILE="sink")
 
 
@@ -639,7 +639,7 @@ _LINE = re.compile(r"(?P<off># )?(?P<key>\w+) = (?P<value>.+?)  # (?P<comment>.+
 
 
 def listed() -> dict[str, tuple[bool, Any, str]]:
-    """By name: whether it is commented out, the value, the comment."""
+    """Return by name: whether it is commented out, the value, the comment."""
     found: dict[str, tuple[bool, Any, str]] = {}
     table = ""
     for line in LISTED.read_text(encoding="utf-8").splitlines()[2:]:
@@ -654,7 +654,7 @@ def listed() -> dict[str, tuple[bool, Any, str]]:
 
 
 def defaults() -> dict[str, object]:
-    """By name; PydanticUndefined = there is none."""
+    """Return the defaults by name; PydanticUndefined = there is none."""
     tables = {name: cast("type[BaseModel]", field.annotation) for name, field in Settings.model_fields.items()}
     return {
         f"{name}.{key}": field.default for name, table in tables.items() for key, field in table.model_fields.items()

@@ -1,4 +1,4 @@
-"""--status: how every account stands by what is stored, as Vault's clock has it."""
+"""--status: the state of every account by what is stored, at the time of Vault's clock."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -31,7 +31,7 @@ class Mount:
         self.latency = LATENCY
         self.least_remaining = float("inf")
         self.answers: list[tuple[float, bool]] = []
-        """When each request was answered, and whether it was let through."""
+        """The moment of each answer, and True if the request was let through."""
         self.most_at_once = 0
         self._windows: Counter[float] = Counter()
         self._interval = interval
@@ -229,7 +229,7 @@ def test_a_429_that_comes_late_does_not_close_it_again() -> None:
     mount = Mount(0)
     mount.call()
     mount.latency = 1.1
-    mount.call()  # its answer comes when the gate is open again
+    mount.call()  # its answer arrives when the gate is open again
     mount.latency = LATENCY
     mount.begin(lambda: setattr(mount, "latency", LATENCY), after=0.002)
     mount.run(0.5)
@@ -249,7 +249,7 @@ def test_a_spell_is_logged_once_when_it_is_over() -> None:
     mount = Mount(5)
     for _ in range(40):
         mount.call()
-    assert mount.run(20) == []  # nobody comes by
+    assert mount.run(20) == []  # no request is made
     assert len(mount.passed) == 40
     assert len({int(when) for when in mount.refused}) > 5
     mount.call()

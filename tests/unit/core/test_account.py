@@ -1,4 +1,4 @@
-"""What makes an account's secret valid, and that no fault of it is told with a value."""
+"""Conditions for a valid account secret, and that no error repeats a value of it."""
 
 import dataclasses
 import json
@@ -137,7 +137,7 @@ def test_whatever_a_secret_holds_it_is_an_account_or_a_fault_that_names_a_field(
 @given(st.text("abcXYZ0189 \n\u00e4", min_size=8), fields)
 def test_no_fault_repeats_a_value(value: str, key: str) -> None:
     """Somebody may have put the secret into the wrong field."""
-    marked = f"s3cr3t-{value} "  # the space makes it wrong wherever it stands
+    marked = f"s3cr3t-{value} "  # the space makes it wrong in any field
     assert "s3cr3t" not in fault(**{"client_id": ABSENT, key: marked})
 
 

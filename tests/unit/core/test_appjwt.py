@@ -44,7 +44,7 @@ def refusal(
 
 
 def with_claims(text: str, *instead_of: str) -> str:
-    """A token whose claims are the usual ones, without those named, and with this JSON text added at the end."""
+    """Return a token whose claims are the usual ones, without those named, and with this JSON text added at the end."""
     usual = {key: value for key, value in CLAIMS.items() if key not in instead_of}
     return compact_jws(json.dumps(HEADER), f"{json.dumps(usual)[:-1]}, {text}}}")
 
@@ -91,7 +91,7 @@ def test_without_a_servers_clock_the_token_is_taken_to_be_new() -> None:
 
 
 def test_an_end_is_never_made_up() -> None:
-    """A token without an end was read as valid for ever."""
+    """A token without `exp` was read as valid for ever."""
     assert str(refusal(make_token(exp=ABSENT))) == "format: expected a claim exp, got none"
     assert str(refusal(make_token(exp=None))) == "format: expected a claim exp, got none"
 
@@ -442,7 +442,7 @@ def assert_it_says_no_more_than_it_should(error: TokenRefusedError, raw: str) ->
 
 
 def checked(raw: str, expected: Expected, now: datetime | None) -> Check | None:
-    """What refused it, None = nothing did; either way it was done as promised."""
+    """Return the check that refused it, None = none did; either way its promises are checked."""
     refused_by: Check | None = None
     try:
         token = validate(raw, expected, now)
@@ -484,7 +484,7 @@ def test_whatever_a_token_says_it_is_refused_or_all_that_was_promised_holds_of_i
 
 @given(st.integers(0, len(SAMPLE) - 1), st.sampled_from("AZaz09-_.="))
 def test_a_changed_character_never_gets_another_life_or_owner_through(at: int, character: str) -> None:
-    """Where the signature is not verified it may pass, but then it is still this account's, and within the limits."""
+    """It may pass where the signature is not verified, but then it is still this account's, and within the limits."""
     checked(SAMPLE[:at] + character + SAMPLE[at + 1 :], EXPECTED, ISSUED)
 
 

@@ -1,4 +1,4 @@
-"""What each failure says of itself: at which stage it came, whether it lasts, and what to do about it."""
+"""The stage, kind and remedy of each failure."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Which hosts are this machine itself: to them plain http may go, and no proxy leads."""
+"""Loopback hosts: plain http to them is allowed, and no proxy is used."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Why and when to refresh, when to try again, which of two tokens stands: as properties over times."""
+"""Why and when to refresh, when to try again, which of two tokens stays: as properties over times."""
 
 import dataclasses
 from collections import Counter
@@ -19,7 +19,7 @@ DEFAULT = RefreshPolicy(0.5, 0.05, replica="one")
 FAIR = 1e-6
 """Seconds by which floats and timedeltas may round."""
 TRACKED = plan.schedule_token(ACCOUNT, app_jwt(), server_now=ISSUED, at=0.0, policy=DEFAULT)
-"""A token that was written at 0 s and ends at 3600 s."""
+"""A token that was written at 0 s and expires at 3600 s."""
 
 moments = st.floats(0, 1e9)
 lives = st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds))
@@ -283,7 +283,7 @@ def test_a_sound_token_in_the_place_of_ours_stands_unless_it_ends_more_than_a_mi
     assert assessment == Assessment(reason, other, expected)
 
 
-# Which of two stands
+# Which of two stays
 
 
 @given(st.integers(-7200, 7200))
@@ -443,7 +443,7 @@ def test_a_redirect_is_a_refusal_of_livepersons_and_a_standby_s_answer_in_vault(
     ],
 )
 def test_a_server_s_trouble_that_lasts_counts_as_permanent(status: int | None, failures: int, kind: Kind) -> None:
-    """A refused credential may come as a 500."""
+    """A refused credential may be answered by a 500."""
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "text", status=status)
     assert plan.kind_by_now(error, failures) is kind
 
@@ -491,7 +491,7 @@ def test_a_thousand_minted_together_fall_evenly_between_a_tenth_and_a_half_of_th
     assert all(350 < count < 490 for count in minutes.values())
     usual = [DEFAULT.phase(f"account-{i}") for i in range(10_000)]
     early = [each for each, phase in zip(due, usual, strict=True) if phase < 0.1]
-    assert 1030 < sum(early) / len(early) < 1130  # who is usually early is not so here, too
+    assert 1030 < sum(early) / len(early) < 1130  # an account that is usually early is not so here, too
 
 
 @pytest.mark.parametrize(("late_by", "late"), [(-1.0, False), (0.0, False), (180.0, False), (180.1, True)])

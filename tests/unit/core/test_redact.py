@@ -75,7 +75,7 @@ def test_of_a_secret_in_base64_at_most_five_bytes_are_left_at_either_end(
     left = redacted(encode(before + secret.encode() + after).decode().rstrip("="), secret)
     assert REDACTED in left
     for part in left.translate(str.maketrans("-_", "+/")).split(REDACTED):
-        for shift in range(4):  # behind a gap nobody knows where a group of four begins
+        for shift in range(4):  # behind a gap it is unknown where a group of four begins
             groups = part[shift : shift + (len(part) - shift) // 4 * 4]
             assert not any(secret.encode()[i : i + 6] in base64.b64decode(groups) for i in range(21))
 
@@ -130,7 +130,7 @@ def test_a_secret_goes_whole_and_cut_in_whatever_form_it_is_told(form: str) -> N
         assert len(left) < len(f"you sent {REDACTED}, they say") + 8, left  # the last bytes in base64
         part = redacted(f"you sent {told[: len(told) * 2 // 3]}", secret)
         assert part.startswith(f"you sent {REDACTED}")
-        # what is left at the end is less than a piece: not half an escape more
+        # the remainder at the end is less than a piece: not half an escape more
         assert len(part) < len(f"you sent {REDACTED}") + _SHORTEST_PIECE * len(each("\\u{:04x}")("x")), part
 
 

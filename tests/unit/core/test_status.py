@@ -1,4 +1,4 @@
-"""The view of an account, what Vault is told of it, and when."""
+"""The view of an account, and the status written to Vault: its text and its moment."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,7 +46,7 @@ def after(
 
 
 def patch(outcome: Outcome, current: Mapping[str, str]) -> dict[str, str | None] | None:
-    """What is written after this outcome where the path's metadata holds this."""
+    """Return the patch after this outcome if the path's metadata is this."""
     return status_patch(outcome, stored_secret(custom_metadata=current))
 
 
@@ -127,7 +127,7 @@ _SINCE: Final = {**BEFORE, "failing_since": "2018-04-25T07:51:11Z"}
 def test_who_adopts_a_token_that_is_older_than_a_failure_at_liveperson_leaves_that_told(
     told: dict[str, str], expected: dict[str, str | None] | None
 ) -> None:
-    # an operator's refresh was refused, and seconds later --status said that all was well
+    # an operator's refresh was refused, and seconds later --status reported that all was well
     adopted = replace(after(Result.ADOPTED), token=app_jwt())
     assert patch(adopted, told) == expected
     assert patch(replace(adopted, result=Result.UNCHANGED), told) == WELL
@@ -177,7 +177,7 @@ def test_that_the_secret_before_the_newest_serves_is_told_until_the_newest_does(
 
 
 def deleted(after: timedelta, **fields: object) -> Outcome:
-    """A success whose token Vault deletes so long after it was issued."""
+    """Return a success whose token Vault deletes so long after it was issued."""
     deletion = EarlyDeletion(ISSUED + after, ISSUED + HOUR, "vault x")
     return Outcome(ACCOUNT, Result.REFRESHED, 0.1, early_deletion=deletion, **fields)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Which proxy leads where, by the environment; no host is looked up for it."""
+"""The proxy for each host, by the environment, without a DNS look-up."""
 
 import os
 

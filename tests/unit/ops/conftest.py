@@ -1,4 +1,4 @@
-"""A log of its own for each test that wants one."""
+"""A separate log for each test that asks for one."""
 
 import logging
 import sys

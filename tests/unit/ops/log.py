@@ -22,7 +22,7 @@ class Terminal(Stream):
 
 
 class Log:
-    """What was logged since it was set up."""
+    """The lines logged since it was set up."""
 
     def __init__(self) -> None:
         self._stream: TextIO = Stream()
@@ -30,7 +30,7 @@ class Log:
     def set_up(self, level: str = "info", style: Any = "json", stream: TextIO | None = None) -> None:
         self._stream = stream or Stream()
         logs.configure(level, style, self._stream)
-        # a logger that a module keeps would keep this set-up for the tests after this one
+        # a logger cached by a module would pass this set-up on to the tests after this one
         structlog.configure(cache_logger_on_first_use=False)
 
     @property
@@ -44,7 +44,7 @@ class Log:
         return [json.loads(line) for line in self.text.splitlines()]
 
     def only_line(self) -> dict[str, Any]:
-        """The only line there is, without its time."""
+        """Return the only line there is, without its time."""
         (line,) = self.lines
         del line["timestamp"]
         return line

@@ -113,7 +113,7 @@ def test_the_planned_refresh_is_told_by_the_tokens_own_times(log: Log) -> None:
 
 
 def test_the_planned_refresh_of_a_token_that_vault_deletes_early_is_that_of_the_plan(log: Log) -> None:
-    """Counted from `exp` it was told as an hour later."""
+    """Counted from `exp` it was reported as an hour later."""
     shortened = plan.schedule_token(
         ACCOUNT,
         TOKEN,
@@ -239,7 +239,7 @@ def test_where_the_failure_says_it_the_change_of_state_has_no_line(state: State,
 def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
     before: State, told: dict[str, Any], log: Log
 ) -> None:
-    """A state that stays failed after recovery."""
+    """A state that stays failed after recovery is the bug."""
     report(ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, version=1), after(State.OK, before))
     refreshed, line = log.lines
     assert refreshed["event"] == "token.refreshed"

@@ -1,4 +1,4 @@
-"""Whoever logs never waits for whoever reads: what is dropped then, that it is counted, and what is written again."""
+"""A caller that logs never waits for a slow reader: lines dropped then, their count, and the lines written again."""
 
 import fcntl
 import io
@@ -36,7 +36,7 @@ def put(queue: LogQueue, event: object, pad: str = "") -> None:
 
 
 class Pipe:
-    """One that holds a page and that nobody reads, until `read`."""
+    """A pipe with room for one page, which nothing reads until `read`."""
 
     def __init__(self, queue: LogQueue) -> None:
         self._queue = queue
@@ -46,7 +46,7 @@ class Pipe:
         queue.write_to(self.into)
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines there are, in order."""
+        """Return all lines there are, in order."""
         with os.fdopen(self._out, "rb") as out:
             text: list[bytes] = []
             reader = threading.Thread(target=lambda: text.append(out.read()))
@@ -97,7 +97,7 @@ def test_the_end_waits_for_a_reader_only_so_long(queue: LogQueue, pipe: Pipe, mo
     monkeypatch.setattr(log_queue, "_FLUSH_TIMEOUT", 0.01)
     for number in range(1000):
         put(queue, number)
-    queue.flush()  # and comes back
+    queue.flush()  # and returns
     assert [line["event"] for line in pipe.read()] == [str(number) for number in range(1000)]
 
 
@@ -164,7 +164,7 @@ def test_where_no_thread_can_be_had_the_caller_writes(queue: LogQueue, monkeypat
 
 
 def test_a_destructor_may_log_while_a_line_is_put(queue: LogQueue) -> None:
-    """The garbage collection may call it anywhere, also where the queue's lock is held."""
+    """The garbage collection may call it anywhere, also while the queue's lock is taken."""
     disk = Disk(10_000)
     queue.write_to(disk.stream)
 
@@ -176,7 +176,7 @@ def test_a_destructor_may_log_while_a_line_is_put(queue: LogQueue) -> None:
         def format(self, record: logging.LogRecord) -> str:
             then, self.then = self.then, None
             if then:
-                with queue._changed:  # noqa: SLF001 - as where the collection comes amid a put
+                with queue._changed:  # noqa: SLF001 - as where the collection runs amid a put
                     then()
             return super().format(record)
 

@@ -1,4 +1,4 @@
-"""One line per event, whoever it comes from, in one form, and never a secret."""
+"""One line per event, from any source, in one form, and never a secret."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ logger: "BoundLogger" = structlog.get_logger()
 
 
 def nested(error: Exception) -> Exception:
-    """The error as it looks when it was raised and caught."""
+    """Return the error as it looks when it was raised and caught."""
     try:
         raise error
     except type(error) as raised:

@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""The metrics as Prometheus reads them."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ class Scraped:
         )
 
     def read(self) -> dict[str, float]:
-        """By name and labels as they are written."""
+        """Return the samples, by name and labels as they are written."""
         return {
             sample.name + (f"{{{','.join(sample.labels.values())}}}" if sample.labels else ""): sample.value
             for family in text_string_to_metric_families(self.metrics.text().decode())

@@ -37,7 +37,7 @@ def failing(name: str = "ill", error: str = "sentinel: va answers 401", **more: 
 
 
 def words(text: bytes) -> str:
-    """What a reader sees."""
+    """Return the text that a reader sees."""
     body = text.decode().partition("<body>")[2]
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 

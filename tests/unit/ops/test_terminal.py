@@ -1,4 +1,4 @@
-"""What a mode prints: tables, JSON, and a bar on terminals only."""
+"""The output of a mode: tables, JSON, and a bar on terminals only."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whose turn it is: the fleet alone, with moments as plain numbers."""
+"""The order of accounts: the scheduler alone, with moments as plain numbers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,7 +76,7 @@ def queue(scheduler: AccountScheduler, *names: str) -> None:
 
 
 def started(scheduler: AccountScheduler, now: float = 0.0) -> list[str]:
-    """All that may start now, in order."""
+    """Return all that may start now, in order."""
     names = []
     while record := scheduler.start_next(now):
         names.append(record.name)
@@ -120,7 +120,7 @@ def test_each_host_has_a_cap_of_its_own() -> None:
     know(scheduler, "b1", "b2", "b3", host=LO)
     queue(scheduler, "a1", "a2", "a3", "b1", "b2", "b3")
     assert sorted(started(scheduler)) == ["a1", "a2", "b1", "b2"]
-    assert scheduler.next_wake() == 1800.0  # nobody waits for the rate: who ends lets the next one in
+    assert scheduler.next_wake() == 1800.0  # no wait for the rate: an account that finishes lets the next one in
     scheduler.complete(ok("a1"), 0.0)
     assert started(scheduler) == ["a3"]
 
@@ -458,7 +458,7 @@ def test_a_look_at_an_account_that_was_never_planned_plans_nothing(scheduler: Ac
     assert (scheduler.next_wake(), record.tracked) == (None, tracked(3600.0))
 
 
-# What comes next
+# The next moment
 
 
 def test_a_good_token_is_due_as_planned(scheduler: AccountScheduler) -> None:
@@ -541,7 +541,7 @@ def test_each_cause_has_its_state_and_all_of_them_are_tried_again(
 
 @pytest.mark.parametrize(("slots", "unknown"), [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (64, 48)])
 def test_accounts_whose_host_is_not_known_leave_a_quarter_of_the_slots(slots: int, unknown: int) -> None:
-    # a Domain API that hangs held every slot with new accounts, and the tokens of known hosts ended; but where no host
+    # a hanging Domain API filled every slot with new accounts, while tokens of known hosts expired; but where no host
     # is known, as with --refresh-all, they had two of eight slots, and took a third longer
     scheduler = make_fleet(max_in_flight=slots)
     known = [f"known{number:02}" for number in range(64)]
@@ -568,7 +568,7 @@ def test_an_account_whose_secret_is_invalid_is_looked_at_again_as_often_as_a_dis
 
 
 def ended(name: str, stage: Stage, host: str | None = VA, status: int | None = 503) -> Outcome:
-    """An attempt that failed at this stage."""
+    """Return an attempt that failed at this stage."""
     return Outcome(
         name, Result.FAILED, 0.1, host=host, error=RefreshError(stage, Kind.of(stage, status), "no", status=status)
     )
@@ -610,7 +610,7 @@ def test_who_is_to_blame_itself_is_tried_twice_as_often_at_most(scheduler: Accou
             woken += 1
             scheduler.complete(ended(name, Stage.SENTINEL, status=401), moment)
     assert woken == 1
-    queue(scheduler, "bad")  # its own pause is over
+    queue(scheduler, "bad")  # its pause is over
     assert started(scheduler, 40.0) == ["bad"]
     scheduler.complete(ended("bad", Stage.SENTINEL, status=401), 41.0)
     scheduler.complete(ok("good"), 42.0)
@@ -628,7 +628,7 @@ def test_who_is_refused_at_its_very_first_attempt_is_not_tried_again_for_the_suc
     scheduler.complete(ended("away", stage), 10.0)
     scheduler.complete(ok("good"), 10.07)
     assert started(scheduler, 11.0) == ["away"]
-    queue(scheduler, "bad")  # its own pause is over, and it may have been an outage that looks like a refusal
+    queue(scheduler, "bad")  # its pause is over, and it may have been an outage that looks like a refusal
     assert started(scheduler, 130.0) == ["bad"]
     scheduler.complete(ended("bad", stage, VA, status=401), 130.0)
     scheduler.add(["new"])
@@ -821,13 +821,13 @@ def test_who_mends_a_unmanaged_path_does_not_wait_long() -> None:
 
 
 def unwritten(name: str) -> Outcome:
-    """Its token was minted, and Vault did not take it."""
+    """Return the outcome of an attempt whose token Vault did not accept."""
     error = RefreshError(Stage.VAULT, Kind.TRANSIENT, "write_token: status 500", status=500)
     return Outcome(name, Result.FAILED, 0.1, host=VA, error=error, is_unwritten=True)
 
 
 def test_who_could_not_write_is_woken_by_a_write_and_by_nothing_less(scheduler: AccountScheduler) -> None:
-    """A cluster without a leader answers reads: whoever is woken by those only fails again."""
+    """A cluster without a leader answers reads: an account woken by those only fails again."""
     know(scheduler, "a", "b", "c")
     scheduler.complete(ended("a", Stage.VAULT), 10.0)
     scheduler.complete(adopted("b"), 11.0)
@@ -842,7 +842,7 @@ def test_who_could_not_write_is_woken_by_a_write_and_by_nothing_less(scheduler: 
 
 
 def test_of_those_who_could_not_write_one_tries_at_each_sync_in_turn(scheduler: AccountScheduler) -> None:
-    """With all of them in the same pause of two minutes nobody found out that there was a leader again."""
+    """While all of them were in the same pause of two minutes, none found out that there was a leader again."""
     know(scheduler, "a", "b", "c")
     for name in "abc":
         scheduler.complete(unwritten(name), 10.0)
@@ -870,7 +870,7 @@ def test_who_runs_when_vault_comes_back_and_fails_for_it_still_is_woken_once_mor
 
 
 def test_who_was_woken_by_a_vault_that_went_away_again_is_tried_at_the_next_sync(scheduler: AccountScheduler) -> None:
-    """It waited out its own pause, which takes eight minutes where no token lives, though Vault was well again."""
+    """It waited for the end of its pause, eight minutes where no token is live, though Vault worked again."""
     know(scheduler, "a", "b", "denied")
     for name in ("a", "denied"):
         scheduler.complete(ended(name, Stage.VAULT, status=503), 10.0)
@@ -921,7 +921,7 @@ def test_nobody_is_borrowed_who_is_busy_or_not_well(scheduler: AccountScheduler)
 
 
 def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(scheduler: AccountScheduler) -> None:
-    # an older token was put back while the one before it was due, and Sentinel has none that ends later
+    # an older token was put back while the one before it was due, and Sentinel has none that expires later
     know(scheduler, "a", ends=3600.0)
     following = done(
         scheduler,

@@ -1,4 +1,4 @@
-"""Whom the fleet lets run is run, and whatever happens to one is an outcome."""
+"""Every account that the scheduler starts is run, and whatever happens to it is an outcome."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from worker.schedule.dispatch import Dispatcher, Limits, Pool
 
 
 class Told:
-    """What a dispatcher told its owner."""
+    """The calls of a dispatcher to its owner."""
 
     def __init__(self) -> None:
         self.complete: list[tuple[Outcome, Next]] = []
@@ -240,7 +240,7 @@ def test_calls_start_no_faster_than_they_may() -> None:
 
 
 def test_what_is_to_be_done_after_the_end_is_dropped() -> None:
-    """A sync that runs while the daemon is told to end would tell of a bug."""
+    """A sync that runs while the daemon is asked to stop would report a bug."""
     done = threading.Event()
     with Pool(1) as pool:
         pass

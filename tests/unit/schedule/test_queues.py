@@ -1,4 +1,4 @@
-"""What is remembered of a Sentinel host lasts no longer than its accounts and its rate limit need it."""
+"""A Sentinel host is forgotten as soon as neither its accounts nor its rate limit need it."""
 
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Outcome, Result, State

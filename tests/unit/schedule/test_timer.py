@@ -14,7 +14,7 @@ from worker.schedule.timer import SteadyScheduler
 DAY = 86_400.0
 SOON = 0.1
 LONG = 5.0
-"""How long a test waits for what should come at once."""
+"""Seconds that a test waits for something due at once."""
 
 
 class Wall:
@@ -131,7 +131,7 @@ def test_a_job_may_be_armed_again_while_it_runs(jobs: Jobs) -> None:
 
 
 def test_a_job_armed_again_by_another_that_runs_with_it_keeps_its_new_moment(wall: Wall) -> None:
-    # what APScheduler holds of the second is out of date by then
+    # APScheduler's moment of the second is out of date by then
     jobs, later = Jobs(), boottime() + 0.3
     jobs.timer = SteadyScheduler(wall=wall)
     jobs.at("first", boottime() - 2)
