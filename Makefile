@@ -76,6 +76,12 @@ lock: $(READY) ## write requirements/ anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
 		--group build --output-file requirements/build.txt
 
+lowest: $(READY) ## unit tests with the oldest libraries that pyproject.toml allows
+	@$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python $(BIN)/python \
+		--output-file $(VENV)/lowest.txt pyproject.toml
+	@$(BIN)/uv run --quiet --isolated --no-project --python $(BIN)/python --with-requirements $(VENV)/lowest.txt \
+		--with-editable . --with aiohttp,greenlet,hypothesis,pytest,pytest-socket,trustme python -m pytest tests/unit
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
