@@ -1,4 +1,4 @@
-"""`make alerts`: every alert seen firing and clearing on a real Prometheus; the table goes to docs/alerts.md."""
+"""`make alerts`: every alert seen firing and clearing on a real Prometheus; the table is written to docs/alerts.md."""
 
 import re
 import sys

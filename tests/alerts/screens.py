@@ -1,4 +1,4 @@
-"""What each screen says at a moment: the log, --status, --check, the page and Alertmanager."""
+"""The text of each screen at a moment: the log, --status, --check, the page and Alertmanager."""
 
 import html
 import re
@@ -34,7 +34,7 @@ def screens(stand: Stand) -> Screens:
 
 
 def _log(stand: Stand) -> str:
-    """The latest line that is a warning or an error."""
+    """Return the latest line that is a warning or an error."""
     lines = [line for line in stand.world.latest_log if line["level"] in TROUBLE]
     if not lines:
         return "nothing"

@@ -42,9 +42,9 @@ def rules() -> list[dict[str, Any]]:
 
 
 def shortened() -> str:
-    """The rules with `for`, the ranges of counters and the age of the last sync in seconds for minutes.
+    """Return the rules with `for`, the ranges of counters and the age of the last sync in seconds for minutes.
 
-    A range holds a few scrapes at least.
+    A range contains a few scrapes at least.
     """
 
     def seconds(found: re.Match[str]) -> str:
@@ -62,7 +62,7 @@ def shortened() -> str:
 
 
 def alertmanager_config() -> str:
-    """The inhibition rules in the least configuration that takes them."""
+    """Return the inhibition rules in the least configuration that takes them."""
     route = {"receiver": "nobody", "group_wait": "1s"}
     return yaml.safe_dump(
         {"route": route, "receivers": [{"name": "nobody"}], **yaml.safe_load(INHIBITIONS.read_text())}
@@ -87,7 +87,7 @@ class Alertmanager:
         self._process.wait(10)
 
     def inhibited(self) -> dict[str, bool]:
-        """Return for each alert that fires whether another one keeps it from being notified."""
+        """Return for each alert that fires whether another one inhibits its notification."""
         told = requests.get(f"http://{self.address}/api/v2/alerts", timeout=5).json()
         return {each["labels"]["alertname"]: bool(each["status"]["inhibitedBy"]) for each in told}
 
@@ -157,7 +157,7 @@ class Stand(NamedTuple):
 
 @contextmanager
 def watched(folder: Path, accounts: int = 4) -> Iterator[Stand]:
-    """A daemon with all its accounts well, a Prometheus that has seen it for a while, and an Alertmanager."""
+    """Set up a daemon with all its accounts well, a Prometheus that has seen it for a while, and an Alertmanager."""
     folder.mkdir(exist_ok=True)
     with scene(folder / "world", life=LIFE) as world:
         port = free_port()
@@ -216,7 +216,7 @@ def _suspended(daemon: Daemon) -> Iterator[None]:
 
 @contextmanager
 def _locked_out(world: Scene, daemon: Daemon, *, restarted: bool) -> Iterator[None]:
-    """The secret_id is destroyed, and the login gone: with the process, or revoked."""
+    """Destroy the secret_id, and end the login: with the process, or by revoking it."""
     file = Path(world.settings["APPJWT_VAULT_SECRET_ID_FILE"])
     world.openbao.client.auth.approle.destroy_secret_id("appjwt-worker", file.read_text())
     if restarted:
@@ -232,7 +232,7 @@ def _locked_out(world: Scene, daemon: Daemon, *, restarted: bool) -> Iterator[No
 
 @contextmanager
 def _restarted(world: Scene, daemon: Daemon, **settings: str) -> Iterator[None]:
-    """The worker, and whoever runs a mode of it, has other settings."""
+    """Run the worker, and later modes, with other settings."""
     daemon.stop()
     before, world.settings = world.settings, {**world.settings, **settings}
     other = world.daemon()
@@ -245,7 +245,7 @@ def _restarted(world: Scene, daemon: Daemon, **settings: str) -> Iterator[None]:
 
 @contextmanager
 def _dns_gone(world: Scene, daemon: Daemon) -> Iterator[None]:
-    """A restart finds no token, so that no host is known, and the Domain API's name does not resolve."""
+    """Restart without stored tokens, so that no host is known, while the Domain API's name does not resolve."""
     kv = world.openbao.client.secrets.kv.v2
     daemon.process.send_signal(signal.SIGSTOP)
     for token in kv.list_secrets("liveperson/tokens")["data"]["keys"]:
@@ -275,7 +275,7 @@ def _mount_deleted(world: Scene) -> Iterator[None]:
 
 @contextmanager
 def _tokens_mount_deleted(stand: Stand) -> Iterator[None]:
-    """The tokens have a mount of their own; that one goes, and the accounts' stays."""
+    """Give the tokens a separate mount and delete it; the accounts' mount stays."""
     openbao = stand.world.openbao
     openbao.mount_kv("tokens")
     own = _WORKER.replace("secret/data/liveperson/tokens", "tokens/data/liveperson/tokens")
@@ -370,11 +370,11 @@ FAULTS: Final[dict[str, tuple[str, Callable[[Stand], AbstractContextManager[None
     "one of two releases dead": ("AppJWTWorkerAbsent", _one_of_two_dead),
     "the worker suspended": ("AppJWTWorkerAbsent", lambda stand: _suspended(stand.daemon)),
 }
-"""What is switched on, and the alert that is to fire and to clear after it."""
+"""Fault, and the alert that is to fire, then to clear after it."""
 
 
 def dashboard() -> list[str]:
-    """Every query of the dashboard, with its variables filled in."""
+    """Return every query of the dashboard, with its variables filled in."""
     document = json.loads((RULES.parents[1] / "dashboards" / "appjwt-worker.json").read_text())
     found = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
     variables = {"$job": "appjwt-worker", "$namespace": ".*", "$__rate_interval": "10s"}
