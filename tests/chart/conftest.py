@@ -17,5 +17,5 @@ def pytest_report_header() -> str | None:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_printed_by_helm(capfd: pytest.CaptureFixture[str]) -> None:
-    """It writes warnings past Python."""
+    """Fail if helm prints: it writes warnings past Python."""
     del capfd

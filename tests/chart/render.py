@@ -1,4 +1,4 @@
-"""What the chart makes of values."""
+"""Render the chart from values."""
 
 import copy
 import shutil

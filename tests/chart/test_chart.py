@@ -1,4 +1,4 @@
-"""What the chart renders, by the real Helm engine."""
+"""The rendered chart, by the real Helm engine."""
 
 import json
 import re

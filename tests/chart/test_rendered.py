@@ -1,4 +1,4 @@
-"""From ten lines of values to a pod that runs: what the chart renders starts the installed command as it stands."""
+"""From ten lines of values to a pod that runs: the rendered chart starts the installed command unchanged."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def mounted(
 def install(world: Scene, cluster: Kubernetes, folder: Path, text: str) -> Pod:
     """Render values for the world, with Vault's role bound as the notes say, and lay out the pod."""
     given = put(yaml.safe_load(text), "settings.vault.address", world.openbao.address)
-    # the local LivePerson has its own addresses and CA; a customer's values say none of this
+    # the local LivePerson has other addresses and another CA; a customer's values contain none of this
     for name, value in {
         "settings.sentinel.domain_api": world.liveperson.domain_api,
         "settings.sentinel.allowed_hosts": [*world.liveperson.hosts.values()],
@@ -231,7 +231,7 @@ def test_the_example_with_a_vault_agent_logs_in_by_its_sink(tmp_path: Path, clus
     ids=["IPv4 only", "IPv6 only"],
 )
 def test_the_default_port_serves_a_cluster_with_one_family(network: str, host: str, tmp_path: Path) -> None:
-    """In a network namespace of its own, where no Vault is: it is alive all the same."""
+    """It runs in a network namespace without a Vault: it is alive all the same."""
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
     environment = mounted(tmp_path, rendered(values()), {"vault-ca": Kubernetes().ca_pem}, token="t")

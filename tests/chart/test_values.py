@@ -41,7 +41,7 @@ def same(name: str, value: Any, kind: str, path: str, **also: Any) -> Shown:
 
 
 def monitor(name: str) -> list[Shown]:
-    """Both monitors have the same values."""
+    """Return the values of a monitor; both kinds have the same ones."""
     kind, at = name[0].upper() + name[1:], ENDPOINT[name[0].upper() + name[1:]]
     on = {f"{name}.enabled": True}
     return [
@@ -57,7 +57,7 @@ def monitor(name: str) -> list[Shown]:
 
 
 def secret(name: str, folder: str, *keys: str) -> list[Shown]:
-    """A Secret that is mounted, and its keys, each in the settings; `keys` as KEY=SETTING."""
+    """Return a Secret that is mounted, and its keys, each in the settings; `keys` as KEY=SETTING."""
     place = f"/etc/appjwt-worker/{folder}"
     shown = [
         Shown(f"{name}.secretName", "mine", "Deployment", f"{POD}.volumes.-1.secret.secretName", "mine"),
@@ -301,6 +301,6 @@ def test_each_value_is_rendered_by_a_test() -> None:
 
 @pytest.mark.parametrize("row", [row for row in table.rows() if row.default in ([], {})], ids=lambda row: row.name)
 def test_a_list_or_map_may_be_null(row: table.Row) -> None:
-    """As a key without a value is in YAML."""
+    """A key without a value is null in YAML."""
     everything = {**BASE, **{name: {"enabled": True} for name in ("podMonitor", "serviceMonitor", "prometheusRule")}}
     assert rendered(put(everything, row.name, None)) == rendered(everything)
