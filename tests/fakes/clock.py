@@ -1,4 +1,4 @@
-"""Time that passes only when it is told to."""
+"""Time that passes only when a test advances it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,7 +10,7 @@ SECOND: Final = timedelta(seconds=1)
 
 
 class Clock:
-    """The steady clock, and the true time that goes along with it."""
+    """The steady clock, and the true time that advances with it."""
 
     def __init__(self) -> None:
         self._steady = 1_000.0
@@ -34,4 +34,4 @@ class Clock:
 
 
 def nothing(*_: object) -> None:
-    """What a call-back does until a test sets another."""
+    """Do nothing: a call-back until a test sets another."""

@@ -1,6 +1,6 @@
 """A LivePerson in memory: the look-up of the Domain API and the token request of Sentinel.
 
-tests/ports holds both against the real parts and the LivePerson of the sandbox.
+tests/ports runs the same contract tests on both, and on the real parts with the LivePerson of the sandbox.
 """
 
 import json
@@ -57,17 +57,17 @@ class FakeLivePerson:
         self.domain_api = "api.liveperson.test"
         self.hosts = {region: f"{region}.sentinel.liveperson.test" for region in regions}
         self.records = True
-        """Whether `requests` and `timeouts` are kept; a run of years has no room for them."""
+        """Record `requests` and `timeouts`; a run of years has no room for them."""
         self.requests: list[tuple[Service, str]] = []
         """Service and account_id of each request."""
         self.reached: list[str] = []
         """Hosts that were asked for nothing but their clock."""
         self.timeouts: list[timedelta] = []
-        """How long each of these requests might have taken."""
+        """The timeout of each of these requests."""
         self.at_request: Callable[[str, str], object] = nothing
         self.at_answer: Callable[[str, str], object] = nothing
         self.at_delay: Callable[[timedelta], object] = nothing
-        """How a caller waits, for a service that is slow, or for its own timeout where that hangs."""
+        """Lets a caller wait, for a slow service, or for its timeout where the service hangs."""
         self.at_token: Callable[[str, Account, datetime], object] = nothing
         """Called with each token that is handed out, and Sentinel's clock then."""
         self._customers: dict[str, _Customer] = {}
@@ -76,7 +76,7 @@ class FakeLivePerson:
     # as sandbox.liveperson has it
 
     def move(self, account_id: str, region: str) -> None:
-        """The account lives in another region from now on."""
+        """Move the account to another region from now on."""
         self._customers[account_id].region = region
 
     def add_account(self, account_id: str, region: str | None = None) -> Credentials:
@@ -128,7 +128,7 @@ class FakeLivePerson:
             app.last_end = now + self.token_life
             app.last_token = self._token(account, now, fault)
         self._mints[account.account_id] += 1
-        token = app.last_token  # whoever is called below may ask for another
+        token = app.last_token  # a callback below may ask for another
         self.at_token(token, account, now)
         self.at_answer("sentinel", account.account_id)
         if fault.cut:

@@ -1,7 +1,7 @@
-"""A Vault in memory: a KV engine as an operator uses it, and the port over it, with whatever can go wrong on the way.
+"""A Vault in memory: a KV engine as an operator uses it, and the port over it, with all possible faults on the way.
 
-It holds no rule of the product: what the secrets mean, whose they are and in which order they are written is left to
-the stores above the port. tests/ports holds the port against a real OpenBao.
+It implements no rule of the product: meaning, ownership and write order of the secrets are left to the stores above the
+port. tests/ports runs the port's contract tests on it and on a real OpenBao.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Path:
-    """A path at one moment. A change makes another one, so that what a standby still sees can be kept."""
+    """A path at one moment. A change makes another one, so that a standby's view of the past can be stored."""
 
     current: int = 0
     versions: Mapping[int, _Version] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class Metadata:
 
 @dataclass(frozen=True)
 class VaultFault:
-    """What goes wrong with one request; the plain `VaultFault()` is a healthy Vault."""
+    """A fault of one request; the plain `VaultFault()` is a healthy Vault."""
 
     refuse: bool = False
     hang: bool = False
-    """Never answer: `at_hang` says how a caller waits for its timeout."""
+    """Never answer: `at_hang` lets a caller wait for its timeout."""
     status: int | None = None
     """Refuse with this status, as a sealed Vault (503), a policy (403) or a rate limit (429) does."""
     retry_after: timedelta | None = None
@@ -201,7 +201,7 @@ class FakeVault:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.skew = _NO_TIME
-        """How far Vault's own clock is ahead."""
+        """Lead of Vault's clock."""
         self.is_down = False
         self.denied: set[str] = set()
         """Operations that the policy no longer allows, named as in worker.vault.operation."""
@@ -210,9 +210,9 @@ class FakeVault:
         self.unlisted: set[str] = set()
         """Accounts that a LIST leaves out, as one from a standby that lags may."""
         self.fault: Callable[[str, str], VaultFault] = lambda _operation, _name: HEALTHY
-        """What goes wrong with this request, by operation and account."""
+        """Returns the fault of this request, by operation and account."""
         self.records = True
-        """False = `calls` is not kept: a run of years has no room for it."""
+        """False = `calls` is not recorded: a run of years has no room for it."""
         self.calls: list[tuple[str, str]] = []
         """Operation and account of each request."""
         self.pace: Callable[[str, Callable[[], Any]], Any] = lambda _operation, send: send()
@@ -231,7 +231,7 @@ class FakeVault:
 
 
 class _Request:
-    """What happens around every request. Not a generator, for it is the hottest spot of the simulation."""
+    """The steps around every request. Not a generator, as it is the hottest spot of the simulation."""
 
     __slots__ = ("_name", "_operation", "_vault", "fault")
 
@@ -279,8 +279,7 @@ class FakeKv:
     mount: Final = "secret"
 
     def __init__(self, vault: FakeVault, folder: str, read: str) -> None:
-        """
-        :param folder: what comes before an account's name in a path.
+        """:param folder: the part of a path before an account's name.
         :param read: the operation that reads count as.
         """
         self._vault = vault

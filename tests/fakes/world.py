@@ -92,7 +92,7 @@ class Replica:
         pool: Executor | None = None,
         jitter: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """:param timer, pool: whoever brings others moves them, too; `work` is for our own."""
+        """:param timer, pool: passed together by a test that moves them; `work` is for the default ones."""
         self.clock = world.clock
         if timer is None or pool is None:
             timer, pool = self.timer, self.pool = FakeTimer(), OneThread()
@@ -147,14 +147,14 @@ class World:
         self.replicas: list[Replica] = []
 
     def add_account(self, name: str = builders.ACCOUNT, region: str = "va", **fields: object) -> Credentials:
-        """An account known to LivePerson, and its secret where the worker looks for it."""
+        """Add an account known to LivePerson, and its secret where the worker looks for it."""
         account_id = fields.get("account_id", name.partition("/")[0])
         credentials = self.liveperson.add_account(str(account_id), region)
         self.vault.kv.put(ACCOUNTS + name, {**asdict(credentials), **fields})
         return credentials
 
     def hosts(self) -> Hosts:
-        """Return a resolver with a cache of its own."""
+        """Return a resolver with a new cache."""
         return HostResolver(
             self.liveperson,
             cache_ttl=self.domain_cache_ttl,
@@ -212,7 +212,7 @@ class World:
         return replica
 
     def crash(self, replica: Replica) -> None:
-        """It is gone, and what it knew with it."""
+        """Remove the replica, with all its state."""
         self.replicas.remove(replica)
 
     def run(self, duration: timedelta) -> None:
@@ -227,14 +227,14 @@ class World:
     # What readers see
 
     def data(self, name: str = builders.ACCOUNT) -> Mapping[str, Any]:
-        """The newest data at the token's path; empty if there is none."""
+        """Return the newest data at the token's path; empty if there is none."""
         return self.vault.kv.get(TOKENS + name).data or {}
 
     def version(self, name: str = builders.ACCOUNT) -> int:
         return self.vault.kv.get(TOKENS + name).number
 
     def token(self, name: str = builders.ACCOUNT) -> AppJWT:
-        """The token that a reader finds."""
+        """Return the token that a reader finds."""
         raw: str = self.data(name)["access_token"]
         return appjwt.validate(raw, Expected(), None)
 
