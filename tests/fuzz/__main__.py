@@ -1,6 +1,7 @@
 """The long form, `make fuzz`: each case again and again with other inputs, then the hostile servers; docs/fuzz.md.
 
-It runs for FUZZ_MINUTES (10), and on until every check was reached by 1,000 inputs. What fails is kept, and ends it.
+It runs for FUZZ_MINUTES (10), and on until every check was reached by 1,000 inputs. A failing input is stored, and
+stops the run.
 """
 
 import json
@@ -31,7 +32,7 @@ _REPORT = Path("docs/fuzz.md")
 
 
 def main() -> None:
-    """The worker's modules are loaded in here, so that coverage sees them from their first line on."""
+    """Load the worker's modules in here, so that coverage sees them from their first line on."""
     measured = coverage.Coverage(branch=True, include=PARSERS, data_file=None)
     measured.start()
     from tests.fuzz.test_fuzz import TARGETS  # noqa: PLC0415 - see above
@@ -96,7 +97,7 @@ def _coverage(measured: coverage.Coverage) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Ports differ from run to run, and are nobody's business."""
+    """Escape a text for a table, without ports, which differ from run to run."""
     return re.sub(r"localhost:\d+", "HOST", text)[:90].replace("|", "\\|").replace("<", "&lt;")
 
 

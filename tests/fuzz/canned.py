@@ -30,7 +30,7 @@ class Canned(BaseAdapter):
 
 class _Session(requests.Session):
     secrets: tuple[str, ...] = ()
-    """What net's session holds for vault.headers: none here."""
+    """Header values of vault.headers in net's session: none here."""
 
 
 def canned() -> tuple[requests.Session, Canned]:

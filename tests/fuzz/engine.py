@@ -1,6 +1,6 @@
-"""Drives the targets: each of their cases is a strategy whose inputs all must reach one check, and no other.
+"""Drive the targets: each of their cases is a strategy whose inputs all must reach one check, and no other.
 
-An input that crashes, leaks or reaches another check is kept in kept.json, and tried again by every run from then on.
+An input that crashes, leaks or reaches another check is stored in kept.json, and tried again by every later run.
 """
 
 import json
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 KEPT = Path(__file__).parent / "kept.json"
 
 Input = dict[str, Any]
-"""What JSON can hold; bytes as latin-1 text."""
+"""A JSON value; bytes as latin-1 text."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Target:
     cases: Mapping[str, st.SearchStrategy[Input]]
     """By what its inputs must come to."""
     run: Callable[[Input], str]
-    """What an input comes to; an AssertionError or any other exception is a crash."""
+    """Returns the case that an input reaches; an AssertionError or any other exception is a crash."""
 
 
 class CrashError(AssertionError):
-    """An input that did not come to what it should; it was kept."""
+    """An input that did not reach its case; it was stored."""
 
 
 def fuzz(target: Target, case: str, inputs: int, number: int | None = None, *, at_once: int = 1) -> int:

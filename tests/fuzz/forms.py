@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 
 def each(form: str) -> Callable[[str], str]:
-    """Every character in the same way."""
+    """Return an encoder that writes every character in the same way."""
     return lambda text: "".join(form.format(ord(character)) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""What makes an account's secret valid, each rule by a secret that is right but for one thing."""
+"""Rules for a valid account secret, each by a secret that is right but for one thing."""
 
 from typing import Any
 

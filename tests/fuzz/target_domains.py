@@ -1,4 +1,4 @@
-"""Where secrets go: what the Domain API or an account names becomes an allowed host, or a refusal."""
+"""Targets of secrets: a name from the Domain API or an account becomes an allowed host, or a refusal."""
 
 import json
 from datetime import timedelta
@@ -32,7 +32,7 @@ def _answer(case: str, body: Any, account: str, status: int = 200, by: str = "do
 
 
 def _named(case: str, hosts: st.SearchStrategy[Any]) -> st.SearchStrategy[Input]:
-    """The host in an answer of either shape, in the account's own field, or beside a token that was found in Vault."""
+    """Name the host in an answer of either shape, in a field of the account, or in a token secret found in Vault."""
 
     def made(host: Any, account: str, shape: int, more: str) -> Input:
         service = {"service": "sentinel", "account": account, "baseURI": host}

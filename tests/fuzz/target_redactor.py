@@ -1,4 +1,4 @@
-"""The redactor: no form of a known secret gets through, nor what looks like one; what stands around it stays."""
+"""The redactor: no form of a known secret gets through, nor anything that looks like one; the text around it stays."""
 
 from collections.abc import Callable
 

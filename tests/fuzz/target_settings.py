@@ -36,7 +36,7 @@ right = st.builds(
 
 
 def _set(case: str, words: str, names: list[str], values: st.SearchStrategy[Any]) -> st.SearchStrategy[Input]:
-    """One setting with a wrong value, in the environment or in the file."""
+    """Set one setting to a wrong value, in the environment or in the file."""
 
     def made(base: dict[str, Any], name: str, value: Any, in_file: bool) -> Input:  # noqa: FBT001 - drawn
         return _input(case, words.replace("NAME", name), {**base, name: value}, in_file=in_file)
@@ -45,7 +45,7 @@ def _set(case: str, words: str, names: list[str], values: st.SearchStrategy[Any]
 
 
 def _several(case: str, words: str, *changes: Mapping[str, Any]) -> st.SearchStrategy[Input]:
-    """One of these sets of changes; None takes a setting away."""
+    """Apply one of these sets of changes; None takes a setting away."""
     return st.builds(
         lambda base, change, in_file: _input(case, words, {**base, **change}, in_file=in_file),
         right,

@@ -71,7 +71,7 @@ def _signature(text: str, how: str) -> bytes:
 
 
 def _right(number: int) -> Input:
-    """What a right token says, and what is expected of it. Of one draw: see forms.texts."""
+    """Return a valid token's content, and the expected values. Of one draw: see forms.texts."""
     chance = random.Random(number)
     account, client, secret = ("".join(chance.choices(PLAIN, k=size)) for size in (chance.randint(1, 20), 20, 26))
     life = chance.randint(1, 86_400)
@@ -92,7 +92,7 @@ def _right(number: int) -> Input:
 def _made(
     right: Input, case: str, *, header: str = "", claims: str = "", raw: str | None = None, sign: str = "cheap"
 ) -> Input:
-    """The input; header, claims and raw are texts that stand in the place of the right ones."""
+    """Return the input; header, claims and raw are texts that replace the right ones."""
     head = header or json.dumps(right["header"])
     body = claims or json.dumps(right["claims"])
     signed = f"{_encoded(head.encode('latin-1', 'replace'))}.{_encoded(body.encode('latin-1', 'replace'))}"
