@@ -1,6 +1,6 @@
-"""The image: built from the Dockerfile, and run as Kubernetes would, as nobody on a root that cannot be written to.
+"""The image: built from the Dockerfile, and run as in Kubernetes, by a user without a name, on a read-only root.
 
-No image registry is asked: the base is a Debian that debootstrap makes, kept in the builder's own store.
+No image registry is asked: the base is a Debian made by debootstrap, in the builder's local store.
 """
 
 import json
@@ -59,7 +59,7 @@ def image(base: str) -> str:
         [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, check=True
     ).stdout
     files = [Path(line.strip().split(",")[0]) for line in found.splitlines() if line.endswith("exists: True")]
-    files = [file.parent if file.parent.name == "pip" else file for file in files]  # with what stands beside it
+    files = [file.parent if file.parent.name == "pip" else file for file in files]  # with all next to it
     authorities = ssl.get_default_verify_paths().cafile or ""
     # this machine's way to the packages; an image of one's own needs none of it
     volumes = [f"--volume={file}:{file}:ro" for file in [*files, Path(authorities)] if file.is_absolute()]
@@ -72,7 +72,7 @@ def root(image: str) -> Iterator[Path]:
     container = buildah("from", "--pull=false", image)
     try:
         mounted = Path(buildah("mount", container))
-        (mounted / "etc" / "hosts").touch()  # Kubernetes brings its own
+        (mounted / "etc" / "hosts").touch()  # Kubernetes mounts this file
         yield mounted
     finally:
         buildah("rm", container)
@@ -83,7 +83,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def run(root: Path, image: str) -> Run:
-    """The image's entry point in its root, which is mounted read-only, as a user without a name or a capability."""
+    """Run the image's entry point in its root, mounted read-only, as a user without a name or a capability."""
     config = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]["config"]
     script = f"""set -e
         mount --bind {root} {root}
@@ -124,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def inside(world: Scene) -> dict[str, str]:
-    """The settings with its folder at /mnt."""
+    """Return the settings with their folder at /mnt."""
     for file in world.folder.iterdir():
         if file.is_file():
             file.chmod(0o644)
