@@ -22,7 +22,7 @@ jwt = runpy.run_path(program)["AppJWT"](account)
 
 
 def ask() -> object:
-    """The token that several requests at once got, or all that they got where that differs."""
+    """Return the token that several requests at once got, or all of them where they differ."""
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda _: jwt.headers()["Authorization"], range(3)))
     return results[0] if len({*results}) == 1 else results

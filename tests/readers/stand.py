@@ -28,7 +28,7 @@ EXAMPLES = ROOT / "examples"
 NAMESPACE = "brand/eu"
 ACCOUNTS = ["le81823118", "le81823118/connector-a"]
 PLACES = [(account, namespace) for account in ACCOUNTS for namespace in (None, NAMESPACE)]
-"""Where tokens are: the account's name, plain and with a slash, and Vault's namespace."""
+"""Places of tokens: the account's name, plain and with a slash, and Vault's namespace."""
 
 
 class Line(Server):
@@ -139,7 +139,7 @@ class Vault:
         return name
 
     def environment(self, account: str, namespace: str | None = None) -> dict[str, str]:
-        """What an app finds that may read this account's token, and nothing else."""
+        """Return the environment of an app that may read this account's token, and nothing else."""
         policy = self.policy(account, namespace)
         with self._within(namespace):
             token = self.world.openbao.token([policy])

@@ -77,7 +77,7 @@ def test_an_agent_leaves_the_last_token_in_the_file_while_vault_is_away_or_hangs
 
 
 def test_an_agent_renders_an_expired_token_too(vault: Vault, tmp_path: Path) -> None:
-    """So that whoever reads the file has to look at `exp`."""
+    """A reader of the file therefore has to check `exp`."""
     file, account = tmp_path / "appjwt", "le1"
     token = vault.put(account, remaining=-1)
     with running("agent", vault, account, None, tmp_path, {"le81823118": account, '"1m"': '"1s"'}):
@@ -85,7 +85,7 @@ def test_an_agent_renders_an_expired_token_too(vault: Vault, tmp_path: Path) -> 
 
 
 class App:
-    """What reads by read_token.py through a `bao proxy`, without a login of its own."""
+    """An app that uses read_token.py through a `bao proxy`, without a login."""
 
     def __init__(self, account: str, namespace: str | None, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

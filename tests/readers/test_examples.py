@@ -42,7 +42,7 @@ def start(program: list[str], environment: dict[str, str], account: str) -> subp
 
 
 def refuses(done: subprocess.CompletedProcess[str]) -> bool:
-    """It ended with an error, and gave out nothing that an app could take for a token."""
+    """Return True if it ended with an error, without any output that an app could take for a token."""
     return done.returncode != 0 and done.stdout == "" and done.stderr != ""
 
 
@@ -107,7 +107,7 @@ def test_the_login_of_the_shell_example_is_not_in_the_list_of_processes(vault: V
 
 
 def is_below(cmdline: Path, parent: int) -> bool:
-    """Whether a process was started by this one, or by a child of it."""
+    """Return True if a process was started by this one, or by a child of it."""
     try:
         while cmdline.parent.name != "1":
             above = (cmdline.parent / "stat").read_text().rpartition(")")[2].split()[1]
@@ -135,7 +135,7 @@ class App:
         return answer
 
     def ask(self) -> str | None:
-        """The token that it sends; None where it has none to send."""
+        """Return the token that it sends; None where it has none to send."""
         token: str | None = self.do("ask").get("result")
         return token
 

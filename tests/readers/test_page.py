@@ -1,4 +1,4 @@
-"""What docs/reading-tokens.md states, and the forms of the examples whose readers do not run here."""
+"""Statements of docs/reading-tokens.md, and the forms of the examples whose readers do not run here."""
 
 import re
 import subprocess
