@@ -13,12 +13,12 @@ ALLOWED = re.compile(r"(MIT|MIT-0|Apache-2\.0|BSD(-[23]-Clause)?|MPL-2\.0|PSF-2\
 
 
 def pins(lock: Path = LOCK) -> dict[str, tuple[str, str | None]]:
-    """By name: the version, and the marker of those that only some machines want."""
+    """Return by name: the version, and the marker of those that only some machines want."""
     return {name: (number, marker and marker.strip()) for name, number, marker in _PIN.findall(lock.read_text())}
 
 
 def licences() -> Iterator[tuple[str, str, str]]:
-    """Name, version, licence as the package itself says it."""
+    """Yield name, version, and the licence by the package's metadata."""
     for name, (number, _) in pins().items():
         try:
             told = metadata(name)

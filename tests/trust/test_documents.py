@@ -1,4 +1,4 @@
-"""What the documents point to is there."""
+"""Every target of the documents exists."""
 
 import re
 import subprocess

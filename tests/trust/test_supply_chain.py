@@ -1,4 +1,4 @@
-"""What is shipped is what was declared, and nothing of it is a secret."""
+"""The shipped packages are the declared ones, and contain no secret."""
 
 import re
 import secrets
@@ -42,7 +42,7 @@ def test_a_lock_has_everything_declared_within_its_range(lock: Path, declared: l
 
 
 def test_a_lock_was_made_for_just_what_is_declared() -> None:
-    """Each pin of ours says for whom it is there: what is no longer declared would still stand so."""
+    """Each of our pins names its requirer: one that is no longer declared would still be there."""
     for lock, declared in ((RUNTIME, DECLARED), (DEV, DECLARED + DECLARED_FOR_DEVELOPMENT)):
         blocks = re.split(r"\n(?=[a-z0-9])", lock.read_text())
         ours = {block.partition("==")[0] for block in blocks if "appjwt-worker (pyproject.toml" in block}
@@ -50,7 +50,7 @@ def test_a_lock_was_made_for_just_what_is_declared() -> None:
 
 
 def needed(names: set[str]) -> set[str]:
-    """These and all that they want on this machine, as the installed packages say."""
+    """Return these and all that they require on this machine, by the metadata of the installed packages."""
     found: set[str] = set()
     waiting = {Requirement(each) for each in names}
     while waiting:
