@@ -32,7 +32,7 @@ ACCOUNT: Final = "le81823118"
 CLIENT_ID: Final = "75588e18-0213-4e33-8174-883acac7e3c4"
 HOUR: Final = timedelta(hours=1)
 ISSUED: Final = datetime(2018, 4, 25, 7, 51, 10, tzinfo=UTC)
-"""When the sample was issued, and every token made here that says nothing else."""
+"""The moment at which the sample was issued, and by default every token made here."""
 
 HEADER: Final[Mapping[str, object]] = {"kid": "appjwt-13-05-17", "typ": "JWT", "alg": "RS256"}
 CLAIMS: Final[Mapping[str, object]] = {
@@ -55,34 +55,34 @@ ABSENT: Final = _Absent()
 
 
 def make_token(header: Mapping[str, object] | None = None, **claims: object) -> str:
-    """A signed token like the sample, with these header fields and claims instead."""
+    """Return a signed token like the sample, with these header fields and claims instead."""
     return _signed(json.dumps(_changed(HEADER, header or {})), json.dumps(_changed(CLAIMS, claims)))
 
 
 def token_of(issued: datetime, life: timedelta = HOUR, **claims: object) -> str:
-    """A signed token that lives from `issued` on, for so long."""
+    """Return a signed token that lives from `issued` on, for so long."""
     return make_token(None, iat=int(issued.timestamp()), exp=int((issued + life).timestamp()), **claims)
 
 
 def app_jwt(issued: datetime = ISSUED, life: timedelta = HOUR, **claims: object) -> AppJWT:
-    """The same, checked."""
+    """Return the same, checked."""
     return appjwt.validate(token_of(issued, life, **claims), Expected(), issued)
 
 
 def compact_jws(header: str | bytes, claims: str | bytes, signature: bytes = b"any") -> str:
-    """Three parts from whatever text there is: for tokens that no library would make."""
+    """Join three parts of any text: for tokens that no library would make."""
     return ".".join(_base64url(part) for part in (header, claims, signature))
 
 
 def client_secret() -> str:
-    """A new one; a test that lets it be printed fails."""
+    """Return a new one; a test that lets it be printed fails."""
     made = secrets.token_hex(13)
     MADE.add(made)
     return made
 
 
 def account_secret(**fields: object) -> dict[str, object]:
-    """What an account's secret in Vault holds, with these fields instead; the client_secret is new each time."""
+    """Return an account's secret as in Vault, with these fields instead; the client_secret is new each time."""
     return _changed({"client_id": CLIENT_ID, "client_secret": client_secret()}, fields)
 
 
@@ -98,7 +98,7 @@ def usable(found: Account | Absence) -> Account:
 
 
 def make_account(name: str = ACCOUNT, **fields: object) -> Account:
-    """An account with a new client_secret; the fields are those of the dataclass."""
+    """Return an account with a new client_secret; the fields are those of the dataclass."""
     values: dict[str, object] = {
         "account_id": name.partition("/")[0],
         "client_id": CLIENT_ID,
@@ -112,7 +112,7 @@ def _changed(values: Mapping[str, object], changes: Mapping[str, object]) -> dic
 
 
 def _signed(header: str, claims: str) -> str:
-    """By hand, for a JWT library rightly refuses to make what some tests want."""
+    """Sign by hand, as a JWT library rightly refuses to make what some tests want."""
     text = compact_jws(header, claims, b"").rstrip(".")
     return f"{text}.{_base64url(_key().sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
@@ -136,7 +136,7 @@ def tracked(left: float, refresh_in: float = 600.0, planned_in: float | None = N
 
 
 def stored_secret(raw: str | None = None, **fields: object) -> StoredSecret:
-    """What is read at a token's path when the sample was issued: this token, or nothing ever written."""
+    """Return the answer of a read at a token's path when the sample was issued: this token, or nothing ever written."""
     values: dict[str, object] = {
         "version": 1 if raw else 0,
         "raw": SecretStr(raw) if raw else None,

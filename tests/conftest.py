@@ -1,8 +1,8 @@
-"""What holds for every test.
+"""Rules for every test.
 
-What it printed is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that
-no wheel carries: without the tool the test does not run, and the end of the run says so; with STRICT=1 that is a
-failure too. A device or `root` may be wanted as well. Where several processes share the tests, those of one file stay
+Its output is searched for secrets, and one is a failure. `@pytest.mark.tool("faketime")` names a system tool that no
+wheel carries: without the tool the test does not run, and the end of the run reports it; with STRICT=1 that is a
+failure too. A device or `root` may be required as well. Where several processes share the tests, those of one file stay
 together.
 """
 
@@ -47,7 +47,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "teardown":
-        printed = report.capstdout + report.capstderr  # what pytest keeps as the log never met our formatter
+        printed = report.capstdout + report.capstderr  # pytest's copy of the log never met our formatter
         if report.passed and printed and (found := leaks(printed, [*MADE])):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} printed {len(found)} pieces of secrets"
@@ -76,5 +76,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _part(nodeid: str) -> str:
-    """The folder below tests/."""
+    """Return the folder below tests/."""
     return nodeid.removeprefix("tests/").partition("/")[0]

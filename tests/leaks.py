@@ -1,4 +1,4 @@
-"""Looks for secrets in what was printed, in its own way: nothing here is the worker's redactor."""
+"""Search output for secrets, independently of the worker's redactor."""
 
 import base64
 import html
@@ -13,13 +13,13 @@ MADE: set[str] = set()
 """Every client_secret that `tests.builders` made for the test that runs."""
 
 _LOOKS_SECRET = re.compile(r"eyJ[A-Za-z0-9_-]{8,}|\b(?:hv[sb]\.|[sb]\.)[A-Za-z0-9]{20,}")
-"""A JWT, and a Vault token, which nobody but the worker ever sees."""
+"""A JWT, and a Vault token, which only the worker ever sees."""
 _CODE_POINT = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
 _BACKSLASH = re.compile(r"\\(.)")
 
 
 def leaks(text: str, secrets: list[str]) -> list[str]:
-    """The places in a text that hold a piece of a secret, plain or encoded, or what looks like one."""
+    """Return the places in a text with a piece of a secret, plain or encoded, or anything that looks like one."""
     forms = [form for secret in secrets for form in _forms(secret)]
     pieces = {form[i : i + PIECE] for form in forms for i in range(len(form) - PIECE + 1)}
     found: list[str] = []
@@ -32,7 +32,7 @@ def leaks(text: str, secrets: list[str]) -> list[str]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text as it is, and as whoever undoes one or two kinds of escapes reads it."""
+    """Yield the text as it is, and as it reads once one or two kinds of escapes are undone."""
     ways = (
         unquote,
         html.unescape,

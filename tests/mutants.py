@@ -1,6 +1,6 @@
-"""Writes docs/mutation.md from what `mutmut run` left in mutants/: the last step of `make mutants`.
+"""Write docs/mutation.md from the results of `mutmut run` in mutants/: the last step of `make mutants`.
 
-Why a survivor makes no difference is told by mutants.toml, next to this file.
+mutants.toml, next to this file, explains why a survivor makes no difference.
 """
 
 import subprocess
@@ -33,7 +33,7 @@ Written by it on {today}, at commit {commit}: **{share:.1f} % of {total} mutants
 
 
 def main() -> str | None:
-    """What is wrong, if anything is."""
+    """Write the page; return the errors, if there are any."""
     why = tomllib.loads(WHY.read_text())
     modules: defaultdict[str, Counter[str]] = defaultdict(Counter)
     survivors: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _share(counts: Counter[str]) -> float:
 
 
 def _said(command: str, *arguments: str) -> str:
-    """What a command prints; mutmut is the one of this Python."""
+    """Return the output of a command; mutmut is the one of this Python."""
     call = [str(Path(sys.executable).with_name(command)) if command == "mutmut" else command, *arguments]
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout
 

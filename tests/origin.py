@@ -1,4 +1,4 @@
-"""Where figures come from."""
+"""The origin of figures."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def origin() -> str:
-    """The commit, and today's date."""
+    """Return the commit, and today's date."""
     asked = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=_ROOT, capture_output=True, text=True, check=False
     )
