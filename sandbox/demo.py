@@ -24,9 +24,9 @@ from sandbox.world import World
 
 _LIFE = timedelta(seconds=20)
 _LONGER = timedelta(minutes=5)
-"""For whoever plays with it."""
+"""Extra time for a user who plays with it."""
 _SPARE = "le55555555"
-"""Known to LivePerson, and nobody put it into Vault."""
+"""Known to LivePerson, but not yet in Vault."""
 _OUTAGE = 5
 _ACCOUNTS = {"le81823118": "va", "le44270193": "va", "12345678": "lo"}
 _BAR = 10
@@ -48,7 +48,7 @@ path "sys/internal/ui/mounts/*" { capabilities = ["read"] }
 
 @dataclass
 class Seen:
-    """What the reader saw, for the summary."""
+    """The reader's observations, for the summary."""
 
     reads: int = 0
     expired: int = 0
@@ -69,7 +69,7 @@ class Seen:
 
 
 class Reader:
-    """An app: it may read the tokens and nothing else, and holds no client secret."""
+    """An app: it may read the tokens and nothing else, and has no client secret."""
 
     def __init__(self, world: World, folder: Path) -> None:
         world.openbao.policy("reader", _READER_POLICY)
@@ -79,10 +79,10 @@ class Reader:
         token = world.openbao.token(["reader"])
         self._vault: Any = hvac.Client(url=world.openbao.address, token=token, session=http, timeout=2)
         self.login = _shell(folder / "reader.env", world, token, {})
-        """For whoever wants to look, too."""
+        """A file for a user who wants to look, too."""
 
     def read(self, account: str) -> tuple[dict[str, str], int] | None:
-        """The token with what is told beside it, and its version; None = there is none, or OpenBao does not answer."""
+        """Return the token with its other fields, and its version; None = there is none, or OpenBao does not answer."""
         try:
             answer = self._vault.secrets.kv.v2.read_secret_version(
                 f"liveperson/tokens/{account}", raise_on_deleted_version=True
@@ -179,7 +179,7 @@ def _watch(
 
 
 def _scenes(world: World, midway: float) -> Generator[None, tuple[float, _Tokens], None]:
-    """What happens besides, one after another; each step is sent the time and what the reader just saw."""
+    """Play further scenes, one after another; each step is sent the time and the tokens that the reader just saw."""
     at, tokens = yield
     account = next(iter(_ACCOUNTS))
     while at < _JWS_AT or account not in tokens:
@@ -189,7 +189,7 @@ def _scenes(world: World, midway: float) -> Generator[None, tuple[float, _Tokens
         at, tokens = yield
     _show(world, ["--refresh", account])
     print(_indented(world.run("--refresh", account).stdout))
-    # begin the outage just before a token is due, or nobody would ask while it lasts
+    # begin the outage just before a token is due, or no request would fail in it
     while at < midway or min(map(_until_due, tokens.values()), default=timedelta.max) > _JUST_BEFORE:
         at, tokens = yield
     _say(f"LivePerson Sentinel goes off for {_OUTAGE} s: whoever is due meanwhile is answered 503, and tries again.")
@@ -211,7 +211,7 @@ def _cell(token: dict[str, str], left: float) -> str:
 
 
 def _fetch_consumer_jws(world: World, account: str, token: str) -> None:
-    """What an app does with a token: LivePerson's ConsumerJWS, which verifies it."""
+    """Use a token as an app does: LivePerson's ConsumerJWS, which verifies it."""
     answer = requests.post(
         f"https://{world.liveperson.hosts[_ACCOUNTS[account]]}/api/account/{account}/consumer?v=1.0",
         headers={"Authorization": token},
@@ -224,7 +224,7 @@ def _fetch_consumer_jws(world: World, account: str, token: str) -> None:
 
 @contextmanager
 def _worker(world: World) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
-    """The daemon as its own process; its log goes by in short."""
+    """Run the daemon as a separate process, and print its log in short."""
     process = subprocess.Popen(world.command(), env=world.environment(), stderr=subprocess.PIPE, text=True)
     ready = threading.Event()
     lines = threading.Thread(target=_tell, args=(process, ready), daemon=True)
@@ -264,7 +264,7 @@ def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
 
 
 def _show(world: World, flags: list[str]) -> None:
-    """The command as it is run."""
+    """Print the command as it is run."""
     if not flags:
         for name, value in world.settings.items():
             print(f"    export {name}={value}")
@@ -272,7 +272,7 @@ def _show(world: World, flags: list[str]) -> None:
 
 
 def _offer(world: World, folder: Path) -> None:
-    """A login that may do what an operator does, and an account that is not there yet."""
+    """Print a login with an operator's rights, and an account that is not in Vault yet."""
     world.openbao.policy("operator", _OPERATOR_POLICY)
     login = _shell(folder / "operator.env", world, world.openbao.token(["operator"]), world.settings)
     spare, secret = world.liveperson.add_account(_SPARE), folder / "client_secret.txt"
@@ -286,7 +286,7 @@ def _offer(world: World, folder: Path) -> None:
 
 
 def _shell(file: Path, world: World, token: str, settings: Mapping[str, str]) -> Path:
-    """What a shell wants to know: a login at OpenBao, and where the commands are."""
+    """Write the environment for a shell: a login at OpenBao, and the path of the commands."""
     login = {"VAULT_ADDR": world.openbao.address, "VAULT_CACERT": world.openbao.ca_file, "VAULT_TOKEN": token}
     path = f"{Path(sys.executable).parent}:{Path(bao()).parent}:$PATH"
     file.touch(0o600)

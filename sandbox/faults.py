@@ -1,4 +1,4 @@
-"""What can be wrong with a LivePerson service, and for whom. How it is acted out is in `wire` and `liveperson`."""
+"""Faults of a LivePerson service, and the accounts they apply to. `wire` and `liveperson` act them out."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +63,7 @@ class Fault:
     same_token: bool = False
     """Hand out this client's last token as long as it lives."""
     skew: timedelta = timedelta()
-    """How far the server's clock is ahead."""
+    """Lead of the server's clock."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ class Faults:
             self.clear(account=account, host=host, service=service)
 
     def take(self, service: Service, account: str, host: str) -> Fault:
-        """The fault for one request, which counts as one of its `times`; a healthy `Fault()` if there is none."""
+        """Return the fault for one request, counted in its `times`; a healthy `Fault()` if there is none."""
         with self._lock:
             keys = (service, account, host), (service, account, None), (service, None, host), (service, None, None)
             for key in keys:

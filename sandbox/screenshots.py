@@ -40,7 +40,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def troubled(folder: Path) -> Iterator[tuple[World, str]]:
-    """A world with a daemon that has met one fault of each kind, and the address of its page."""
+    """Run a world with a daemon that has met one fault of each kind; yield it and the address of its page."""
     with World(folder, token_life=_LIFE) as world:
         world.settings |= {"APPJWT_HTTP_LISTEN": "127.0.0.1:0", "APPJWT_LOG_FORMAT": "json"}
         for number in range(6):
@@ -68,7 +68,7 @@ def troubled(folder: Path) -> Iterator[tuple[World, str]]:
 
 
 def shoot(url: str, file: Path, width: int, height: int) -> None:
-    """A picture of a page by Chromium."""
+    """Take a picture of a page by Chromium."""
     with tempfile.TemporaryDirectory() as profile:
         flags = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={file.resolve()}"]
         subprocess.run([*CHROMIUM, *flags, url], check=True, capture_output=True, timeout=60)

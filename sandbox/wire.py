@@ -18,7 +18,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service decided to say. `blanks` are that many spaces after the body."""
+    """A service's answer. `blanks` are that many spaces after the body."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
@@ -33,7 +33,7 @@ def of_json(status: int, document: object, fingerprint: str | None = None) -> An
 
 
 def instead(fault: Fault, request_body: bytes) -> Answer | None:
-    """The answer that a fault gives in the service's place, if it does."""
+    """Return the answer that a fault gives in the service's place, if it does."""
     if fault.redirect_to is not None:
         return Answer(fault.status or 307, headers={"Location": fault.redirect_to})
     if fault.echo_request:
@@ -54,7 +54,7 @@ async def send(request: web.Request, answer: Answer, fault: Fault, now: float) -
     headers.update(fault.headers)
     if fault.cut or fault.drip or fault.no_date:
         await _send_raw(request, answer, fault, headers)
-        return web.Response()  # goes nowhere, the connection is closed
+        return web.Response()  # is never sent, the connection is closed
     body = _spaces(answer.blanks) if answer.blanks else answer.body
     return web.Response(status=answer.status, headers=headers, body=body)
 
@@ -69,7 +69,7 @@ def hang_up(request: web.Request) -> web.StreamResponse:
 async def _send_raw(request: web.Request, answer: Answer, fault: Fault, headers: CIMultiDict[str]) -> None:
     """Write the answer past aiohttp, which would send headers in one piece and always a Date."""
     transport = request.transport
-    if not isinstance(transport, asyncio.Transport):  # the client has gone already
+    if not isinstance(transport, asyncio.Transport):  # the client has disconnected already
         return
     body = answer.body + b" " * answer.blanks
     if fault.no_date:
@@ -94,7 +94,7 @@ async def _send_raw(request: web.Request, answer: Answer, fault: Fault, headers:
 
 
 async def _spaces(size: int) -> AsyncIterator[bytes]:
-    """In pieces, so that a huge body costs neither memory nor the other clients' time."""
+    """Yield spaces in pieces, so that a huge body costs neither memory nor the other clients' time."""
     for start in range(0, size, _MIB):
         yield b" " * min(_MIB, size - start)
 

@@ -1,4 +1,4 @@
-"""LivePerson and OpenBao together, set up so that the installed command can run against them under its own policy."""
+"""LivePerson and OpenBao together, set up so that the installed command can run with the worker's policy."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ class World:
         audit: bool = False,
         openbao: OpenBao | None = None,
     ) -> None:
-        """:param openbao: one that runs, and that somebody else stops; None = a dev server of its own."""
+        """:param openbao: one that runs, and that the caller stops; None = a new dev server."""
         self._folder = folder
         self._running = ExitStack()
         self.liveperson = LivePerson(folder, token_life=token_life)
@@ -39,7 +39,7 @@ class World:
         self._has_own_openbao = openbao is None
         self.settings: dict[str, str] = {}
         self.secrets: list[str] = []
-        """What nobody may ever see in anything that is printed, as far as it was made here."""
+        """Values that must never appear in any output, as far as they were made here."""
 
     def __enter__(self) -> Self:
         self._running.enter_context(self.liveperson)
@@ -71,19 +71,19 @@ class World:
         self._running.close()
 
     def add_account(self, name: str, region: str = "va", **fields: object) -> Credentials:
-        """An account known to LivePerson, and its secret, with these fields too, where the worker looks for it."""
+        """Add an account known to LivePerson, and its secret, with these fields too, where the worker looks for it."""
         credentials = self.liveperson.add_account(str(fields.get("account_id", name.partition("/")[0])), region)
         self.secrets.append(credentials.client_secret)
         self.openbao.put_account(name, {**asdict(credentials), **fields})
         return credentials
 
     def environment(self) -> dict[str, str]:
-        """Nothing of ours but what any process needs, and `settings`."""
+        """Return the environment of the command: nothing of ours but what any process needs, and `settings`."""
         ours = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return {**ours, "HOME": str(self._folder), **self.settings}
 
     def command(self, *flags: str) -> list[str]:
-        """The installed command, beside the Python that runs this."""
+        """Return the installed command of the Python that runs this."""
         installed = shutil.which(_COMMAND, path=str(Path(sys.executable).parent))
         if installed is None:
             raise RuntimeError(f"{_COMMAND} is not installed beside {sys.executable}")
