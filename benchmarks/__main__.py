@@ -73,7 +73,7 @@ def world(folder: str, life: timedelta) -> World:
 
 
 def add(made: World, names: list[str], size: int) -> None:
-    """Accounts, until there are so many. Their host is told, as the floors know it: it is looked up once in 12 h."""
+    """Add accounts until there are so many, with a known host, as in the floors: a daemon looks it up once in 12 h."""
     made.settings |= {"APPJWT_LOG_LEVEL": "info", "APPJWT_LOG_FORMAT": "json"}
     for number in range(len(names), size):
         names.append(f"le{number:08}")
@@ -96,7 +96,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def _in_a_process(module: str, *arguments: object) -> dict[str, Any]:
-    """What one told on its last line."""
+    """Run a module in a process; return the JSON on its last line."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=_ROOT)
     told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

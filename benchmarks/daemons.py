@@ -78,17 +78,17 @@ class Metrics:
         self.seconds = seconds
 
     def total(self, name: str) -> float:
-        """Over all labels."""
+        """Return the sum over all labels."""
         return sum(float(line.rpartition(" ")[2]) for line in self._lines if re.match(rf"{name}(\{{| )", line))
 
     def lags(self) -> dict[float, float]:
-        """How many began within so many seconds."""
+        """Return the number of attempts that began within so many seconds."""
         found = (re.match(r'appjwt_schedule_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', line) for line in self._lines)
         return {float(each[1]): float(each[2]) for each in found if each}
 
 
 def boottime(world: World, accounts: int, minted: float) -> dict[str, Any]:
-    """A daemon that finds fresh tokens, and then renews what comes due.
+    """Run a daemon that finds fresh tokens, and then renews those that become due.
 
     :param minted: when the first of them was made.
     """
@@ -97,7 +97,7 @@ def boottime(world: World, accounts: int, minted: float) -> dict[str, Any]:
         ready = daemon.wait_until_ready()
         time.sleep(2)
         start_cpu, start_mints = daemon.cpu(), world.liveperson.mints() - mints
-        if accounts > 10:  # noqa: PLR2004 - of ten none comes due in a minute anyway
+        if accounts > 10:  # noqa: PLR2004 - of ten none is due within a minute anyway
             life = world.liveperson.token_life.total_seconds()
             ages = daemon.began - minted
             time.sleep(max(0.0, minted + _EARLIEST * life + ages - time.monotonic()))
@@ -111,7 +111,7 @@ def boottime(world: World, accounts: int, minted: float) -> dict[str, Any]:
 
 
 def cold(world: World, accounts: int) -> dict[str, Any]:
-    """From no token at all to one for everybody, under the default caps."""
+    """Start without any token and wait for one for every account, under the default caps."""
     with Process(world, {}) as daemon:
         while daemon.metrics().total("appjwt_token_expiry_timestamp_seconds") == 0:
             time.sleep(0.1)
@@ -130,7 +130,7 @@ def replicas(world: World, number: int) -> dict[str, Any]:
 
 
 def _watched(daemons: list[Process]) -> dict[str, Any]:
-    """All of them together, for a minute, with a scrape each 30 s."""
+    """Watch all of them together, for a minute, with a scrape each 30 s."""
     cpu, before = [each.cpu() for each in daemons], [each.metrics() for each in daemons]
     time.sleep(WATCHED / 2)
     scrapes = [each.metrics().seconds for each in daemons]
@@ -158,6 +158,6 @@ def _watched(daemons: list[Process]) -> dict[str, Any]:
 
 
 def _within(lags: dict[float, float], share: float) -> float | None:
-    """The bound of the bucket that so many fall below; None = there were none."""
+    """Return the bound of the bucket that so many fall below; None = there were none."""
     total = lags[float("inf")]
     return next((le for le, count in sorted(lags.items()) if count >= share * total), None) if total else None

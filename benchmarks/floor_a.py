@@ -1,4 +1,4 @@
-"""Floor A: what a refresh costs with hvac and requests as they come, one kept-alive session per thread, no checks."""
+"""Floor A: the cost of a refresh with plain hvac and requests, one persistent session per thread, no checks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How many bytes a daemon keeps of each account: its record, and its entry in the heap of due times."""
+"""The memory of a daemon per account, in bytes: its record, and its entry in the heap of due times."""
 
 import gc
 import heapq

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sandbox.liveperson import LivePerson
 
 _SIGNATURE = "A" * 342
-"""Nobody checks it here: signing is not what is measured."""
+"""No check is made of it here: signing is not measured."""
 
 
 class Presigned(LivePerson):

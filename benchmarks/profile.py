@@ -1,4 +1,4 @@
-"""Where the CPU of a refresh goes, in one thread."""
+"""Profile the CPU of a refresh, in one thread."""
 
 import json
 import ssl

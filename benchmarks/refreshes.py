@@ -1,4 +1,4 @@
-"""The command as a process that ends: its CPU and its time, beside the floors."""
+"""The command as a short-lived process: its CPU and its time, compared with the floors."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def _medians(runs: list[Run], floor: list[Run]) -> dict[str, float]:
 
 
 def profile(world: World, names: list[str]) -> dict[str, Any]:
-    """Where the CPU goes."""
+    """Return the share of the CPU per part."""
     time.sleep(1)
     command = [sys.executable, "-m", "benchmarks.profile"]
     ended = subprocess.run(
@@ -126,7 +126,7 @@ def _one(world: World) -> float:
 
 
 def _settings(world: World) -> dict[str, str]:
-    """Everything on, no rate cap, and 8 in flight: of 10 slots two are kept for hosts that are known."""
+    """Return the settings: all on, no rate cap, and 8 in flight: of 10 slots two are reserved for known hosts."""
     return {
         **world.environment(),
         "APPJWT_LOG_LEVEL": "info",

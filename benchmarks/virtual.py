@@ -14,11 +14,11 @@ _HOURS: Final = 0.75
 _WATCHED: Final = 600.0
 """Seconds after the cold start."""
 _COLD_PER_SECOND: Final = 80
-"""Whose host is not known yet take a quarter of one host's slots, so that a cold start is no faster than that here."""
+"""Accounts of unknown hosts take a quarter of one host's slots, so that a cold start is no faster than that here."""
 
 
 def main(accounts: int) -> None:
-    """From a cold start on; caps of 64 in flight and 400 a second for each of ten hosts."""
+    """Simulate from a cold start on; caps of 64 in flight and 400 a second for each of ten hosts."""
     plan = Plan(accounts=accounts, hosts=_HOSTS, hours=_HOURS, max_in_flight=64, max_per_second=400)
     world = SimWorld(replace(plan, sync_interval=300.0, resync_interval=7200.0))
     lags: list[float] = []
