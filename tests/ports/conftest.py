@@ -1,4 +1,4 @@
-"""The fake and the real part behind the same two handles, so that one test holds both to the same contract."""
+"""The fake and the real part behind the same two handles, so that one test checks the same contract on both."""
 
 import contextlib
 import itertools
@@ -146,7 +146,7 @@ def _duration(text: str) -> timedelta:
 
 
 class _Wire:
-    """A cable between the worker and OpenBao that can be pulled, or lose what comes back."""
+    """A cable between the worker and OpenBao that can be pulled, or lose the answers."""
 
     def __init__(self, address: str) -> None:
         target = urlsplit(address)
@@ -211,7 +211,7 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
         clock=boottime,
     )
     session.login.keep_alive()
-    here = f"t{next(_numbers)}"  # each test has a folder of its own, still under the policy
+    here = f"t{next(_numbers)}"  # each test has a separate folder, still under the policy
     accounts, tokens = f"liveperson/accounts/{here}", f"liveperson/tokens/{here}"
 
     @contextlib.contextmanager

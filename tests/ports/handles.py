@@ -1,4 +1,4 @@
-"""A world outside as the contract tests see it: the ports, what stands above them, and what can be done behind them."""
+"""The outside world of the contract tests: the ports, the stores above them, and the operator's acts behind them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -52,7 +52,7 @@ class VaultPort:
 
 
 class Backstage(Protocol):
-    """LivePerson as whoever sets it up sees it."""
+    """LivePerson as seen by its operator."""
 
     token_life: timedelta
     faults: Faults

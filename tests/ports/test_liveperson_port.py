@@ -1,4 +1,4 @@
-"""The look-up and the token request: the fake and the real parts, held to the same; and the resolver above each."""
+"""The look-up and the token request: one contract for the fake and the real parts; and the resolver above each."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ SOON = timedelta(seconds=5)
 
 @pytest.fixture
 def account(liveperson: LivePersonPort) -> Account:
-    """In the second region, so that a default would show."""
+    """Return an account in the second region, so that a default would show."""
     return account_of(liveperson.backstage.add_account(ID, "lo"))
 
 

@@ -26,7 +26,7 @@ OURS = {"managed_by": "appjwt-worker"}
 
 @pytest.fixture
 def path(vault: VaultPort) -> str:
-    """Where NAME's token is."""
+    """Return the path of NAME's token."""
     return vault.token_folder + NAME
 
 
@@ -266,7 +266,7 @@ def test_that_vault_will_delete_a_token_is_told_and_left_as_the_owner_set_it(
     vault.kv.set_metadata(path, delete_version_after=timedelta(0))
 
 
-# Tokens: the account's state beside them
+# Tokens: the account's status in their metadata
 
 
 STATUS: Final = {"state": "failing", "last_error": "sentinel: va answers 401", "failing_since": "2026-01-01T00:00:00Z"}
@@ -313,7 +313,7 @@ def test_to_remove_our_state_makes_no_metadata_where_there_is_none(vault: VaultP
     assert vault.kv.metadata(path) is None
 
 
-# What goes wrong
+# Faults
 
 
 def test_a_vault_that_is_down_is_a_transient_failure_without_a_status(vault: VaultPort, token: AppJWT) -> None:
