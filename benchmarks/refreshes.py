@@ -86,7 +86,7 @@ def _medians(runs: list[Run], floor: list[Run]) -> dict[str, float]:
 
 
 def profile(world: World, names: list[str]) -> dict[str, Any]:
-    """Return the share of the CPU per part."""
+    """Return the CPU of a refresh by its parts."""
     time.sleep(1)
     command = [sys.executable, "-m", "benchmarks.profile"]
     ended = subprocess.run(

@@ -24,7 +24,7 @@ from sandbox.world import World
 
 _LIFE = timedelta(seconds=20)
 _LONGER = timedelta(minutes=5)
-"""Extra time for a user who plays with it."""
+"""Token lifetime for a user who plays with it."""
 _SPARE = "le55555555"
 """Known to LivePerson, but not yet in Vault."""
 _OUTAGE = 5

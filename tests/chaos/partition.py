@@ -170,7 +170,7 @@ class Stage:
         return done
 
     def _faults(self) -> dict[str, tuple[Callable[[], AbstractContextManager[None]], float]]:
-        """Return each fault and its share of a token's lifetime; most of them hit the leader."""
+        """Return each fault and its share of a token's lifetime; those of one node mostly hit the leader."""
         chance, network = self.chance, self.network
         numbers = [number for number, node in zip(NODES, self.cluster.nodes, strict=True) if node.is_active()]
         one = numbers[0] if numbers and chance.random() < _AT_THE_LEADER else chance.choice(NODES)

@@ -27,7 +27,7 @@ class Vault(BaseAdapter):
         self.skew = 0.0
         self.took = 0.0
         self.answers_late = False
-        """Wait before the clock is read."""
+        """Read the clock after `took`, not before."""
         self.wall = 0.0
         """Seconds by which this machine's wall clock was set."""
         self.jumps: list[tuple[float, bool]] = []
