@@ -1,6 +1,6 @@
-"""The five calls of the port to Vault: the fake and hvac on a real OpenBao, held to the same.
+"""The five calls of the port to Vault: the same contract for the fake and for hvac on a real OpenBao.
 
-At the end what only the real one has: KV version 1, an upgrade while it is used, and a mount or a path that demands
+The last tests are for the real one only: KV version 1, an upgrade while it is used, and a mount or a path that demands
 check-and-set of metadata writes, too.
 """
 
@@ -250,7 +250,7 @@ def test_a_patch_that_may_create_merges_into_what_is_there(vault: VaultPort, por
     assert port.get_metadata(path) == {**THEIRS, "state": "ok"}
 
 
-# What goes wrong
+# Faults
 
 
 def test_each_call_fails_without_a_status_where_vault_is_away_and_with_403_where_it_refuses(
@@ -287,7 +287,7 @@ def kv_at(session: VaultSession, mount: str, *, only_v2: bool = False) -> VaultK
 
 @pytest.fixture
 def old(openbao: OpenBao) -> Iterator[str]:
-    """A mount of KV version 1 with two accounts."""
+    """Mount KV version 1 with two accounts."""
     openbao.mount_kv("old", 1)
     for name in ("le1", "deep/le2"):
         secret = {"client_id": "an-app", "client_secret": "unlikely"}
@@ -353,7 +353,7 @@ def test_a_mount_that_is_upgraded_while_it_is_used_is_read_as_version_2_and_noth
     give_up = boottime() + 10
 
     def upgraded(call: Callable[[], object]) -> object:
-        """What is there, as soon as OpenBao has made versions of it: until then it says so, and that passes."""
+        """Return the value as soon as OpenBao has made versions of it: until then its errors are transient."""
         while boottime() < give_up:
             try:
                 return call()
@@ -375,7 +375,7 @@ def test_that_a_mount_is_being_upgraded_passes_by_itself() -> None:
 
 @pytest.fixture(params=["mount", "path"])
 def strict(request: pytest.FixtureRequest, openbao: OpenBao) -> Iterator[str]:
-    """A mount whose metadata at `new` and `used` may be written by check-and-set only; `used` holds something."""
+    """Mount a KV whose metadata at `new` and `used` requires check-and-set; only `used` has data."""
     adapter = openbao.client.adapter
     openbao.mount_kv("strict")
     if request.param == "mount":
