@@ -114,7 +114,7 @@ def test_wheel_and_sdist_hold_what_they_should_and_nothing_else(tmp_path: Path) 
     with tarfile.open(sdist) as opened_too:
         held = {name.partition("/")[2] for name in opened_too.getnames()}
     rest = {".gitignore", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
-    assert held - rest == tracked(*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    assert held - rest == tracked(*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
 
 
 @pytest.mark.tool("git")
