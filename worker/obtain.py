@@ -13,7 +13,7 @@ from worker.clocks import ReachableSentinel, SentinelClocks
 from worker.core import appjwt, plan
 from worker.core.account import Account
 from worker.core.appjwt import AppJWT, Expected, TokenRefusedError
-from worker.core.errors import CREDENTIALS_REFUSED, RefreshError, Stage
+from worker.core.errors import CREDENTIALS_REFUSED, Kind, RefreshError, Stage
 from worker.core.plan import Reason, RefreshPolicy, TrackedToken
 from worker.core.unchecked import TokenResponse
 
@@ -140,7 +140,7 @@ class TokenSource:
             if self._keys:
                 self._keys.verify(token, host, timeout)
         except TokenRefusedError as refused:
-            raise RefreshError(refused.stage, refused.kind, str(refused), check=refused.check, host=host) from None
+            raise RefreshError(Stage.CLAIMS, Kind.PERMANENT, str(refused), check=refused.check, host=host) from None
         except RefreshError as error:
             if error.stage is Stage.SENTINEL:
                 self._hosts.invalidate(account)

@@ -12,10 +12,11 @@ from tests.fuzz.engine import Input, Target
 from tests.fuzz.forms import FORMS, secrets
 from tests.leaks import leaks
 from worker.core.account import Account
-from worker.core.appjwt import Check
+from worker.core.appjwt import Check, TokenRefusedError
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.liveperson.sentinel import SentinelClient
-from worker.vault.adapter import UnexpectedResponseError, VaultAdapter, VaultError
+from worker.vault.adapter import VaultAdapter
+from worker.vault.errors import RequestFailure, VaultError
 
 _BODIES = {
     "in a sentence": "cannot use {} here",
@@ -169,6 +170,8 @@ def _by_sentinel(value: Input) -> str:
     account = Account("le1", "le1", "client", SecretStr(value["secret"]))
     try:
         answer = _sentinel.request_token(account, "va.liveperson.net", timedelta(seconds=1))
+    except TokenRefusedError as refused:
+        return _of_another_type(refused, value)
     except RefreshError as error:
         return _refused(error, value)
     assert answer.raw.get_secret_value() == "x.y.z"
@@ -177,11 +180,14 @@ def _by_sentinel(value: Input) -> str:
     return "a token to bear"
 
 
+def _of_another_type(refused: TokenRefusedError, value: Input) -> str:
+    _look_at(refused, value)
+    assert refused.check == Check.TOKEN_TYPE
+    return "a token of another type"
+
+
 def _refused(error: RefreshError, value: Input) -> str:
     _look_at(error, value)
-    if error.stage is Stage.CLAIMS:
-        assert error.check == Check.TOKEN_TYPE
-        return "a token of another type"
     assert error.stage is Stage.SENTINEL
     assert error.retry_after is None or timedelta(0) <= error.retry_after
     if "without an access_token" in str(error):
@@ -200,16 +206,16 @@ def _by_vault(value: Input) -> str:
     )
     try:
         adapter.get("/v1/secret/data/x")
-    except VaultError as error:
-        refused: VaultError = error
+    except RequestFailure as failure:
+        refused = VaultError.of(failure, None)
     else:
         raise AssertionError("an error is no answer")
     _look_at(refused, value)
-    assert isinstance(refused, UnexpectedResponseError) or refused.status == value["status"]
+    assert "not Vault's" in str(refused) or refused.status == value["status"]
     return str(value["case"])
 
 
-def _look_at(error: RefreshError, value: Input) -> None:
+def _look_at(error: RefreshError | TokenRefusedError, value: Input) -> None:
     text = str(error)
     assert text.isprintable(), text
     assert len(text) < 300, text

@@ -22,7 +22,7 @@ from tests.integration.calls import account_store, token_store
 from tests.integration.processes import Scene, scene
 from worker import net
 from worker.schedule.boottime import boottime
-from worker.vault.adapter import VaultError
+from worker.vault.errors import VaultError
 from worker.vault.login import AppRoleLogin
 from worker.vault.session import VaultSession
 

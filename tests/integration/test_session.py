@@ -31,7 +31,7 @@ from tests.integration.servers import Answering, http, request
 from worker import net
 from worker.core.errors import Kind, RefreshError
 from worker.schedule.boottime import boottime
-from worker.vault.adapter import VaultError
+from worker.vault.errors import VaultError
 from worker.vault.login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use

@@ -18,7 +18,7 @@ from tests.fakes.clock import HOUR, SECOND
 from tests.ports.handles import VaultPort
 from worker.core.errors import CasMismatchError, Kind, RefreshError
 from worker.schedule.boottime import boottime
-from worker.vault.adapter import VaultError
+from worker.vault.errors import RequestFailure, VaultError
 from worker.vault.kv import Kv, MetadataPatch, SecretVersion, VaultKv
 from worker.vault.login import TokenLogin
 from worker.vault.operation import Operation
@@ -370,7 +370,7 @@ def test_a_mount_that_is_upgraded_while_it_is_used_is_read_as_version_2_and_noth
 def test_that_a_mount_is_being_upgraded_passes_by_itself() -> None:
     for who in ("Upgrading", "Waiting for the primary to upgrade"):
         text = f"status 400, {who} from non-versioned to versioned data. This backend will be unavailable"
-        assert VaultError(text, status=400).kind is Kind.TRANSIENT
+        assert RequestFailure(text, status=400).kind is Kind.TRANSIENT
 
 
 @pytest.fixture(params=["mount", "path"])

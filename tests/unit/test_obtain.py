@@ -54,7 +54,7 @@ def source(world: World, keys: Keys | None = None) -> TokenSource:
 
 @dataclass
 class Verifier:
-    refusal: RefreshError | None = None
+    refusal: RefreshError | TokenRefusedError | None = None
     kept: set[str] = field(default_factory=set)
     seen: list[tuple[str, str, timedelta]] = field(default_factory=list)
 
@@ -95,7 +95,10 @@ def test_a_token_that_does_not_verify_is_a_failure_that_names_the_host(world: Wo
     verifier = Verifier(TokenRefusedError(Check.SIGNATURE, "expected one by a known key, got another"))
     with pytest.raises(RefreshError) as caught:
         source(world, verifier).obtain(usable(world.vault.accounts.read(ACCOUNT)), Reason.MISSING, None)
-    assert (caught.value.host, caught.value.check) == (world.liveperson.hosts["va"], Check.SIGNATURE)
+    error = caught.value
+    assert (error.host, error.check) == (world.liveperson.hosts["va"], Check.SIGNATURE)
+    assert (error.stage, error.kind) == (Stage.CLAIMS, Kind.PERMANENT)
+    assert str(error) == "signature: expected one by a known key, got another"
 
 
 @pytest.mark.usefixtures("credentials")

@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from worker.core.errors import InternalError, InvalidAccountError, Kind, RefreshError, Stage, UnmanagedSecretError
 from worker.core.outcome import Outcome, Result
-from worker.vault.adapter import VaultError
+from worker.vault.errors import VaultError
 from worker.vault.outage import Outage, Use
 
 DENIED = VaultError("write_token secret/le1: status 403, permission denied", status=403)

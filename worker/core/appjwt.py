@@ -18,7 +18,6 @@ import jwt
 from pydantic import SecretStr
 
 from worker.core.account import Account
-from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import leaks
 
 
@@ -118,11 +117,12 @@ class AppJWT:
         return {**self.claims(), "iat": int(self.iat.timestamp()), "exp": int(self.exp.timestamp())}
 
 
-class TokenRefusedError(RefreshError):
+class TokenRefusedError(Exception):
     """A check rejected the token. Of all checks only `exp` can pass at the next attempt by itself."""
 
     def __init__(self, check: Check, text: str) -> None:
-        super().__init__(Stage.CLAIMS, Kind.PERMANENT, f"{check}: {text}", check=check)
+        super().__init__(f"{check}: {text}")
+        self.check: Final = check
 
 
 def validate(

@@ -14,7 +14,7 @@ import hvac
 import requests
 
 from worker.core.errors import CasMismatchError
-from worker.vault.adapter import UnexpectedResponseError, VaultError, mapping
+from worker.vault.errors import RequestFailure, UnexpectedResponseError, VaultError, mapping
 from worker.vault.operation import Operation
 from worker.vault.session import VaultSession
 
@@ -165,7 +165,7 @@ class VaultKv:
             if version != 1 or is_there(found):
                 return found
         except VaultError as error:
-            if not error.is_wrong_version:
+            if not (error.failure and error.failure.is_wrong_version):
                 raise
         self._version = None
         return read()
@@ -264,10 +264,10 @@ class VaultKv:
                 ),
             )
         except VaultError as error:
-            if not error.is_not_found:
+            if not error.failure or not error.failure.is_not_found:
                 raise
             # a version that was deleted or ran out is a 404 too, but with its metadata
-            known = mapping(mapping(error.body).get("data"))
+            known = mapping(mapping(error.failure.body).get("data"))
             return self._version_of(known.get("metadata", {"version": 0}), None)
         secret = mapping(answer.get("data"))
         if not isinstance(secret.get("data"), dict):
@@ -306,8 +306,8 @@ class VaultKv:
         namespace = client.adapter.namespace
         try:
             return client.adapter.get(_MOUNT_INFO + self.mount)
-        except VaultError as error:
-            if error.status != requests.codes.forbidden or not namespace or "/" not in self.mount:
+        except RequestFailure as failure:
+            if failure.status != requests.codes.forbidden or not namespace or "/" not in self.mount:
                 raise
             # OpenBao describes a child namespace's mount only outside the namespace, whatever the policy
             return client.adapter.without_namespace().get(f"{_MOUNT_INFO}{namespace.strip('/')}/{self.mount}")

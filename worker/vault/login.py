@@ -12,7 +12,7 @@ import requests
 from pydantic import SecretStr
 
 from worker.core.errors import Kind
-from worker.vault.adapter import VaultError
+from worker.vault.errors import RequestFailure
 
 
 class Login(Protocol):
@@ -57,13 +57,13 @@ class _File:
         self._read: tuple[int, int, int] | None = None
 
     def read(self) -> str:
-        """Return the word; VaultError if the file cannot be used."""
+        """Return the word; RequestFailure if the file cannot be used."""
         self._read = self._stamp()
         source = f"vault.{self._what}_file {self._path}"
         try:
             return _single_word(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
         except OSError as error:
-            raise VaultError(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+            raise RequestFailure(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
     def has_changed(self) -> bool:
         return self._stamp() not in (None, self._read)
@@ -174,11 +174,13 @@ _REMEDIES: dict[tuple[str, int | None], str] = {
 }
 
 
-def remedy_for(method: str, error: VaultError) -> str | None:
+def remedy_for(method: str, failure: RequestFailure) -> str | None:
     """Return what to check after a refused login: Vault itself gives no details."""
-    if error.is_namespace_unknown:
+    if failure.is_namespace_unknown:
         return "see vault.token or vault.token_file: the namespace after the token's last dot is unknown to this server"
-    return "see vault.namespace" if error.status == requests.codes.not_found else _REMEDIES.get((method, error.status))
+    return (
+        "see vault.namespace" if failure.status == requests.codes.not_found else _REMEDIES.get((method, failure.status))
+    )
 
 
 def wants_somebody(method: str, status: int | None) -> bool:
@@ -187,11 +189,11 @@ def wants_somebody(method: str, status: int | None) -> bool:
 
 
 def _auth(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return `auth` of the response; VaultError if a second factor is required first."""
+    """Return `auth` of the response; RequestFailure if a second factor is required first."""
     auth = dict(answer["auth"])
     if auth.get("mfa_requirement"):
-        error = VaultError("Vault asks for a second factor (login MFA), which no program can give", kind=Kind.PERMANENT)
-        raise error.with_remedy("take vault.auth_mount, or the role's entity, out of identity/mfa/login-enforcement")
+        text = "Vault asks for a second factor (login MFA), which no program can give"
+        raise _permanent(text, "take vault.auth_mount, or the role's entity, out of identity/mfa/login-enforcement")
     return auth
 
 
@@ -208,17 +210,20 @@ def _lookup_self(client: hvac.Client, token: str, *, renew: bool) -> dict[str, A
 
 
 def uses_of(auth: Mapping[str, Any]) -> float:
-    """Return the number of requests a login allows, inf = unlimited; VaultError if it is too small."""
+    """Return the number of requests a login allows, inf = unlimited; RequestFailure if it is too small."""
     uses = auth.get("num_uses") or math.inf
     if uses < _MIN_USES:
         text = f"it may be used {uses} times, and at least {_MIN_USES} are needed"
-        error = VaultError(text, kind=Kind.PERMANENT)
-        raise error.with_remedy("set token_num_uses = 0 on its role, or make the token without -use-limit")
+        raise _permanent(text, "set token_num_uses = 0 on its role, or make the token without -use-limit")
     return float(uses)
+
+
+def _permanent(text: str, remedy: str) -> RequestFailure:
+    return RequestFailure(f"{text} ({remedy})", kind=Kind.PERMANENT, remedy=remedy, detail=text)
 
 
 def _single_word(text: str, source: str, what: str) -> str:
     word = text.strip()
     if not HEADER_SAFE.fullmatch(word):
-        raise VaultError(f"{source} {f'must contain a single {what}' if word else 'is empty'}")
+        raise RequestFailure(f"{source} {f'must contain a single {what}' if word else 'is empty'}")
     return word

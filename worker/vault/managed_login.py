@@ -15,7 +15,7 @@ import structlog
 
 from worker.core.errors import Kind, RefreshError, ThrottledError
 from worker.vault.active_login import RENEW_AT, RENEW_RETRY, SPARE_USES, ActiveLogin, Lease
-from worker.vault.adapter import LoginRefusedError, UnexpectedResponseError, VaultError
+from worker.vault.errors import LoginRefusedError, RequestFailure, VaultError, not_vaults
 from worker.vault.login import HEADER_SAFE, Login, remedy_for, uses_of, wants_somebody
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
@@ -70,12 +70,15 @@ class ManagedLogin:
         self._relogin_from = float("-inf")
 
     def call(self, request: Callable[[hvac.Client], Any]) -> Any:
-        """Make one request, logged in; VaultError. If the login proves to be invalid, log in again and retry once."""
+        """Make one request, logged in; its RequestFailure, or VaultError where the login fails.
+
+        If the login proves to be invalid, log in again and retry once.
+        """
         with self._use() as active:
             try:
                 return request(active.client)
-            except VaultError as error:
-                if not self._is_token_invalid(active, error):
+            except RequestFailure as failure:
+                if not self._is_token_invalid(active, failure):
                     raise
         with self._use() as active:
             return request(active.client)
@@ -145,10 +148,10 @@ class ManagedLogin:
             if active.end():
                 self._revoke(active.client)
 
-    def _is_token_invalid(self, used: ActiveLogin, error: VaultError) -> bool:
+    def _is_token_invalid(self, used: ActiveLogin, failure: RequestFailure) -> bool:
         """Return True, and drop the login, if a request failed for its token and not for a policy."""
         # when requests race for the last uses of a token, Vault answers some of them with 500 "internal error"
-        if not (error.is_token_refused or (error.status == requests.codes.server_error and used.uses < math.inf)):
+        if not (failure.is_token_refused or (failure.status == requests.codes.server_error and used.uses < math.inf)):
             return False
         if self._active is not used:
             return True  # another thread noticed it
@@ -157,7 +160,7 @@ class ManagedLogin:
         used.spend()
         try:
             used.client.auth.token.lookup_self()
-        except VaultError as answer:
+        except RequestFailure as answer:
             if not answer.is_token_refused:
                 return False
         else:
@@ -170,7 +173,7 @@ class ManagedLogin:
 
     def _revoke(self, client: hvac.Client) -> None:
         if self._login.revocable:
-            with contextlib.suppress(VaultError):  # it expires by itself
+            with contextlib.suppress(RequestFailure):  # it expires by itself
                 client.adapter.post("/v1/auth/token/revoke-self", timeout=_REVOKE_TIMEOUT)
 
     def _renew_or_log_in(self, asked: float) -> None:
@@ -196,7 +199,7 @@ class ManagedLogin:
             # the current login is still valid, so requests go on; logged once, and retried
             lease = active.lease
             active.lease = replace(lease, renew_at=min(now + RENEW_RETRY, lease.end))
-            if not error.is_throttled:
+            if error.status != requests.codes.too_many_requests:
                 self._outage.failed(Use.LOGIN, error, login_ends_in=lease.end - now)
         else:
             self._outage.worked(Use.LOGIN)
@@ -213,12 +216,12 @@ class ManagedLogin:
             with self._counted(Operation.RENEW):
                 answer = active.client.auth.token.renew_self()
             renewed = Lease.of(answer["auth"], now)
-        except VaultError as error:
-            if error.status is None or error.is_throttled:
-                raise
+        except RequestFailure as failure:
+            if failure.status is None or failure.is_throttled:
+                raise VaultError.of(failure, "renewal of the login") from failure
             return Cause.RENEWAL_REFUSED  # at the maximum TTL OpenBao does so with a 500
         except (LookupError, TypeError, ValueError) as error:
-            raise UnexpectedResponseError from error
+            raise VaultError.of(not_vaults(), "renewal of the login") from error
         if renewed.length < lease.length * RENEW_AT and self._login.revocable:
             return Cause.ENDING  # capped by its maximum TTL
         active.lease = renewed
@@ -235,27 +238,20 @@ class ManagedLogin:
                 auth = self._login(client)
             lease, token = Lease.of(auth, self._clock()), auth["client_token"]
             if not HEADER_SAFE.fullmatch(token):
-                raise UnexpectedResponseError
+                raise not_vaults()
             client.token = token
             active = ActiveLogin(client, lease, uses_of(auth))
-        except (VaultError, LookupError, TypeError, ValueError) as error:
+        except (RequestFailure, LookupError, TypeError, ValueError) as error:
             if client.token:
                 self._revoke(client)
-            refusal = error if isinstance(error, VaultError) else UnexpectedResponseError()
-            told = refusal.with_remedy(remedy_for(self._login.method, refusal))
+            failure = error if isinstance(error, RequestFailure) else not_vaults()
+            method = self._login.method
+            error_class = LoginRefusedError if wants_somebody(method, failure.status) else VaultError
             # no account's fault; and a Kubernetes API that is down, or a file about to be rotated, looks like a refusal
-            failure_class = LoginRefusedError if wants_somebody(self._login.method, told.status) else VaultError
-            failure = failure_class(
-                f"{self._login.method} login: {told}",
-                status=told.status,
-                body=told.body,
-                kind=Kind.TRANSIENT,
-                remedy=told.remedy,
-                detail=f"{self._login.method} login: {told.detail}",
-            )
-            self._failed = (self._clock(), failure)
-            self._refusals = self._refusals + 1 if refusal.kind is Kind.PERMANENT else 0
-            raise failure from error
+            told = error_class.of(failure, f"{method} login", kind=Kind.TRANSIENT, hint=remedy_for(method, failure))
+            self._failed = (self._clock(), told)
+            self._refusals = self._refusals + 1 if failure.kind is Kind.PERMANENT else 0
+            raise told from error
         before, self._active, self._failed, self._refusals = self._active, active, None, 0
         self._outage.worked(Use.LOGIN)
         log.info("vault.login", method=self._login.method, cause=cause, expires_in=auth["lease_duration"])

@@ -22,7 +22,8 @@ from worker import net
 from worker.core.account import join_path
 from worker.core.errors import Kind, Stage, ThrottledError
 from worker.core.redact import redacted
-from worker.vault.adapter import VaultAdapter, VaultError, mapping
+from worker.vault.adapter import VaultAdapter
+from worker.vault.errors import RequestFailure, VaultError, mapping
 from worker.vault.gate import Gate
 from worker.vault.login import Login
 from worker.vault.managed_login import ManagedLogin
@@ -135,18 +136,36 @@ class VaultSession:
 
     def _send(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
         use = Use.WRITE if operation in _WRITES else Use.READ
+        stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
+        purpose = f"{operation} {path}"
+
+        def exchange(client: hvac.Client) -> Any:
+            try:
+                with self._counted(operation):
+                    return request(client)
+            except RequestFailure as failure:
+                if failure.is_throttled:
+                    raise ThrottledError(stage, f"{purpose}: {failure}", failure.retry_after) from failure
+                raise
+
         try:
-            answer = self.login.call(lambda client: self._named(operation, path, lambda: request(client)))
-        except VaultError as error:
-            if error.kind is Kind.TRANSIENT:
-                self.outage.failed(use, error)
-            else:  # it works, and says no
-                self.outage.worked(use)
-            if use is Use.WRITE and error.status == requests.codes.forbidden and error.request:
-                raise self._explained(error, *error.request) from error
+            answer = self.login.call(exchange)
+        except RequestFailure as failure:
+            hint = self._forbidden_by_parameters(failure) if use is Use.WRITE else None
+            error = VaultError.of(failure, purpose, stage=stage, hint=hint)
+            self._failed(use, error)
+            raise error from failure
+        except VaultError as error:  # the login's
+            self._failed(use, error)
             raise
         self.outage.worked(use)
         return answer if isinstance(answer, dict) else {}
+
+    def _failed(self, use: Use, error: VaultError) -> None:
+        if error.kind is Kind.TRANSIENT:
+            self.outage.failed(use, error)
+        else:  # it works, and says no
+            self.outage.worked(use)
 
     def capabilities(self, *paths: str) -> Mapping[str, Collection[str]]:
         """Return what the login may do at each of these paths; VaultError."""
@@ -158,23 +177,16 @@ class VaultSession:
         )
         return {path: answer.get(path) or () for path in paths}
 
-    def _explained(self, error: VaultError, method: str, path: str) -> VaultError:
-        """Return the refusal of a write; where its capabilities are granted, with what else may forbid it."""
+    def _forbidden_by_parameters(self, failure: RequestFailure) -> str | None:
+        """Return the hint for a refused write whose capabilities are granted; None for any other failure."""
+        if failure.status != requests.codes.forbidden or failure.request is None:
+            return None
+        method, path = failure.request
         needed = _WRITE_CAPABILITIES.get(method, {"create", "update"})
         with contextlib.suppress(VaultError):
             if needed <= {*self.capabilities(path)[path]}:
-                return error.with_remedy(_PARAMETERS.format(" and ".join(sorted(needed))))
-        return error
-
-    def _named(self, operation: Operation, path: str, request: Callable[[], Any]) -> Any:
-        stage = Stage.CREDENTIALS if operation is Operation.READ_ACCOUNT else Stage.VAULT
-        try:
-            with self._counted(operation):
-                return request()
-        except VaultError as error:
-            if error.is_throttled:
-                raise ThrottledError(stage, f"{operation} {path}: {error}", error.retry_after) from error
-            raise error.with_prefix(f"{operation} {path}", stage=stage) from error
+                return _PARAMETERS.format(" and ".join(sorted(needed)))
+        return None
 
     @property
     def throttled_until(self) -> float:
@@ -194,10 +206,11 @@ class VaultSession:
             answer = self._client.adapter.without_namespace().get(
                 "/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"}
             )
-        except VaultError as error:
+        except RequestFailure as failure:
             # a gateway has a 503 or 530 of its own
-            known = _HEALTH.get(error.status) if "initialized" in mapping(error.body) else None
-            raise error.with_remedy(*(known or (None, None))) from error
+            known = _HEALTH.get(failure.status) if "initialized" in mapping(failure.body) else None
+            hint, remedy = known or (None, None)
+            raise VaultError.of(failure, None, hint=hint, remedy=remedy) from failure
         self._latest_health = mapping(answer)
         return f"version {answer.get('version')}, {'standby' if answer.get('standby') else 'active'}"
 

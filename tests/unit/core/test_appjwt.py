@@ -29,7 +29,6 @@ from tests.builders import (
     token_of,
 )
 from worker.core.appjwt import AppJWT, Check, Expected, TokenRefusedError, utc, validate
-from worker.core.errors import Kind, Stage
 
 EXPECTED = Expected(ACCOUNT, CLIENT_ID, "msg.consumer")
 SECOND = timedelta(seconds=1)
@@ -265,7 +264,6 @@ def test_each_check_refuses_with_what_it_expected_and_what_came(token: str, text
     error = refusal(token)
     assert str(error) == text
     assert error.check == text.partition(":")[0]
-    assert (error.stage, error.kind) == (Stage.CLAIMS, Kind.PERMANENT)
 
 
 def test_the_first_check_that_fails_is_the_one_reported() -> None:

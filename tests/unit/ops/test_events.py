@@ -9,7 +9,7 @@ from tests.builders import ACCOUNT, CLIENT_ID, HOUR, ISSUED, SAMPLE, app_jwt
 from tests.unit.ops.log import Log
 from worker.core import plan
 from worker.core.account import Absence
-from worker.core.appjwt import Check, TokenRefusedError
+from worker.core.appjwt import Check
 from worker.core.errors import (
     InternalError,
     InvalidAccountError,
@@ -152,7 +152,8 @@ def test_a_failed_attempt_is_logged_with_all_its_fields(log: Log) -> None:
 
 
 def test_a_refused_token_is_told_with_the_check_that_refused_it(log: Log) -> None:
-    error = TokenRefusedError(Check.AZP, f"expected {CLIENT_ID}, got another")
+    text = f"azp: expected {CLIENT_ID}, got another"
+    error = RefreshError(Stage.CLAIMS, Kind.PERMANENT, text, check=Check.AZP)
     report(
         ended(Result.FAILED, error=error),
         after(State.FAILING, State.FAILING, failures=1, left=0.0, kind=Kind.PERMANENT),

@@ -18,7 +18,7 @@ from worker.core.outcome import Next, Outcome, Result, State
 from worker.core.plan import Reason, TrackedToken, Validity
 from worker.core.status import PREVIOUS_USED
 from worker.schedule.accounts import AccountScheduler
-from worker.vault.adapter import LoginRefusedError
+from worker.vault.errors import LoginRefusedError
 
 VA, LO = "va.example", "lo.example"
 OUTAGE = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "answers 503", status=503)
