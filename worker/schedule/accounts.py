@@ -103,7 +103,7 @@ class AccountScheduler:
         Of those that wait to write, one tries: a standby without a leader answers reads.
         """
         self.on_vault_available()
-        for name in self._waitlist.woken_in_vain():
+        for name in self._waitlist.wake_in_vain():
             self.queue(name)
         if first := self._waitlist.first(Vault.WRITE):
             self.queue(first)

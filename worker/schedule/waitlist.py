@@ -1,6 +1,7 @@
 """Accounts that failed, by the dependency they wait for: the first success of another account wakes them."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from enum import Enum, auto
 
 from worker.core.errors import Kind, Stage
@@ -29,8 +30,10 @@ class DependencyWaitlist:
         self._names: defaultdict[Dependency, dict[str, None]] = defaultdict(dict)
         self._waits_for: dict[str, Dependency] = {}
         self._woken_for: dict[str, Dependency] = {}
-        self._woken_in_vain: dict[str, None] = {}
-        """By a Vault that was away again."""
+        self._tried_for: dict[str, Dependency] = {}
+        """What running accounts waited for."""
+        self._woken_in_vain: dict[str, Vault] = {}
+        """By a Vault that was away again; with what they wait for."""
 
     def record(self, outcome: Outcome, host: str | None, *, host_was_unknown: bool, is_new: bool) -> list[str]:
         """Record an outcome, and return the accounts whose dependency it proved to be available.
@@ -41,6 +44,7 @@ class DependencyWaitlist:
         name = outcome.account
         self.discard(name)
         woken, woken_for = name in self._woken_for, self._woken_for.pop(name, None)
+        tried_for = self._tried_for.pop(name, woken_for)
         error = outcome.error
         if error and error.stage is Stage.CREDENTIALS and error.retry_after:
             error = None  # a first 404, which Vault answered: woken early it would be read too soon for a second one
@@ -49,17 +53,21 @@ class DependencyWaitlist:
             refused = is_new and error.kind is Kind.PERMANENT and not isinstance(waits_for, Vault)
             in_vain = woken and woken_for == waits_for
             if in_vain and isinstance(waits_for, Vault) and error.kind is Kind.TRANSIENT:
-                self._woken_in_vain[name] = None
+                self._woken_in_vain[name] = waits_for
             if not refused and not in_vain:
                 self._names[waits_for][name] = None
                 self._waits_for[name] = waits_for
-        return [each for proven in _proven_available(outcome, host, host_was_unknown) for each in self.wake(proven)]
+        proven = _proven_available(outcome, host, host_was_unknown)
+        # not at each success, by which an account that is itself to blame would run without a pause
+        again = self._wake_again(proven) if isinstance(tried_for, Vault) and tried_for in proven else []
+        return [each for dependency in proven for each in self.wake(dependency)] + again
 
     def discard(self, name: str) -> None:
         """Stop waiting, for the account is tried: what becomes available meanwhile does not count as a wake."""
-        self._woken_in_vain.pop(name, None)
+        if name in self._woken_in_vain:
+            self._tried_for[name] = self._woken_in_vain.pop(name)
         if name in self._waits_for:
-            dependency = self._waits_for.pop(name)
+            dependency = self._tried_for[name] = self._waits_for.pop(name)
             del self._names[dependency][name]
             if not self._names[dependency]:
                 del self._names[dependency]
@@ -79,14 +87,22 @@ class DependencyWaitlist:
         """Return the account that has waited longest for this dependency; None = none waits."""
         return next(iter(self._names.get(dependency, ())), None)
 
-    def woken_in_vain(self) -> list[str]:
-        """Return the accounts that a Vault that was away again let down since it woke them."""
-        return list(self._woken_in_vain)
+    def wake_in_vain(self) -> list[str]:
+        """Remove and return the accounts that a Vault that was away again let down since it woke them."""
+        return self._wake_again(Vault)
+
+    def _wake_again(self, dependencies: Iterable[Dependency]) -> list[str]:
+        known = {*dependencies}
+        again = [name for name, dependency in self._woken_in_vain.items() if dependency in known]
+        for name in again:
+            del self._woken_in_vain[name]
+        return again
 
     def forget(self, name: str) -> None:
         """Remove all traces of a removed account."""
         self._woken_for.pop(name, None)
         self.discard(name)
+        self._tried_for.pop(name, None)
 
 
 def _waits_for(outcome: Outcome, stage: Stage, host: str | None) -> Dependency:

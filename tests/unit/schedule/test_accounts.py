@@ -887,6 +887,38 @@ def test_who_was_woken_by_a_vault_that_went_away_again_is_tried_at_the_next_sync
     assert started(scheduler, 14.0) == []
 
 
+def test_who_was_woken_in_vain_is_woken_again_by_one_that_waited_for_vault_and_recovers(
+    scheduler: AccountScheduler,
+) -> None:
+    """The next sync may be minutes off; by a success of any other it would run without a pause."""
+    know(scheduler, "a", "b", "c")
+    for name in ("a", "c"):
+        scheduler.complete(ended(name, Stage.VAULT, status=503), 10.0)
+    scheduler.on_vault_available()
+    assert started(scheduler, 11.0) == ["a", "c"]
+    for name in ("a", "c"):
+        scheduler.complete(ended(name, Stage.VAULT, status=503), 12.0)
+    scheduler.complete(ok("b"), 13.0)
+    assert started(scheduler, 13.0) == []
+    queue(scheduler, "c")
+    assert started(scheduler, 14.0) == ["c"]
+    scheduler.complete(ok("c"), 15.0)
+    assert started(scheduler, 15.0) == ["a"]
+
+
+def test_who_recovers_from_another_trouble_wakes_nobody_again(scheduler: AccountScheduler) -> None:
+    know(scheduler, "a", "b")
+    scheduler.complete(ended("a", Stage.VAULT, status=503), 10.0)
+    scheduler.on_vault_available()
+    assert started(scheduler, 11.0) == ["a"]
+    scheduler.complete(ended("a", Stage.VAULT, status=503), 12.0)
+    scheduler.complete(ended("b", Stage.SENTINEL), 13.0)
+    queue(scheduler, "b")
+    assert started(scheduler, 14.0) == ["b"]
+    scheduler.complete(ok("b"), 15.0)
+    assert started(scheduler, 15.0) == []
+
+
 def test_a_token_that_nobody_took_tells_nothing_of_vault(scheduler: AccountScheduler) -> None:
     know(scheduler, "a", "b")
     scheduler.complete(ended("a", Stage.CREDENTIALS), 10.0)
