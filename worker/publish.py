@@ -194,7 +194,10 @@ class Publisher:
             attempt.obtained, attempt.reason = pending, pending.reason
             return self._succeeded(attempt, Result.REFRESHED)
         attempt.obtained = attempt.reason = attempt.remaining_at_refresh = None
-        return self._succeeded(attempt, Result.ADOPTED)
+        outcome = self._succeeded(attempt, Result.ADOPTED)
+        if pending and plan.replaces(pending.token, token, attempt.deletion_time):
+            self.pending[attempt.account] = pending  # for when the stored one, which was put back, is due
+        return outcome
 
     def _succeeded(self, attempt: Attempt, result: Result) -> Outcome:
         """Finish an attempt that knows what is in Vault: nothing is left to be written."""

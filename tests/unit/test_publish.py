@@ -98,6 +98,23 @@ def test_a_write_that_failed_leaves_the_plan_of_what_stands_alone(world: World, 
     assert world.liveperson.mints() == mints
 
 
+def test_an_obtained_token_is_kept_while_an_older_one_that_was_put_back_is_fresh(
+    world: World, refresher: Refresher
+) -> None:
+    refresher.refresh(ACCOUNT)
+    world.clock.advance(20 * MINUTE)
+    world.vault.kv.delete(PATH)
+    world.vault.denied = {"write_token"}
+    assert refresher.refresh(ACCOUNT).result is Result.FAILED
+    world.vault.denied = set()
+    world.vault.kv.undelete(PATH)
+    adopted = refresher.refresh(ACCOUNT)
+    assert adopted.result is Result.ADOPTED
+    world.clock.advance(10 * MINUTE)
+    assert refresher.refresh(ACCOUNT, tracked=adopted.tracked).result is Result.REFRESHED
+    assert (world.liveperson.mints(), world.token().exp) == (2, NOW + 20 * MINUTE + HOUR)
+
+
 def test_without_the_right_to_write_one_token_is_minted_and_kept(world: World, refresher: Refresher) -> None:
     # the world outside is not changed again and again for what cannot be stored
     world.vault.denied = {"write_token"}
