@@ -12,7 +12,7 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from itertools import cycle
 from pathlib import Path
