@@ -4,6 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DEMO_READY := $(VENV)/demo-ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--custom-compile-command "make lock" --output-file
+# One for each second that a command takes, whose status stays the line's.
+DOTS := & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 1; done; echo; wait $$pid
 # On two cores beside three others a server may be too slow for a test; alone it is not. STRICT=1: no second try.
 ALONE = { [ $$? = 1 ] && [ "$$STRICT" != 1 ] && echo "== FAILED BESIDE OTHERS, now alone ==" && \
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
@@ -13,7 +19,7 @@ ALONE = { [ $$? = 1 ] && [ "$$STRICT" != 1 ] && echo "== FAILED BESIDE OTHERS, n
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-demo: $(READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEMO_SECONDS=0: until Ctrl-C)
+demo: $(DEMO_READY) ## watch tokens stay fresh in a real OpenBao, about a minute (DEMO_SECONDS=0: until Ctrl-C)
 	@$(BIN)/python -m sandbox.demo
 
 test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failure
@@ -69,12 +75,10 @@ dist: $(READY) ## wheel and sdist, into dist/: the same bytes from the same comm
 	@$(BIN)/python -m hatchling build --clean
 
 lock: $(READY) ## write requirements/ anew from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
-		--output-file requirements/runtime.txt pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
-		--group dev --output-file requirements/dev.txt pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
-		--group build --output-file requirements/build.txt
+	@$(LOCK) requirements/runtime.txt pyproject.toml
+	@$(LOCK) requirements/dev.txt --group dev pyproject.toml
+	@$(LOCK) requirements/demo.txt --group demo --constraint requirements/dev.txt pyproject.toml
+	@$(LOCK) requirements/build.txt --group build
 
 lowest: $(READY) ## unit tests with the oldest libraries that pyproject.toml allows
 	@$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --python $(BIN)/python \
@@ -85,11 +89,16 @@ lowest: $(READY) ## unit tests with the oldest libraries that pyproject.toml all
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage dist mutants .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-$(READY): requirements/dev.txt pyproject.toml
+$(DEMO_READY): requirements/demo.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appjwt-worker needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: install the package python3-venv"; exit 1; }
-	@echo "setting up $(VENV), once"
+	@echo "setting up $(VENV), once: about 300 MB"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) --require-hashes --requirement requirements/demo.txt $(DOTS)
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(READY): $(DEMO_READY) requirements/dev.txt
+	@echo "adding what the tests need, once: about 600 MB"
+	@$(PIP) --require-hashes --requirement requirements/dev.txt $(DOTS)
 	@touch $@

@@ -20,10 +20,16 @@ from tests.builders import SAMPLE, make_token
 from tests.trust.licences import ALLOWED, ELSEWHERE, licences, pins
 
 ROOT = Path(__file__).parents[2]
-RUNTIME, DEV = ROOT / "requirements/runtime.txt", ROOT / "requirements/dev.txt"
+RUNTIME, DEMO, DEV = (ROOT / f"requirements/{name}.txt" for name in ("runtime", "demo", "dev"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DECLARED = [Requirement(each) for each in PROJECT["project"]["dependencies"]]
-DECLARED_FOR_DEVELOPMENT = [Requirement(each) for each in PROJECT["dependency-groups"]["dev"]]
+GROUPS = PROJECT["dependency-groups"]
+DECLARED_FOR_DEMO = [*DECLARED, *(Requirement(each) for each in GROUPS["demo"])]
+DECLARED_FOR_DEVELOPMENT = [
+    *DECLARED_FOR_DEMO,
+    *(Requirement(each) for each in GROUPS["dev"] if each != {"include-group": "demo"}),
+]
+LOCKS = [(RUNTIME, DECLARED), (DEMO, DECLARED_FOR_DEMO), (DEV, DECLARED_FOR_DEVELOPMENT)]
 
 
 def tracked(*folders: str) -> set[str]:
@@ -34,7 +40,7 @@ def tracked(*folders: str) -> set[str]:
 # The locks
 
 
-@pytest.mark.parametrize(("lock", "declared"), [(RUNTIME, DECLARED), (DEV, DECLARED + DECLARED_FOR_DEVELOPMENT)])
+@pytest.mark.parametrize(("lock", "declared"), LOCKS)
 def test_a_lock_has_everything_declared_within_its_range(lock: Path, declared: list[Requirement]) -> None:
     locked = pins(lock)
     for each in declared:
@@ -43,7 +49,7 @@ def test_a_lock_has_everything_declared_within_its_range(lock: Path, declared: l
 
 def test_a_lock_was_made_for_just_what_is_declared() -> None:
     """Each of our pins names its requirer: one that is no longer declared would still be there."""
-    for lock, declared in ((RUNTIME, DECLARED), (DEV, DECLARED + DECLARED_FOR_DEVELOPMENT)):
+    for lock, declared in LOCKS:
         blocks = re.split(r"\n(?=[a-z0-9])", lock.read_text())
         ours = {block.partition("==")[0] for block in blocks if "appjwt-worker (pyproject.toml" in block}
         assert ours == {canonicalize_name(each.name) for each in declared}
@@ -74,9 +80,10 @@ def test_the_runtime_lock_holds_what_the_worker_needs_and_nothing_else() -> None
 
 
 def test_the_locks_agree_and_have_a_hash_for_each_file() -> None:
-    runtime, dev = pins(RUNTIME), pins(DEV)
-    assert {name: dev[name][0] for name in runtime} == {name: number for name, (number, _) in runtime.items()}
-    for lock in (RUNTIME, DEV):
+    dev = pins(DEV)
+    for lock, _ in LOCKS:
+        locked = pins(lock)
+        assert {name: dev[name][0] for name in locked} == {name: number for name, (number, _) in locked.items()}
         text = lock.read_text()
         assert all("--hash=sha256:" in block for block in re.split(r"\n(?=[a-z0-9])", text)[1:])
         assert "index-url" not in text
