@@ -28,7 +28,7 @@ test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failu
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation || $(ALONE)
 
-fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/fuzz.md
+fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/evidence/fuzz.md
 	@$(BIN)/python -m tests.fuzz
 
 licences: $(READY) ## the licence of each thing that the worker brings along
@@ -45,28 +45,31 @@ chart: $(READY) ## write the schema and the table of the chart's values, and tes
 	@$(BIN)/python -m tests.chart.table
 	@$(BIN)/python -m pytest tests/chart
 
-alerts: $(READY) ## each alert on a real Prometheus, and what each screen says meanwhile, about 10 minutes; writes docs/alerts.md
+alerts: $(READY) ## each alert on a real Prometheus, and what each screen says meanwhile, about 10 minutes; writes docs/evidence/alerts.md
 	@$(BIN)/python -m tests.alerts.report $(ROWS)
 
 image: $(READY) ## build the image by buildah from a base that debootstrap makes, and refresh an account in it
 	@$(BIN)/python -m pytest -s tests/image
 
-simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/simulation.md
+simulate: $(READY) ## a hundred account-years on a virtual clock (YEARS); the figures go to docs/evidence/simulation.md
 	@$(BIN)/python -m tests.simulation.report $(YEARS)
 
-chaos: $(READY) ## every fault on real processes, then half an hour (PARTITION_MINUTES) of networks that part; into docs/chaos.md
+chaos: $(READY) ## every fault on real processes, then half an hour (PARTITION_MINUTES) of networks that part; into docs/evidence/chaos.md
 	@$(BIN)/python -m pytest tests/chaos --long
 
-bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; half an hour, into docs/performance.md
+bench: $(READY) ## beside the floor: refreshes per CPU second, memory, start; half an hour, into docs/evidence/performance.md
 	@$(BIN)/python -m benchmarks
 
-soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/soak.md
+soak: $(READY) ## 30 minutes (SOAK_MINUTES) of faults with 200 accounts; the figures go to docs/evidence/soak.md
 	@$(BIN)/python -m tests.chaos.soak
 
-mutants: $(READY) ## change worker/core in each place in turn: do the tests notice? (long; writes docs/mutation.md)
+mutants: $(READY) ## change worker/core in each place in turn: do the tests notice? (long; writes docs/evidence/mutation.md)
 	@rm -rf mutants
 	@nice $(BIN)/mutmut run --max-children 1
 	@$(BIN)/python -m tests.mutants
+
+evidence: $(READY) ## how many commits have touched what each page of docs/evidence/ measured; 1 if any has
+	@$(BIN)/python -m tests.evidence
 
 screenshots: $(READY) ## pictures of the status page and of --status, by Chromium; into docs/images
 	@$(BIN)/python -m sandbox.screenshots

@@ -1,4 +1,4 @@
-"""`make bench`: what the worker adds to the calls that it makes; docs/performance.md and docs/performance.json.
+"""`make bench`: what the worker adds to the calls that it makes; docs/evidence/performance.md and .json.
 
 Everything in one run, rounds interleaved, medians and ratios: machines are noisy.
 """
@@ -19,6 +19,7 @@ import jinja2
 from benchmarks import daemons, refreshes
 from benchmarks.presigned import Presigned
 from sandbox.world import World
+from tests.origin import EVIDENCE
 
 _ROOT: Final = Path(__file__).parents[1]
 _COMPARED: Final = int(os.environ.get("BENCH_ACCOUNTS") or 1000)
@@ -60,8 +61,8 @@ def main() -> int:
         result["replicas"] = [_tell("replicas", daemons.replicas(made, number)) for number in (1, 2, 4)]
     result["kept"] = _tell("kept", _in_a_process("benchmarks.kept", _SIZES[-1]))
     result["virtual"] = [_tell("virtual clock", _in_a_process("benchmarks.virtual", size)) for size in _VIRTUAL]
-    (_ROOT / "docs" / "performance.json").write_text(json.dumps(result, indent=1) + "\n")
-    (_ROOT / "docs" / "performance.md").write_text(page(result))
+    (EVIDENCE / "performance.json").write_text(json.dumps(result, indent=1) + "\n")
+    (EVIDENCE / "performance.md").write_text(page(result))
     sys.stdout.write(page(result))
     return 0
 

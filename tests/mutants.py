@@ -1,4 +1,4 @@
-"""Write docs/mutation.md from the results of `mutmut run` in mutants/: the last step of `make mutants`.
+"""Write docs/evidence/mutation.md from the results of `mutmut run` in mutants/: the last step of `make mutants`.
 
 mutants.toml, next to this file, explains why a survivor makes no difference.
 """
@@ -7,14 +7,15 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from tests.origin import EVIDENCE, origin
 
 AT_LEAST: Final = 95.0
 """Percent of the mutants that the tests must notice."""
 KILLED: Final = ("killed", "timeout")
-PAGE: Final = Path("docs/mutation.md")
+PAGE: Final = EVIDENCE / "mutation.md"
 WHY: Final = Path(__file__).with_suffix(".toml")
 
 HEAD: Final = """\
@@ -25,7 +26,7 @@ HEAD: Final = """\
 difference. At least {at_least:.0f} % must be killed. Constants, enums and properties are not changed by the tool
 ([mutmut](https://mutmut.readthedocs.io)).
 
-Written by it on {today}, at commit {commit}: **{share:.1f} % of {total} mutants killed**.
+Written by it ({origin}): **{share:.1f} % of {total} mutants killed**.
 
 | module | mutants | killed | of these by running out of time | survived | share killed |
 |---|---|---|---|---|---|
@@ -53,13 +54,9 @@ def main() -> str | None:
             told = why.get(key, "Not explained." if status == "survived" else f"Not explained: {status}.")
             survivors[key] = "\n".join([f"## `{name}`", "", "```diff", *diff, "```", "", told])
     total = sum(modules.values(), Counter[str]())
-    commit = _said("git", "log", "-1", "--format=%h", "--", "worker/core", "tests").strip()
-    if _said("git", "status", "--porcelain", "--", "worker/core", "tests"):
-        commit += " with changes since"
     head = HEAD.format(
         at_least=AT_LEAST,
-        today=datetime.now(UTC).date(),
-        commit=commit,
+        origin=origin(),
         share=_share(total),
         total=total.total(),
     )

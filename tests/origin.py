@@ -1,10 +1,12 @@
-"""The origin of figures."""
+"""The origin of figures, and where they are kept."""
 
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-_ROOT = Path(__file__).parents[1]
+_ROOT: Final = Path(__file__).parents[1]
+EVIDENCE: Final = _ROOT / "docs" / "evidence"
 
 
 def origin() -> str:

@@ -1,4 +1,4 @@
-"""`make alerts`: every alert seen firing and clearing on a real Prometheus; the table is written to docs/alerts.md."""
+"""`make alerts`: every alert seen firing and clearing on a real Prometheus; the table goes to docs/evidence/alerts.md."""
 
 import re
 import sys
@@ -11,9 +11,9 @@ from typing import Final
 from tests.alerts.screens import TROUBLE, screens
 from tests.alerts.stand import FAULTS, LIFE, Stand, watched
 from tests.integration.processes import eventually
-from tests.origin import origin
+from tests.origin import EVIDENCE, origin
 
-_DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "alerts.md"
+_DOCUMENT: Final = EVIDENCE / "alerts.md"
 _HEAD: Final = """# From fault to alert
 
 Written by `make alerts` ({origin}).
@@ -52,7 +52,7 @@ def main() -> int:
                 eventually(partial(_is_notified, stand, alert))
                 shown[fault] = " | ".join(screens(stand)) + " |"
             clears = prometheus.until(alert, fires=False, within=150)
-        runbook = f"[{alert}](operations.md#{alert.lower()})"
+        runbook = f"[{alert}](../operations.md#{alert.lower()})"
         rows[fault] = f"{runbook} | {logged} | {fires:.0f} | {clears:.0f} |"
         sys.stdout.write(f"| {fault} | {rows[fault]}\n| {fault} | {shown[fault]}\n")
     tables = ["".join(f"| {fault} | {table[fault]}\n" for fault in FAULTS if fault in table) for table in (rows, shown)]

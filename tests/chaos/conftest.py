@@ -1,4 +1,4 @@
-"""Run every row with `--long`, print the table, and write it to docs/chaos.md if no row was left out.
+"""Run every row with `--long`, print the table, and write it to docs/evidence/chaos.md if no row was left out.
 
 The results of the network partitions are handled alike; each part of the page leaves the other's text unchanged.
 """
@@ -6,19 +6,18 @@ The results of the network partitions are handled alike; each part of the page l
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from tests.chaos.engine import LEGEND, Result, Row, run, table
 from tests.chaos.soak import Soak, soak
 from tests.chaos.stand import LIFE, Kind, many
-from tests.origin import origin
+from tests.origin import EVIDENCE, origin
 
 _SIDE_BY_SIDE = 4
 """Test stands: most of a row's time is spent waiting."""
 _ROWS_A_STAND = 5
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "chaos.md"
+_DOCUMENT = EVIDENCE / "chaos.md"
 _HEAD = """# Chaos
 
 Written by `make chaos` ({origin}).
@@ -44,7 +43,7 @@ Runs = dict[Row, Future[Result]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="every row of chaos, and docs/chaos.md written anew")
+    parser.addoption("--long", action="store_true", help="every row of chaos, and docs/evidence/chaos.md written anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:

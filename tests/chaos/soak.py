@@ -1,6 +1,6 @@
 """`make soak`: many accounts, short lives, faults at random; does the daemon grow?
 
-SOAK_MINUTES sets its duration (30). The figures are written to docs/soak.md.
+SOAK_MINUTES sets its duration (30). The figures are written to docs/evidence/soak.md.
 """
 
 import os
@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.chaos import rows_liveperson, rows_vault
 from tests.chaos.stand import Stand, many
 from tests.chaos.watch import Book
-from tests.origin import origin
+from tests.origin import EVIDENCE, origin
 
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "soak.md"
+_DOCUMENT = EVIDENCE / "soak.md"
 _LIFE = 40
 """Seconds."""
 _CALM = 0.6

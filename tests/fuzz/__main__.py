@@ -1,4 +1,4 @@
-"""The long form, `make fuzz`: each case again and again with other inputs, then the hostile servers; docs/fuzz.md.
+"""The long form, `make fuzz`: each case again and again with other inputs, then the hostile servers.
 
 It runs for FUZZ_MINUTES (10), and on until every check was reached by 1,000 inputs. A failing input is stored, and
 stops the run.
@@ -17,7 +17,7 @@ from typing import Any
 
 import coverage
 
-from tests.origin import origin
+from tests.origin import EVIDENCE, origin
 
 PARSERS = (
     "worker/core/appjwt.py",
@@ -28,7 +28,7 @@ PARSERS = (
 )
 ENOUGH = 1_000
 _FIRST, _ROUND = 100, 400
-_REPORT = Path("docs/fuzz.md")
+_REPORT = EVIDENCE / "fuzz.md"
 
 
 def main() -> None:

@@ -1,18 +1,17 @@
-"""`make simulate`: a hundred account-years and the scenes at full size, written to docs/simulation.md."""
+"""`make simulate`: a hundred account-years and the scenes at full size, written to docs/evidence/simulation.md."""
 
 import os
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Final
 
-from tests.origin import origin
+from tests.origin import EVIDENCE, origin
 from tests.simulation.crowd import LARGE, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
 from tests.simulation.worlds import Report
 
-_FILE: Final = Path("docs", "simulation.md")
+_FILE: Final = EVIDENCE / "simulation.md"
 _TEXT: Final = """# The simulation: {years:.0f} account-years of trouble
 
 The worker's real logic on a virtual clock, in many small worlds in which something is always wrong, and in scenes of
