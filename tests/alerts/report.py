@@ -1,4 +1,4 @@
-"""`make alerts`: every alert seen firing and clearing on a real Prometheus; the table goes to docs/evidence/alerts.md."""
+"""`make alerts`: every alert seen firing and clearing on a real Prometheus; writes docs/evidence/alerts.md."""
 
 import re
 import sys
