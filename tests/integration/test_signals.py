@@ -101,8 +101,8 @@ def test_sigterm_in_its_first_moments_ends_it_and_leaves_no_login(world: Scene) 
 
 @pytest.mark.parametrize("number", [*STOPPING, *OTHERS])
 def test_a_refresh_that_is_interrupted_finishes_what_runs_and_reports_it(number: signal.Signals, world: Scene) -> None:
-    world.liveperson.faults.set(Fault(delay=1))
-    with Mode(world, "--refresh-all", "--output", "json", SENTINEL_MAX_IN_FLIGHT="4") as mode:
+    world.liveperson.faults.set(Fault(delay=2))
+    with Mode(world, "--refresh-all", "--output", "json", SENTINEL_MAX_IN_FLIGHT="2") as mode:
         eventually(lambda: requests(world) >= 2)
         status, out, err = mode.end(number)
     report = json.loads(out)
