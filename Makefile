@@ -34,11 +34,15 @@ fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES
 licences: $(READY) ## the licence of each thing that the worker brings along
 	@$(BIN)/python -m tests.trust.licences
 
-lint: $(READY) ## style, types, and the arrows between the modules
+lint: $(READY) ## style, types, the arrows between the modules, spelling, dependencies, YAML and workflows
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
+	@$(BIN)/deptry worker
+	@$(BIN)/yamllint --strict -d '{extends: relaxed, ignore: [templates/], rules: {line-length: disable}}' .github config examples helm
+	@$(BIN)/zizmor --offline --quiet .github
 
 chart: $(READY) ## write the schema and the table of the chart's values, and test the chart with the real Helm engine
 	@$(BIN)/python -m tests.chart.schema
