@@ -14,6 +14,7 @@ from typing import Any, Final
 from tests.fakes.clock import Clock, nothing
 from worker.core.errors import CasMismatchError, Kind, RefreshError, Stage, ThrottledError
 from worker.vault.accounts import AccountStore
+from worker.vault.errors import RequestFailure, VaultError
 from worker.vault.kv import MetadataPatch, SecretVersion
 from worker.vault.tokens import TokenStore
 
@@ -71,7 +72,6 @@ class VaultFault:
 
 HEALTHY: Final = VaultFault()
 _TOO_MANY: Final = 429
-_PERMANENT: Final = frozenset({400, 401, 403, 404, 405})
 
 
 class KvEngine:
@@ -247,15 +247,14 @@ class _Request:
         self.fault = fault = vault.fault(operation, name)
         if fault.hang:
             vault.at_hang()
-            raise self._failure(Kind.TRANSIENT, "no complete answer")
+            raise self._failure("no complete answer")
         if vault.is_down or fault.refuse:
-            raise self._failure(Kind.TRANSIENT, "connection refused")
+            raise self._failure("connection refused")
         status = 403 if operation in vault.denied else fault.status
         if status == _TOO_MANY:
             raise ThrottledError(self._stage(), f"{operation} {name}: status 429", fault.retry_after)
         if status is not None:
-            kind = Kind.PERMANENT if status in _PERMANENT else Kind.TRANSIENT
-            raise self._failure(kind, f"status {status}", status)
+            raise self._failure(f"status {status}", status)
         return fault
 
     def __exit__(
@@ -264,10 +263,11 @@ class _Request:
         if error is None:
             self._vault.at_answer(self._operation, self._name)
             if self._operation in self._vault.losing or self.fault.lose_answer:
-                raise self._failure(Kind.TRANSIENT, "connection lost")
+                raise self._failure("connection lost")
 
-    def _failure(self, kind: Kind, text: str, status: int | None = None) -> RefreshError:
-        return RefreshError(self._stage(), kind, f"{self._operation} {self._name}: {text}", status=status)
+    def _failure(self, text: str, status: int | None = None) -> VaultError:
+        purpose = f"{self._operation} {self._name}"
+        return VaultError.of(RequestFailure(text, status=status), purpose, stage=self._stage())
 
     def _stage(self) -> Stage:
         return Stage.CREDENTIALS if self._operation == "read_account" else Stage.VAULT
