@@ -251,7 +251,7 @@ class OpenBao:
         self.client.write_data(path, data={"token_ttl": "20m", **role, **policed})
 
     def _command(self) -> list[str]:
-        command = [bao(), "server", "-dev", "-dev-no-store-token"]
+        command = [os.environ.get("TEST_VAULT_BINARY") or bao(), "server", "-dev", "-dev-no-store-token"]
         command.append(f"-dev-listen-address={self._listen}")
         if self.ca_file:
             command += ["-dev-tls", f"-dev-tls-cert-dir={self.folder}"]
