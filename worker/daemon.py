@@ -20,17 +20,17 @@ from worker.schedule.dispatch import Dispatcher
 from worker.schedule.resync import Resync
 
 _FAST_PAUSES: Final = 3
-"""A failed sync is repeated after these first of the pauses, for it is what notices that Vault is back."""
+"""A failed sync is retried after one of the first so many pauses: it is what notices that Vault is back."""
 _INITIAL_READERS: Final = 32
 """Threads, at most, that read the stored tokens of many accounts: at a start, and after a clock jump."""
 TICK: Final = 1.0
 """Seconds between two passes of the main loop."""
 _LONGEST_STALL: Final = 60.0
-"""Seconds without a scheduling pass, or without work that could run being started, from which the process is stuck."""
+"""Seconds without a scheduling pass, or without a start of work that could run, after which the process is stuck."""
 _PAUSED: Final = 5.0
-"""Seconds by which a tick is late, at least, where the process stood still."""
+"""A tick that is late by more than these seconds shows that the process was paused."""
 _REREAD_INTERVAL: Final = 60.0
-"""Seconds between two readings of all tokens because of a clock jump: nodes whose clocks differ must not make more."""
+"""Seconds between two re-reads of all tokens after clock jumps: Vault nodes whose clocks differ must not cause more."""
 
 log = structlog.get_logger()
 
@@ -57,8 +57,8 @@ class Daemon:
     ) -> None:
         """
         :param keep_login_alive: returns the steady moment at which it wants to be called again.
-        :param report: called with each outcome, to tell people.
-        :param sync_interval: seconds, as resync_interval.
+        :param report: called with each outcome, for the log and the metrics.
+        :param sync_interval: seconds; so is resync_interval.
         """
         self._accounts = accounts
         self._refresher = refresher
@@ -76,9 +76,9 @@ class Daemon:
         self._unread: set[str] = set()
         self._wake_at = float("inf")
         self._ticked_at = clock()
-        self._reread_from = float("-inf")  # inf = a reading of all tokens is planned already
+        self._reread_from = float("-inf")  # inf = a re-read of all tokens is planned already
         self.on_list: Callable[[RefreshError | None], object] = lambda _: None
-        """Called with what Vault's LIST failed by, None = it worked."""
+        """Called after each LIST with its error; None = it worked."""
         self.synced_at: float | None = None
         """The steady moment of the latest sync that succeeded."""
         self._stopping = False
@@ -99,18 +99,18 @@ class Daemon:
         self._arm("sync", self._clock(), self._sync)
 
     def tick(self) -> None:
-        """Start what is due; to be called each second, so that no lost wake costs more."""
+        """Start what is due. Call it each second, so that a lost wake delays nothing by more than that."""
         late = self._clock() - self._ticked_at - TICK
         if late > _PAUSED:
             log.warning("worker.paused", duration=round(late, 3))
-        if self._timer.check_clock_jump():  # maybe the machine slept: the answer to a sync has Vault's clock
+        if self._timer.check_clock_jump():  # maybe the machine slept: the answer to a sync shows Vault's clock
             self._arm("sync", self._clock(), self._sync)
         self._dispatcher.start_due()
         self._ticked_at = self._clock()
 
     @property
     def trouble(self) -> str | None:
-        """Say why the process counts as stuck; None = it is alive, whatever Vault and Sentinel do."""
+        """Return why the process counts as stuck; None = it does not. Outages of Vault or Sentinel do not count."""
         if (stuck := self._clock() - self._ticked_at) > _LONGEST_STALL:
             return f"no scheduling pass for {stuck:.0f} s"
         stuck = min(self._dispatcher.stalled_for(), self._clock() - self.throttled_until())
@@ -126,7 +126,7 @@ class Daemon:
     def on_clock_jump(self, jump: float, *, paused: bool) -> None:
         """Read every stored token again: Vault's clock jumped by so many seconds.
 
-        :param paused: this machine's wall clock jumped alike, so the process was paused.
+        :param paused: this machine's wall clock jumped by as much, so the process was paused.
         """
         self._refresher.clocks.forget()
         if not self._plan_reread():
@@ -146,7 +146,7 @@ class Daemon:
             log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
 
     def _plan_reread(self) -> bool:
-        """Let every stored token be read again, now or a minute after the last time. Return False if it is planned."""
+        """Plan a re-read of every stored token, now or a minute after the last one; False = one is planned already."""
         with self._dispatcher.lock:  # many requests may see one jump
             if self._reread_from == float("inf"):
                 return False
@@ -171,7 +171,7 @@ class Daemon:
         try:
             work(*arguments)
         except Exception:
-            log.exception("worker.internal_error")  # the next sync makes good what was left undone
+            log.exception("worker.internal_error")  # the next sync does what was left undone
 
     def _wake_later(self, when: float) -> None:
         """Arm the wake job unless it is armed for an earlier moment; the tick starts what is due as well."""
@@ -185,7 +185,7 @@ class Daemon:
             self._dispatcher.start_due()
 
     def _sync(self) -> None:
-        """Compare the accounts in Vault's LIST with the known ones, so that no lost event stops one."""
+        """Compare the accounts in Vault's LIST with the known ones, so that a lost event leaves no account behind."""
         pause = self._sync_interval
         try:
             listed = self._accounts.names()
@@ -226,7 +226,7 @@ class Daemon:
             self._pool.submit(self._read_batch, names, read)
 
     def _read_batch(self, names: deque[str], read: Callable[[str], None]) -> None:
-        """Read one after the other until others have taken the rest: a job for each would be thousands at once."""
+        """Read names from the shared queue until it is empty: a job for each would be thousands at once."""
         while names and not self._stopping:
             with contextlib.suppress(IndexError):
                 self._log_exceptions(read, names.popleft())
@@ -244,16 +244,16 @@ class Daemon:
         self._start_readers(names, self._reread)
 
     def _reread(self, name: str) -> None:
-        """Read a known account's token as if it were new: its remaining lifetime is counted again."""
+        """Read a known account's token as if it were new: its remaining lifetime is computed again."""
         with self._dispatcher.lock:
             record = self._dispatcher.scheduler.reserve(name)
         if record:
             self._dispatcher.complete(self._dispatcher.look(name, None))
 
     def _retry_mended(self) -> None:
-        """Try failing accounts that were edited, or refreshed by hand: their own next attempt may be far off."""
+        """Try failing accounts that were edited, or refreshed by hand: their planned attempt may be far off."""
         if not self._retrying.acquire(blocking=False):
-            return  # they are many, and each costs a read
+            return  # the pass before still runs: each account costs a read, and there may be many
         try:
             with self._dispatcher.lock:
                 failing = self._dispatcher.scheduler.failing(self._clock())
@@ -293,7 +293,7 @@ class Daemon:
         except RefreshError:
             again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
         if again != float("inf"):
-            # not at once: another thread may be at it
+            # not at once: another thread may be logging in
             again = max(again, self._clock() + plan.SHORTEST_PAUSE.total_seconds())
             self._arm("login", again, self._log_in)
 

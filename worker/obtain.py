@@ -1,6 +1,6 @@
 """Obtain one new token: the account's Sentinel host, its answer, and the checks that the token has to pass.
 
-Publishing it is left to refresh. The Protocols say what is needed of LivePerson and of Vault.
+Publishing it is left to publish. The Protocols state what is needed of LivePerson and of Vault.
 """
 
 from collections import defaultdict, deque
@@ -18,7 +18,7 @@ from worker.core.plan import Reason, RefreshPolicy, TrackedToken
 from worker.core.unchecked import TokenResponse
 
 _RECENT: Final = 100
-"""So many of a host's latest successful exchanges say how long one may take."""
+"""A host's latest successful exchanges whose durations are remembered: they bound the next one while others wait."""
 
 
 class Hosts(Protocol):
@@ -97,11 +97,11 @@ class TokenSource:
         self._timeout = timeout
         self._clock = clock
         self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
-        """Seconds, by host."""
+        """Seconds that successful exchanges took, by host."""
         self.clocks = SentinelClocks(sentinel, allowed=hosts.allowed, clock=clock)
 
     def keep_hosts(self, hosts: set[str]) -> None:
-        """Forget what was learnt of all other Sentinel hosts."""
+        """Forget all Sentinel hosts but these."""
         self.clocks.keep(hosts)
         for host in self._durations.keys() - hosts:
             self._durations.pop(host, None)
@@ -117,11 +117,11 @@ class TokenSource:
         *,
         others_wait: bool = False,
     ) -> ObtainedToken:
-        """Request a token and validate it; RefreshError names the Sentinel host as soon as that is known.
+        """Request a token and validate it; raises RefreshError, with the Sentinel host if that is known.
 
         :param tracked: the valid stored token; None = there is none.
         :param last_host: the Sentinel host stored beside it.
-        :param others_wait: for their sake Sentinel has no more time than twice what its host needed of late.
+        :param others_wait: other accounts wait for the host: allow at most twice the longest of its latest exchanges.
         """
         remaining = tracked.validity.remaining(self._clock()) if tracked else 0.0
         timeout = plan.exchange_timeout(self._timeout, remaining)
@@ -154,7 +154,7 @@ class TokenSource:
             policy=self._policy,
             desynchronize=tracked is None or tracked.is_late(at),
         )
-        tracked = plan.retry_at_half_remaining(scheduled, at)  # an old answer would be due again at once
+        tracked = plan.retry_at_half_remaining(scheduled, at)  # Sentinel may return an old token, due at once
         return ObtainedToken(
             token=token,
             token_type=response.token_type,
@@ -166,7 +166,7 @@ class TokenSource:
         )
 
     def _request(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account]:
-        """Return the answer, and the account with the client_secret that Sentinel accepted: the current or previous."""
+        """Return the answer, and the account with the client_secret that Sentinel accepted: the newest or previous."""
         try:
             return self._timed(account, host, timeout), account
         except RefreshError as error:

@@ -1,7 +1,7 @@
-"""Publish an obtained token: the fenced write, and what others wrote meanwhile.
+"""Publish an obtained token by check-and-set, and reconcile it with what others wrote meanwhile.
 
-What is written stays known until Vault has it; whether a refresh is due is left to refresh. The Protocols say what is
-needed of the tokens in Vault.
+The token is kept until Vault is known to have it; whether a refresh is due is left to refresh. The Protocols state what
+is needed of the tokens in Vault.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ from worker.obtain import ObtainedToken
 
 _WRITE_TRIES: Final = 3
 _STANDBY_PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
-"""Seconds before each read at a standby of Vault, which may not know yet what was written: 0.1 s as a rule, more under
-load."""
+"""Seconds before each re-read after a conflict: a standby of Vault lags behind the write, by 0.1 s as a rule, more
+under load."""
 
 
 class StoredTokens(Protocol):
@@ -52,6 +52,7 @@ class Attempt:
 
     account: str
     started: float
+    """The steady moment."""
     tracked: TrackedToken | None = None
     """What was remembered of the stored token when it became due."""
     reason: Reason | None = None
@@ -61,8 +62,9 @@ class Attempt:
     assessment: Assessment = field(default_factory=lambda: Assessment(None))
     obtained: ObtainedToken | None = None
     remaining_at_refresh: float | None = None
+    """Seconds that the replaced token had left; None = no live token was replaced."""
     replaced_client_id: str | None = None
-    """The client_id of the stored token, where that is valid and another app's."""
+    """The client_id of the stored token, if that token is valid but another app's."""
     deletion_time: datetime | None = None
     """When Vault deletes the published token by itself; None = never."""
     vault_request_id: str | None = None
@@ -75,7 +77,7 @@ class Attempt:
 
     @property
     def stored_host(self) -> str | None:
-        """Return the Sentinel host that the stored token came from; nothing beside an invalid one counts."""
+        """Return the Sentinel host that the stored token came from; None if the token is invalid."""
         valid = self.assessment.token or self.assessment.reason is Reason.DUE
         return self.stored.sentinel_host if self.stored and valid else None
 
@@ -88,7 +90,7 @@ class Attempt:
         absence: Absence | None = None,
         early_deletion: EarlyDeletion | None = None,
     ) -> Outcome:
-        """Return what came of it at the steady moment `now`."""
+        """Return the attempt's outcome at the steady moment `now`."""
         obtained, stored, token = self.obtained, self.stored, self.assessment.token
         return Outcome(
             account=self.account,
@@ -112,7 +114,7 @@ class Attempt:
         )
 
     def _is_scope_unusual(self) -> bool:
-        """Return True if the token lacks the usual scope, and the account names none, so far as known."""
+        """Return True if the token lacks the usual scope, and the account requires no scope, as far as is known."""
         token, stored = self.assessment.token, self.stored
         if token is None or stored is None or USUAL_SCOPE in token.scope.split():
             return False
@@ -137,10 +139,10 @@ class Publisher:
         self._clock = clock
         self._sleep = sleep
         self.pending: dict[str, ObtainedToken] = {}
-        """Obtained, but not known to be in Vault: the next try writes them unless they are there, or due themselves."""
+        """Tokens not known to be in Vault, by account: the next attempt writes one unless it is there, or is due."""
 
     def read(self, name: str) -> StoredSecret:
-        """Return what is stored, with the clock that it is judged by."""
+        """Return what is stored, with the time of the clock to assess it by."""
         return self._clocks.judged(self._tokens.read(name))
 
     def assess(self, attempt: Attempt, stored: StoredSecret, expected: Expected) -> Assessment:
@@ -159,7 +161,7 @@ class Publisher:
         )
 
     def publish(self, attempt: Attempt, obtained: ObtainedToken, stored: StoredSecret) -> Outcome:
-        """Write the obtained token unless the stored one expires as late; after a lost race assess again."""
+        """Write the obtained token unless the stored one expires as late or later; after a conflict assess again."""
         self.pending[attempt.account] = attempt.obtained = obtained
         for tries in range(_WRITE_TRIES):
             now = self._clock()
@@ -196,7 +198,8 @@ class Publisher:
         attempt.obtained = attempt.reason = attempt.remaining_at_refresh = None
         outcome = self._succeeded(attempt, Result.ADOPTED)
         if pending and plan.replaces(pending.token, token, attempt.deletion_time):
-            self.pending[attempt.account] = pending  # for when the stored one, which was put back, is due
+            # an older token was put back: ours, which expires later, is kept for when that is due
+            self.pending[attempt.account] = pending
         return outcome
 
     def _succeeded(self, attempt: Attempt, result: Result) -> Outcome:
@@ -240,7 +243,7 @@ class Publisher:
         self, obtained: ObtainedToken, attempt: Attempt, stored: StoredSecret, now: float
     ) -> Assessment:
         """Assess the stored token by Vault's clock, then by Sentinel's, so that a wrong clock loses no live token."""
-        # without what is remembered of its validity, so that times are compared
+        # without the remembered validity, so that the token's own times are compared
         fresh = Attempt(attempt.account, now, assessment=Assessment(None, attempt.assessment.token))
         assessment = self.assess(fresh, stored, obtained.expected)
         if assessment.token is None:

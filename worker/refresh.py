@@ -1,7 +1,7 @@
-"""Refresh one account's token: assess what is stored, obtain a new one if it is due, publish it behind the fence.
+"""Refresh one account's token: assess what is stored, obtain a new one if it is due, publish it by check-and-set.
 
-When that happens is left to the scheduler, what is valid to core, where a new token comes from to obtain. The Protocols
-say what is needed of Vault.
+Left to others: when to refresh (schedule), what is valid (core), how to get a new token (obtain). The Protocols state
+what is needed of Vault.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from worker.obtain import TokenSource
 from worker.publish import Attempt, Publisher, Tokens
 
 _EARLY: Final = 0.1
-"""Share of the removal delay by which the second read may come early: syncs are not to the millisecond."""
+"""Share of the removal delay by which the second read may come early: the time between syncs is not exact."""
 
 
 class Accounts(Protocol):
@@ -44,9 +44,9 @@ class ForceRefresh:
     """An operator's request: refresh regardless of the schedule."""
 
     expires_within: float = float("inf")
-    """Only a token with less remaining lifetime, in seconds."""
+    """Refresh only a token that expires within so many seconds."""
     dry_run: bool = False
-    """Only say whether, and why."""
+    """Only report whether the token would be refreshed, and why."""
 
 
 class Refresher:
@@ -61,9 +61,9 @@ class Refresher:
         sleep: Callable[[float], object],
     ) -> None:
         self.removal_delay = 0.0
-        """Seconds, about, between the two 404s that remove an account. 0 = the first one does, as by hand."""
+        """Seconds, about, between the two 404s that remove an account. 0 = the first does, as in a manual refresh."""
         self._missing_since: dict[str, float] = {}
-        """When an account's own read first answered 404; it has not been read since."""
+        """The steady moment of an account's first 404 since it was last found."""
         self._accounts = accounts
         self._tokens = tokens
         self._source = source
@@ -76,9 +76,9 @@ class Refresher:
         self._at_work: dict[str, Attempt] = {}
 
     def look(self, name: str, tracked: TrackedToken | None = None) -> Outcome:
-        """Adopt the stored token if it is fresh, or say why it is to be refreshed.
+        """Adopt the stored token if it is fresh, else return an outcome with the reason to refresh it.
 
-        :param tracked: what is remembered of it. Credentials are read only if another token is there by now.
+        :param tracked: what is remembered of the stored token. Credentials are read only if another is stored now.
         """
         with self._attempt(name, tracked) as attempt:
             try:
@@ -103,7 +103,7 @@ class Refresher:
         """Refresh the account's token if it is due, or as the operator asks. A RefreshError becomes an outcome.
 
         :param tracked: what was remembered of the stored token when it became due.
-        :param others_wait: for its host, so that it may not take long.
+        :param others_wait: other accounts wait for the same Sentinel host, so each exchange gets less time.
         """
         with self._attempt(name, tracked) as attempt:
             try:
@@ -115,13 +115,13 @@ class Refresher:
             return outcome
 
     def least_remaining(self) -> float:
-        """Return the seconds until the first live token of an account at work expires; inf = none is known."""
+        """Return the seconds until the first live token of the running attempts expires; inf = none is known."""
         now = self._clock()
         known = [attempt.assessment.tracked or attempt.tracked for attempt in list(self._at_work.values())]
         return min((each.validity.end - now for each in known if each and each.validity.end > now), default=math.inf)
 
     def has_changed(self, name: str) -> bool:
-        """Return True if a failing account's secret was edited since its latest attempt; RefreshError."""
+        """Return True if a failing account's secret was edited since its latest attempt; raises RefreshError."""
         digest = self._failed_digests.get(name)
         if digest is None:
             return False
@@ -132,7 +132,7 @@ class Refresher:
         return isinstance(account, Absence) or account.digest(self._key) != digest
 
     def has_live_token(self, name: str) -> bool:
-        """Return True if the stored token lives: somebody refreshed it by hand, say; RefreshError."""
+        """Return True if the stored token is live, as after a refresh by hand; raises RefreshError."""
         attempt = Attempt(name, self._clock())
         self._read_stored(attempt)
         return attempt.remaining(self._clock()) > 0
@@ -142,7 +142,7 @@ class Refresher:
         try:
             removed = self._read_account(name) is Absence.REMOVED
         except InvalidAccountError:
-            return not is_name(name)  # there was nothing to be read
+            return not is_name(name)  # a name that is not allowed is never read: absent from the LIST, it is gone
         except RefreshError:
             return False
         if removed:
@@ -159,13 +159,13 @@ class Refresher:
             self._at_work.pop(name, None)
 
     def _until_written(self, attempt: Attempt, force: ForceRefresh | None, *, others_wait: bool) -> Outcome:
-        """Start again where a rate limit delayed the write for long: what was read is old. The token is not lost."""
+        """Refresh, and start again if a rate limit delayed the write: what was read is outdated, the token kept."""
         while True:
             with contextlib.suppress(ThrottledError):
                 return self._refresh(attempt, force, others_wait=others_wait)
 
     def _read_account(self, name: str) -> Account | Absence:
-        """Read the account; RefreshError also at the first 404: it may be one server's, and pass."""
+        """Read the account; raises RefreshError also at the first 404, which may be one server's and pass by itself."""
         try:
             account = self._accounts.read(name)
         except InvalidAccountError:
@@ -233,7 +233,7 @@ class Refresher:
         return self._publisher.adopt(attempt)
 
     def _ended(self, attempt: Attempt, error: RefreshError) -> Outcome:
-        """Return the outcome of an error; at a disabled or removed account somebody else's secret is none."""
+        """Return the outcome of an error; at a disabled or removed account another party's secret is no error."""
         if isinstance(error, UnmanagedSecretError):
             if error.has_our_status:
                 with contextlib.suppress(RefreshError):  # the next attempt tries again
@@ -252,7 +252,7 @@ class Refresher:
         return attempt.outcome(Result.ABSENT, self._clock(), absence=absence)
 
     def _write_removal(self, name: str) -> None:
-        """Record the removal, or an account that came back would show its old trouble as if it were new."""
+        """Write the removal to the metadata, or an account that comes back would show its old error as a new one."""
         attempt = Attempt(name, self._clock())
         try:
             attempt.stored = self._tokens.read(name)
@@ -263,5 +263,5 @@ class Refresher:
     def _write_status(self, attempt: Attempt, outcome: Outcome) -> None:
         patch = status_patch(outcome, attempt.stored) if attempt.stored else None
         if patch:
-            with contextlib.suppress(RefreshError):  # the next attempt sees that it is not current yet
+            with contextlib.suppress(RefreshError):  # the next attempt sees that the status is outdated
                 self._tokens.write_status(attempt.account, patch)

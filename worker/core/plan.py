@@ -23,7 +23,7 @@ class Reason(StrEnum):
     """The account failed, and its secret was edited since."""
     MANUAL = "manual"
     DRIFT = "drift"
-    """The stored token is not the expected one, and cannot replace it."""
+    """The expected token is no longer stored, and what is stored cannot replace it."""
 
 
 RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
@@ -36,14 +36,14 @@ LONGEST_SHARE_OF_REMAINING = 0.25
 RETRY_AFTER_SHARE_OF_REMAINING = 0.75
 SHORTEST_TIMEOUT = timedelta(seconds=2)
 _SHORTEST_TURN = 0.1
-"""Share of a pause."""
+"""Share of a pause: an account whose turn is closer waits for the next round."""
 _SERVER_ERROR = 500
 _EARLIEST_DESYNCHRONIZED = 0.2
-"""Share of `refresh.at` from which on tokens are refreshed that were obtained together."""
+"""Tokens that were obtained together are refreshed from this share of `refresh.at` on."""
 _LATE = 0.05
-"""Share of the lifetime by which a token is overdue, and no longer alone."""
+"""A token overdue by this share of its lifetime is probably not the only one."""
 _SHORTEST_RETENTION = 60.0
-"""Seconds for which a token that Vault deletes too early is planned, at least."""
+"""Seconds of lifetime, at least, by which the refresh of a token that Vault deletes too early is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Validity:
         """Convert the token's times by the server's clock at the steady moment `at`.
 
         :param server_now: None = the server sent no Date; the token is taken to be new.
-        :param deletion_time: when Vault deletes the stored token by itself; one before `exp` is the end.
+        :param deletion_time: when Vault deletes the stored token by itself; it is the end if it is before `exp`.
         """
         now = server_now or token.iat
         end = readable_until(token, deletion_time)
@@ -110,7 +110,7 @@ class TrackedToken:
     validity: Validity
     refresh_at: float
     planned_at: float
-    """The refresh that the token's writer planned: what severity is relative to, whatever was planned since."""
+    """The refresh that the token's writer planned: severity is measured from it, whatever was planned since."""
     identity_verified: bool = True
     """False = read without the account's secret, so that another app's token of the same account looks alike."""
 
@@ -119,7 +119,7 @@ class TrackedToken:
         return self.validity.end - self.validity.start < token.lifetime.total_seconds() - 1
 
     def is_late(self, now: float) -> bool:
-        """Return True if the refresh is overdue by so much that other accounts' tokens are too."""
+        """Return True if the refresh is overdue by so much that other accounts' tokens probably are too."""
         return now - self.refresh_at > _LATE * (self.validity.end - self.validity.start)
 
 
@@ -216,7 +216,7 @@ def planned_refresh(token: AppJWT, text: str | None, end: datetime) -> datetime:
 
 
 def retry_at_half_remaining(tracked: TrackedToken, at: float) -> TrackedToken:
-    """Keep the plan, or if its moment is past ask again at half of the remaining lifetime."""
+    """Keep the planned refresh; if its moment is past, plan it at half of the remaining lifetime."""
     if tracked.refresh_at > at:
         return tracked
     return replace(tracked, refresh_at=at + tracked.validity.remaining(at) / 2)
@@ -226,7 +226,7 @@ def exchange_timeout(limit: timedelta, remaining: float, slowest: float | None =
     """Return the deadline of one exchange: a hanging server must leave time for more tries before the token expires.
 
     :param remaining: seconds until the stored token expires; 0 = there is no live token.
-    :param slowest: seconds that exchanges with the host took at most, where others wait; None = nobody does.
+    :param slowest: seconds that exchanges with the host took at most, if others wait for it; None = none do.
     """
     timeout = min(limit, max(SHORTEST_TIMEOUT, timedelta(seconds=remaining / 2))) if remaining else limit
     return timeout if slowest is None else min(timeout, max(SHORTEST_TIMEOUT, timedelta(seconds=slowest * 2)))
@@ -254,7 +254,7 @@ def kind_by_now(error: RefreshError, failures: int) -> Kind:
 def next_turn(now: float, pause: float, phase: float) -> float:
     """Return an account's next moment where many take turns: its place in each round of `pause` seconds.
 
-    :param phase: the account's place, in [0, 1). One that is almost due is left to the next round.
+    :param phase: the account's place, in [0, 1). A turn that is almost due is left to the next round.
     """
     wait = (phase * pause - now) % pause
     return now + (wait if wait > pause * _SHORTEST_TURN else wait + pause)

@@ -1,4 +1,4 @@
-"""Every account's state and due time, and which may start: the one place that knows when an account runs.
+"""Keep every account's state and due time, and choose which starts: the one place that knows when an account runs.
 
 It takes `now` (seconds on the steady clock) and owns no thread, no timer and no lock.
 """
@@ -21,7 +21,7 @@ _SHORTEST_CYCLE: Final = plan.SHORTEST_PAUSE.total_seconds()
 _SHORTEST_AFTER_END: Final = plan.RETRY_PAUSES[0].total_seconds()
 _FAILING: Final = (State.FAILING, State.INVALID, State.UNMANAGED)
 _TIE: Final = 1 / 60
-"""Share of the lifetime within which it makes no difference whose token expires first: a minute of an hour."""
+"""Expiries that differ by less than this share of the lifetime count as equal: a minute of an hour."""
 
 
 class AccountScheduler:
@@ -36,8 +36,8 @@ class AccountScheduler:
     ) -> None:
         """
         :param recheck_after: seconds until a disabled or deleted account is read again.
-        :param jitter: returns a number in [0, 1), another one at each call.
-        :param phase: decides who is first where nothing else does, so that replicas take turns.
+        :param jitter: returns a random number in [0, 1) at each call.
+        :param phase: returns an account's fixed place in [0, 1), which breaks ties and spreads retries, by replica.
         """
         self._recheck_after = recheck_after
         self._jitter = jitter
@@ -57,16 +57,16 @@ class AccountScheduler:
     def add(self, names: Iterable[str]) -> list[str]:
         """Add these accounts, and return those that are new."""
         new = [name for name in names if name not in self._records]
-        # an account that was removed while it ran and is back already still holds its slot
+        # an account that was removed while running, and came back since, still holds its slot
         self._records.update((name, AccountRecord(name, running=self._queues.is_started(name))) for name in new)
         return new
 
     def missing(self, listed: frozenset[str]) -> list[str]:
-        """Return the accounts that a LIST left out. They stay until reading them returns 404."""
+        """Return the accounts that a LIST left out. They stay known until reading them returns 404."""
         return [name for name in self._records if name not in listed]
 
     def remove(self, name: str) -> bool:
-        """Forget the account; True if that is news."""
+        """Forget the account; return True if it was known, and not as removed."""
         record = self._records.pop(name, None)
         self._waitlist.forget(name)
         return record is not None and record.state is not State.REMOVED
@@ -98,9 +98,9 @@ class AccountScheduler:
             self.queue(name)
 
     def on_sync(self) -> None:
-        """Queue the accounts that wait for Vault, and those that were woken in vain, which no other success wakes.
+        """Queue the accounts that wait to read, and those that were woken in vain, since no other success wakes them.
 
-        Of those that wait to write, one tries: a standby without a leader answers reads.
+        Of the accounts that wait to write, queue one as a probe: a standby without a leader answers reads only.
         """
         self.on_vault_available()
         for name in self._waitlist.wake_in_vain():
@@ -109,7 +109,7 @@ class AccountScheduler:
             self.queue(first)
 
     def failing(self, now: float) -> list[AccountRecord]:
-        """Return the accounts that failed and wait for their next attempt, refused ones first; not to be changed."""
+        """Return the accounts that failed and wait for their next attempt, refused ones first; do not change them."""
         found = [
             record
             for record in self._records.values()
@@ -135,13 +135,13 @@ class AccountScheduler:
         return record
 
     def release(self, record: AccountRecord, tracked: TrackedToken | None) -> None:
-        """End a look that changed nothing; a due time that passed meanwhile counts again."""
+        """Release an account whose read changed nothing; a due time that passed meanwhile is scheduled again."""
         record.running = False
         record.tracked = tracked or record.tracked
         self._schedule(record, record.due)
 
     def start_next(self, now: float) -> AccountRecord | None:
-        """Return the account that starts now, marked as running; None = none may."""
+        """Return the account that starts now, marked as running; None = none may start."""
         while popped := self._queues.pop(now):
             host, turn, name = popped
             record = self._records.get(name)
@@ -149,7 +149,7 @@ class AccountScheduler:
                 continue  # it was removed while it waited, and may be back
             tried_at = record.timed_out_at
             if turn is Turn.TIMED_OUT and tried_at is not None and not record.has_live_token(now):
-                # there may be more of these than can be tried: by expiry the same few would be first each time
+                # there may be more of these than can be tried: ordered by expiry, the same few would always be first
                 self._queues.push(host, Turn.EXPIRED, tried_at, self._phase(name), name)
                 continue
             record.queued, record.running = False, True
@@ -175,7 +175,7 @@ class AccountScheduler:
             record.tracked, record.displaced = outcome.tracked, None
         remaining = record.tracked.validity.remaining(now) if record.tracked else 0.0
         if outcome.result is Result.DUE:
-            if outcome.reason is Reason.DUE and record.tracked:  # or by the old plan the refresh would find it fresh
+            if outcome.reason is Reason.DUE and record.tracked:  # else the old plan would call it fresh
                 record.tracked = replace(record.tracked, refresh_at=min(record.tracked.refresh_at, now))
             self._schedule(record, now)
             self.on_vault_available()
@@ -220,7 +220,7 @@ class AccountScheduler:
         if record.state in (State.DISABLED, State.REMOVED):  # a deleted secret stays in the LIST, and may come back
             return now + self._recheck_after
         if outcome.error is None:
-            # never at once again, whatever the token says of its own lifetime, or clocks that differ of its end
+            # never again at once, however short the token's lifetime is, or however clocks differ about its expiry
             has_ended = outcome.result is Result.UNCHANGED and not remaining
             shortest = _SHORTEST_AFTER_END if has_ended else _SHORTEST_CYCLE
             return max(record.tracked.refresh_at if record.tracked else now, now + shortest)
@@ -234,7 +234,7 @@ class AccountScheduler:
             jitter=0.0 if takes_turns else self._jitter(),
         ).total_seconds()
         if takes_turns and pause >= plan.FIRST_SLOW.total_seconds():
-            # all of them at once would show only once in a pause that what they wait for is well again
+            # if all retried at once, they would notice only once per pause that their dependency is back
             return plan.next_turn(now, pause, self._phase(record.name))
         if record.state in (State.INVALID, State.UNMANAGED):  # it costs one read, and somebody waits for the fix
             return now + min(pause, self._recheck_after)
@@ -242,7 +242,7 @@ class AccountScheduler:
 
 
 def _requests(outcome: Outcome) -> int:
-    """Return how many token requests an attempt made at most: after a refusal the secret before may have been tried."""
+    """Return how many token requests an attempt made at most: after a refusal the previous secret may be tried."""
     if outcome.result is Result.ADOPTED:
         return 0
     error = outcome.error
@@ -251,5 +251,5 @@ def _requests(outcome: Outcome) -> int:
 
 
 def _is_healthy(record: AccountRecord) -> bool:
-    """Return True if the latest attempt succeeded; a token that Vault deletes too early is failing all the same."""
+    """Return True if the latest attempt succeeded; an account whose token Vault deletes early is FAILING then."""
     return record.state is State.OK or (record.state is State.FAILING and record.failures == 0)

@@ -9,7 +9,7 @@ from worker.core.outcome import Outcome, Result, State
 
 
 class Vault(Enum):
-    """Dependencies besides a Sentinel host, which is its name, and the Domain API, which is None."""
+    """Vault as a dependency. Of the others, a Sentinel host is represented by its name, the Domain API by None."""
 
     READ = auto()
     WRITE = auto()
@@ -20,10 +20,11 @@ Dependency = Vault | str | None
 
 
 class DependencyWaitlist:
-    """An account that was woken and fails for the same dependency again is not woken until it was tried when due.
+    """Failed accounts, by the dependency they wait for.
 
-    So an account that is itself to blame tries at most twice as often because of others' successes. And where
-    LivePerson refuses an account that never had a token, they prove nothing: it is not woken until it fails again.
+    An account that is woken and fails for the same dependency again is not woken anew before an attempt at its due
+    time. So an account that is itself to blame is tried at most twice as often because of others' successes. They prove
+    nothing for an account that never had a token and that LivePerson refuses: it is not woken until it fails again.
     """
 
     def __init__(self) -> None:
@@ -31,9 +32,9 @@ class DependencyWaitlist:
         self._waits_for: dict[str, Dependency] = {}
         self._woken_for: dict[str, Dependency] = {}
         self._tried_for: dict[str, Dependency] = {}
-        """What running accounts waited for."""
+        """What each running account waited for."""
         self._woken_in_vain: dict[str, Vault] = {}
-        """By a Vault that was away again; with what they wait for."""
+        """Accounts that failed because Vault was down again after waking them, with the use of Vault they wait for."""
 
     def record(self, outcome: Outcome, host: str | None, *, host_was_unknown: bool, is_new: bool) -> list[str]:
         """Record an outcome, and return the accounts whose dependency it proved to be available.
@@ -47,7 +48,7 @@ class DependencyWaitlist:
         tried_for = self._tried_for.pop(name, woken_for)
         error = outcome.error
         if error and error.stage is Stage.CREDENTIALS and error.retry_after:
-            error = None  # a first 404, which Vault answered: woken early it would be read too soon for a second one
+            error = None  # a first 404, answered by Vault: woken early, it would be read too soon for the second
         if error and outcome.state is State.FAILING:
             waits_for = _waits_for(outcome, error.stage, host)
             refused = is_new and error.kind is Kind.PERMANENT and not isinstance(waits_for, Vault)
@@ -58,12 +59,12 @@ class DependencyWaitlist:
                 self._names[waits_for][name] = None
                 self._waits_for[name] = waits_for
         proven = _proven_available(outcome, host, host_was_unknown)
-        # not at each success, by which an account that is itself to blame would run without a pause
+        # not at each success, or an account that is itself to blame would be retried without a pause
         again = self._wake_again(proven) if isinstance(tried_for, Vault) and tried_for in proven else []
         return [each for dependency in proven for each in self.wake(dependency)] + again
 
     def discard(self, name: str) -> None:
-        """Stop waiting, for the account is tried: what becomes available meanwhile does not count as a wake."""
+        """Stop waiting, since the account is being tried: what becomes available meanwhile does not count as a wake."""
         if name in self._woken_in_vain:
             self._tried_for[name] = self._woken_in_vain.pop(name)
         if name in self._waits_for:
@@ -80,7 +81,7 @@ class DependencyWaitlist:
         return list(names)
 
     def waiting(self, outcome: Outcome, host: str | None) -> int:
-        """Return how many accounts wait for what the failed attempt at one, whose host this is, waits for."""
+        """Return how many accounts wait for a failed attempt's dependency; `host` is its account's Sentinel host."""
         return len(self._names.get(_waits_for(outcome, outcome.error.stage, host), ())) if outcome.error else 0
 
     def first(self, dependency: Dependency) -> str | None:
@@ -88,7 +89,7 @@ class DependencyWaitlist:
         return next(iter(self._names.get(dependency, ())), None)
 
     def wake_in_vain(self) -> list[str]:
-        """Remove and return the accounts that a Vault that was away again let down since it woke them."""
+        """Remove and return the accounts that failed because Vault was down again after waking them."""
         return self._wake_again(Vault)
 
     def _wake_again(self, dependencies: Iterable[Dependency]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Why a request to Vault came to nothing: the failure as it was answered, and the error that says what it was for."""
+"""Errors of requests to Vault: the failure as Vault answered it, and the error that adds the request's purpose."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import requests
 
 from worker.core.errors import Kind, RefreshError, Stage
 
-_WRONG_VERSION: Final = "Invalid path for a versioned K/V"  # one of version 1 on a KV mount that is version 2 by now
+_WRONG_VERSION: Final = "Invalid path for a versioned K/V"  # a version 1 path, on a mount that is version 2
 _PASSING_TEXTS: Final = ("from non-versioned to versioned data", _WRONG_VERSION)  # during and after a mount's upgrade
 _UNKNOWN_NAMESPACE: Final = "failed to look up namespace from the token"  # HashiCorp's server, with status 500
 _NOT_VAULTS: Final = "the answer is not Vault's"
@@ -19,9 +19,9 @@ _LONGEST_TEXT: Final = 200
 
 
 class RequestFailure(Exception):  # noqa: N818 - the error is made of it
-    """A request that failed, whatever it was for; its text is public.
+    """A failed request, without its purpose; the text may be logged and shown.
 
-    `status` None = no answer came, and whether it took effect is unknown.
+    `status` None = no answer came, and whether the request took effect is unknown.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
     ) -> None:
         """
         :param kind: None = by the status.
-        :param detail: the text without the remedy; None = it is not in the text.
+        :param detail: the text without the remedy; None = the text contains no remedy.
         :param request: the method and path that were refused.
         """
         super().__init__(text)
@@ -58,7 +58,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
     def is_not_found(self) -> bool:
         """Return True if nothing is at the path: a 404 with an empty error list, or a deleted version's metadata.
 
-        A 404 with a text is about the way there: the mount or namespace.
+        A 404 with an error text is about the mount or the namespace.
         """
         body = mapping(self.body)
         is_vaults = body.get("errors") == [] or "metadata" in mapping(body.get("data"))
@@ -76,7 +76,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
 
     @property
     def is_throttled(self) -> bool:
-        """Return True if a rate limit refused the request, which carried out nothing."""
+        """Return True if a rate limit refused the request, so that it had no effect."""
         return self.status == int(requests.codes.too_many_requests)
 
     @property
@@ -86,7 +86,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
 
 
 class VaultError(RefreshError):
-    """What the worker wanted of Vault failed."""
+    """A failed operation on Vault; the text names its purpose."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class VaultError(RefreshError):
     ) -> None:
         """
         :param kind: None = by the status.
-        :param failure: what Vault answered; None = its answer was no refusal.
+        :param failure: the failed request; None = the request succeeded, but its answer cannot be used.
         """
         kind = kind or Kind.of(stage, status)
         retry_after = failure.retry_after if failure else None
@@ -121,7 +121,7 @@ class VaultError(RefreshError):
     ) -> Self:
         """Return the error of a failed request.
 
-        :param purpose: what it was for; comes first in the text.
+        :param purpose: what the request was for; comes first in the text.
         :param kind: None = the failure's.
         :param hint: what the failure may mean, for the text.
         :param remedy: what to do about it; None = the hint, or else the failure's own.
@@ -145,7 +145,7 @@ class VaultError(RefreshError):
 
 
 class LoginRefusedError(VaultError):
-    """A refused login that wants somebody. Retries go by its transient kind: other refusals look alike and pass."""
+    """A refused login that somebody has to fix. It is retried as transient: refusals that pass look the same."""
 
     @property
     def reported_kind(self) -> Kind:
@@ -153,14 +153,14 @@ class LoginRefusedError(VaultError):
 
 
 class UnexpectedResponseError(VaultError):
-    """A success, but not in Vault's form: a gateway before it answers, or somebody else at its address."""
+    """A success, but not in Vault's form: sent by a gateway in front of Vault, or by another server at its address."""
 
     def __init__(self) -> None:
         super().__init__(_NOT_VAULTS)
 
 
 def not_vaults(status: int | None = None) -> RequestFailure:
-    """Return the failure of an answer that is not in Vault's form; nothing is known of what the request did."""
+    """Return the failure of an answer that is not in Vault's form; whether the request took effect is unknown."""
     return RequestFailure(_NOT_VAULTS if status is None else f"status {status}, and {_NOT_VAULTS}")
 
 
@@ -170,7 +170,7 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def said(body: Any) -> str:
-    """Return Vault's errors, or the warnings in their place, on one line after a comma."""
+    """Return Vault's errors, or if there are none its warnings, on one line that begins with a comma."""
     lines = "; ".join(
         _LIST_HEAD.sub("", each).strip() for each in texts(mapping(body).get("errors", mapping(body).get("warnings")))
     )
@@ -179,5 +179,5 @@ def said(body: Any) -> str:
 
 
 def texts(value: object) -> list[str]:
-    """Return the beginnings of a list's texts; none if it is no list."""
+    """Return a list's items as texts, each cut to 200 characters; an empty list if the value is no list."""
     return [str(each)[:_LONGEST_TEXT] for each in value] if isinstance(value, list) else []

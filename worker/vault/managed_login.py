@@ -32,7 +32,7 @@ class Cause(StrEnum):
 
     START = "start"
     ENDING = "ending"
-    """The lease, or the number of uses."""
+    """The lease, or the number of uses, runs out."""
     RENEWAL_REFUSED = "renewal_refused"
     REVOKED = "revoked"
     CREDENTIALS_CHANGED = "credentials_changed"
@@ -70,7 +70,7 @@ class ManagedLogin:
         self._relogin_from = float("-inf")
 
     def call(self, request: Callable[[hvac.Client], Any]) -> Any:
-        """Make one request, logged in; its RequestFailure, or VaultError where the login fails.
+        """Make one request, logged in; raises its RequestFailure, or VaultError if the login fails.
 
         If the login proves to be invalid, log in again and retry once.
         """
@@ -156,7 +156,7 @@ class ManagedLogin:
         if self._active is not used:
             return True  # another thread noticed it
         if self._clock() < self._relogin_from:
-            return False  # the newest login was refused just the same, and another one would be
+            return False  # the newest login was refused as well, and so would be another one
         used.spend()
         try:
             used.client.auth.token.lookup_self()
@@ -205,7 +205,7 @@ class ManagedLogin:
             self._outage.worked(Use.LOGIN)
 
     def _try_renew(self, active: ActiveLogin, now: float) -> Cause | None:
-        """Renew the login for about its length; return the cause to log in again, None if renewed."""
+        """Renew the login for about its lease's length; return the cause to log in again instead, None if renewed."""
         lease = active.lease
         if self._credentials_changed():
             return Cause.CREDENTIALS_CHANGED
@@ -219,7 +219,7 @@ class ManagedLogin:
         except RequestFailure as failure:
             if failure.status is None or failure.is_throttled:
                 raise VaultError.of(failure, "renewal of the login") from failure
-            return Cause.RENEWAL_REFUSED  # at the maximum TTL OpenBao does so with a 500
+            return Cause.RENEWAL_REFUSED  # at the maximum TTL OpenBao refuses with a 500
         except (LookupError, TypeError, ValueError) as error:
             raise VaultError.of(not_vaults(), "renewal of the login") from error
         if renewed.length < lease.length * RENEW_AT and self._login.revocable:
@@ -229,7 +229,7 @@ class ManagedLogin:
         return None
 
     def _log_in(self, asked: float, cause: Cause) -> None:
-        """Log in, unless another thread was refused since that moment or a refusal is in backoff."""
+        """Log in; raise the latest failure instead if it is newer than the steady moment `asked`, or in backoff."""
         if self._failed and (self._failed[0] > asked or self._in_backoff()):
             raise self._failed[1]
         client = self._new_client()
@@ -247,7 +247,7 @@ class ManagedLogin:
             failure = error if isinstance(error, RequestFailure) else not_vaults()
             method = self._login.method
             error_class = LoginRefusedError if wants_somebody(method, failure.status) else VaultError
-            # no account's fault; and a Kubernetes API that is down, or a file about to be rotated, looks like a refusal
+            # no account's fault, and transient: a Kubernetes API that is down, or an old file, looks like a refusal
             told = error_class.of(failure, f"{method} login", kind=Kind.TRANSIENT, hint=remedy_for(method, failure))
             self._failed = (self._clock(), told)
             self._refusals = self._refusals + 1 if failure.kind is Kind.PERMANENT else 0

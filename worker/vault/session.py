@@ -44,18 +44,18 @@ _NAMESPACE_IGNORED: Final = (
 
 _WRITES = frozenset({Operation.WRITE_TOKEN, Operation.WRITE_METADATA})
 _WRITE_CAPABILITIES = {"patch": {"patch"}}
-"""By method; of others, those for a secret that may be there or not."""
+"""By HTTP method. Others need create and update, since the secret may exist or not."""
 _PARAMETERS = "the policy grants {} here: see its allowed_parameters, denied_parameters and required_parameters"
 
 _FIGURE = re.compile(r"\b\d[\w.]*")
 """A number or a duration such as 1h2m3s."""
 _MOST_WARNINGS: Final = 100
-"""Different ones that are reported: one could quote something else at each request."""
+"""Different warnings that are reported, at most: a warning may quote something else at each request."""
 
 log = structlog.get_logger()
 
 _CLOCK_TOLERANCE: Final = 2.0
-"""Seconds: Date has whole ones, and servers behind one address differ a little."""
+"""Seconds: the Date header has no fractions, and servers behind one address differ a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,16 @@ class VaultSession:
         self.outage: Final = Outage(address, clock)
         self._clock_sample: _ClockSample | None = None
         self.on_clock_jump: Callable[[float, bool], object] = lambda *_: None
-        """Called with the seconds by which Vault's clock is off its forecast, and whether the process stood still."""
+        """Called with the seconds by which Vault's clock is off its forecast, and whether the process was paused."""
         self.on_request: Callable[[str, int | None, float], object] = lambda *_: None
         """Called with the operation, the answer's status (None = none came) and the seconds it took."""
         self.least_remaining: Callable[[], float] = lambda: math.inf
-        """Returns the seconds until the first token of an account at work expires."""
+        """Returns the seconds until the first token of the running attempts expires."""
         self._gates: dict[str, Gate] = {}
         """By mount."""
         self._latest = threading.local()
         self._warnings: set[str] = set()
-        """Vault's own that were reported, without their figures."""
+        """Vault's own warnings that were reported, without their figures."""
         self._latest_health: Mapping[str, Any] = {}
         new_client = partial(
             hvac.Client,
@@ -124,9 +124,12 @@ class VaultSession:
     def call(
         self, operation: Operation, mount: str, path: str, request: Callable[[hvac.Client], Any]
     ) -> dict[str, Any]:
-        """Make one request to a mount, logged in and at the mount's pace; a path of the mount is for people.
+        """Make one request to a mount, logged in and within the mount's rate limit.
 
-        VaultError names the login, or operation and path. ThrottledError where the pace lets no write through.
+        Raise VaultError, which names the login or the operation and path; ThrottledError if a write waited too long for
+        the rate limit.
+
+        :param path: below the mount; for the error's text only.
         """
         gate = self._gates.get(mount) or self._gates.setdefault(mount, self._new_gate(mount))
         return gate.call(operation, lambda: self._send(operation, join_path(mount, path), request))
@@ -164,11 +167,11 @@ class VaultSession:
     def _failed(self, use: Use, error: VaultError) -> None:
         if error.kind is Kind.TRANSIENT:
             self.outage.failed(use, error)
-        else:  # it works, and says no
+        else:  # Vault works, and refused this request
             self.outage.worked(use)
 
     def capabilities(self, *paths: str) -> Mapping[str, Collection[str]]:
-        """Return what the login may do at each of these paths; VaultError."""
+        """Return what the login may do at each of these paths; raises VaultError."""
         answer = self.call(
             Operation.READ_ACCOUNT,
             "sys",
@@ -194,20 +197,20 @@ class VaultSession:
         return max((gate.closed_until for gate in list(self._gates.values())), default=-math.inf)
 
     def close(self) -> None:
-        """Revoke the login if it is ours, and report what is over with it."""
+        """Log the rate limiting that goes on, and revoke the login if it is ours."""
         for gate in list(self._gates.values()):
             gate.close()
         self.login.close()
 
     def health(self) -> str:
-        """Vault's own word on how it is, asked without a login; VaultError if it cannot be used."""
+        """Return Vault's version and role, asked without a login; raises VaultError if Vault cannot be used."""
         try:
-            # it is the server's own: no namespace has one
+            # health is the server's: a namespace has none
             answer = self._client.adapter.without_namespace().get(
                 "/v1/sys/health", params={"standbyok": "true", "perfstandbyok": "true"}
             )
         except RequestFailure as failure:
-            # a gateway has a 503 or 530 of its own
+            # a gateway may send a 503 or 530 of its own
             known = _HEALTH.get(failure.status) if "initialized" in mapping(failure.body) else None
             hint, remedy = known or (None, None)
             raise VaultError.of(failure, None, hint=hint, remedy=remedy) from failure
@@ -227,7 +230,7 @@ class VaultSession:
             log.warning("vault.warning", warning=fault)
 
     def now(self) -> datetime:
-        """Vault's clock, by the Date of its latest answer; the wall clock until one came."""
+        """Return Vault's time, by the Date of its latest answer; the wall clock's until one came."""
         if self._clock_sample is None:
             return datetime.now(UTC)
         sample = self._clock_sample
