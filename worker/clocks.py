@@ -44,10 +44,10 @@ class SentinelClocks:
         """Return the seconds by which Sentinel's clock is ahead of Vault's; 0 = they agree, or none is known."""
         return min(list(self._skews.values()), key=abs, default=0.0)
 
-    def learn(self, host: str, now: datetime | None) -> None:
-        """Remember what the host's clock shows now; None = it showed nothing."""
-        if now:
-            self._learnt[host] = now, self._clock()
+    def learn(self, host: str, now: datetime | None, asked: float) -> None:
+        """Remember what the host's clock showed after the steady moment `asked`; None = it showed nothing."""
+        if now and self._clock() - asked <= _LARGEST_SKEW:  # else it is uncertain by so much
+            self._learnt[host] = now, asked
 
     def keep(self, hosts: set[str]) -> None:
         """Forget all but these hosts."""
@@ -83,11 +83,12 @@ class SentinelClocks:
         return stored.by_clock(now)
 
     def _ask(self, host: str) -> tuple[datetime, float] | None:
+        asked = self._clock()
         try:
             now = self._sentinel.reach(host, SHORTEST_TIMEOUT)
         except RefreshError:
             return None
-        return (now, self._clock()) if now else None
+        return (now, asked) if now else None
 
 
 class ClockComparison:

@@ -129,8 +129,7 @@ class TokenSource:
         if others_wait:
             timeout = plan.exchange_timeout(timeout, remaining, max(self._durations[host], default=None))
         try:
-            response, used = self._request(account, host, timeout)
-            at = self._clock()
+            response, used, asked = self._request(account, host, timeout)
             expected = Expected.of(account)
             sent = {account.client_secret, used.client_secret}
             known = account.name, host
@@ -145,16 +144,16 @@ class TokenSource:
             if error.stage is Stage.SENTINEL:
                 self._hosts.invalidate(account)
             raise
-        self.clocks.learn(host, response.now)
+        self.clocks.learn(host, response.now, asked)
         scheduled = plan.schedule_token(
             account.name,
             token,
             server_now=response.now,
-            at=at,
+            at=asked,  # not when the answer was read: the process may have been suspended in between
             policy=self._policy,
-            desynchronize=tracked is None or tracked.is_late(at),
+            desynchronize=tracked is None or tracked.is_late(asked),
         )
-        tracked = plan.retry_at_half_remaining(scheduled, at)  # Sentinel may return an old token, due at once
+        tracked = plan.retry_at_half_remaining(scheduled, self._clock())  # an old token would be due at once
         return ObtainedToken(
             token=token,
             token_type=response.token_type,
@@ -165,22 +164,25 @@ class TokenSource:
             previous_used=used is not account,
         )
 
-    def _request(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account]:
-        """Return the answer, and the account with the client_secret that Sentinel accepted: the newest or previous."""
+    def _request(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:
+        """Return the answer, the account with the client_secret that Sentinel accepted, and when it was asked.
+
+        The client_secret is the newest or the previous one; the moment is a steady one.
+        """
         try:
-            return self._timed(account, host, timeout), account
+            return self._timed(account, host, timeout)
         except RefreshError as error:
             before = self._secrets.previous(account) if error.status in CREDENTIALS_REFUSED else None
             if before is None:
                 raise
             try:
-                return self._timed(before, host, timeout), before
+                return self._timed(before, host, timeout)
             except RefreshError:
                 raise error from None  # the refusal of the current secret is the one to fix
 
-    def _timed(self, account: Account, host: str, timeout: timedelta) -> TokenResponse:
+    def _timed(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:
         """Request a token, and remember how long it took to get one."""
         began = self._clock()
         response = self._sentinel.request_token(account, host, timeout)
         self._durations[host].append(self._clock() - began)
-        return response
+        return response, account, began

@@ -382,10 +382,12 @@ def _skew_vault(trouble: Trouble, episode: Episode) -> bool:
     if vault.skew:
         return False
     vault.skew = timedelta(seconds=trouble.random.uniform(-largest, largest))
+    trouble.world.oracle.vaults_clock_stepped()
     trouble.vault.append((episode, frozenset(), lambda: HEALTHY))
 
     def end() -> None:
         vault.skew = timedelta()
+        trouble.world.oracle.vaults_clock_stepped()
         trouble.world.skewed = None
 
     episode.end = end

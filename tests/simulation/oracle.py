@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
+from tests.fakes.vault import TOKENS
 from tests.simulation.hub import Event, Process
 from tests.simulation.ownership import MANAGED_BY, Ownership
 from worker.core.account import Account
@@ -297,6 +298,17 @@ class Oracle:
             issued and issued.sound and (issued.account_id, issued.client_id) == (truth.account_id, truth.client_id)
         )
         self._stands(truth, issued if is_its_own else None)
+
+    def vaults_clock_stepped(self) -> None:
+        """Look again at what was deleted: by another clock it can be read once more, or no longer."""
+        for name, truth in self.truths.items():
+            data = self._world.vault.kv.get(TOKENS + name).data
+            if truth.published and data is None:
+                now = self._hub.clock()
+                self.trouble(Window(now, now, Recovery.RESYNC, "deleted, by Vault's clock again"), name)
+                self._stands(truth, None)
+            elif data and truth.published is None:
+                self.back(name, data)
 
     def _stands(self, truth: Truth, issued: Issued | None) -> None:
         truth.published = issued

@@ -135,6 +135,22 @@ def test_while_others_wait_an_exchange_has_twice_the_time_of_the_hosts_slowest_r
     assert allowed(others_wait=False) == 10
 
 
+@pytest.mark.usefixtures("credentials")
+def test_a_process_suspended_amid_the_exchange_takes_the_token_for_no_younger_than_it_is(world: World) -> None:
+    tokens, host = source(world), world.liveperson.hosts["va"]
+
+    def suspend(*_: object) -> None:
+        world.clock.advance(40 * MINUTE)
+
+    world.liveperson.at_token = suspend
+    obtained = tokens.obtain(usable(world.vault.accounts.read(ACCOUNT)), Reason.MISSING, None)
+    assert obtained.tracked.validity.remaining(world.clock()) == 20 * 60
+    assert obtained.tracked.refresh_at <= world.clock() + 10 * 60
+    world.store(obtained.token.raw.get_secret_value(), sentinel_host=host)
+    stored = world.vault.tokens.read(ACCOUNT)
+    assert tokens.clocks.judged(stored) == stored  # what its clock seemed to show is not learnt
+
+
 # A rotation that reached Vault before LivePerson
 
 
