@@ -177,7 +177,7 @@ class TokenSource:
                 raise
             try:
                 return self._timed(before, host, timeout)
-            except RefreshError:
+            except (RefreshError, TokenRefusedError):
                 raise error from None  # the refusal of the current secret is the one to fix
 
     def _timed(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:

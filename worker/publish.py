@@ -197,13 +197,13 @@ class Publisher:
             return self._succeeded(attempt, Result.REFRESHED)
         attempt.obtained = attempt.reason = attempt.remaining_at_refresh = None
         outcome = self._succeeded(attempt, Result.ADOPTED)
-        if pending and plan.replaces(pending.token, token, attempt.deletion_time):
-            # an older token was put back: ours, which expires later, is kept for when that is due
+        if pending and outcome.tracked and pending.tracked.serves_longer(outcome.tracked):
+            # an older token was put back: ours is kept for when that one is due
             self.pending[attempt.account] = pending
         return outcome
 
     def _succeeded(self, attempt: Attempt, result: Result) -> Outcome:
-        """Finish an attempt that knows what is in Vault: nothing is left to be written."""
+        """Finish an attempt that knows what is in Vault: no obtained token has to be written now."""
         self.pending.pop(attempt.account, None)
         token, deletion_time = attempt.assessment.token, attempt.deletion_time
         early_deletion = None

@@ -12,23 +12,26 @@ from worker.publish import StoredTokens
 def statuses(names: Iterable[str], tokens: StoredTokens, pool: Executor) -> list[AccountStatus]:
     """Return the accounts' states, the most urgent first, those that need no token last.
 
-    RefreshError where Vault cannot be used, or refuses every token: what it refuses to some is their own trouble.
+    Raises RefreshError where Vault cannot be used, or refuses every token: a token refused alone is its own trouble.
     """
-    found = [*pool.map(lambda name: _status(name, tokens), names)]
-    if found and all(refusal for _, refusal in found):
-        raise next(refusal for _, refusal in found if refusal)
-    return sorted((status for status, _ in found), key=lambda status: status.urgency)
+    refusals: list[RefreshError] = []  # the first ones: each keeps much in memory, by its traceback
 
+    def status(name: str) -> tuple[AccountStatus, bool | None]:
+        """Return the state, and whether Vault refused the token; None = it was not asked."""
+        try:
+            return stored_status(name, tokens.read(name)), False
+        except UnmanagedSecretError as error:
+            return AccountStatus.of(name, State.UNMANAGED, remaining=0.0, last_error=str(error)), False
+        except InvalidAccountError as error:
+            return AccountStatus.of(name, State.INVALID, remaining=0.0, last_error=str(error)), None
+        except RefreshError as error:
+            if error.kind is not Kind.PERMANENT:
+                raise
+            if not refusals:
+                refusals.append(error)
+            return AccountStatus.of(name, State.FAILING, remaining=0.0, last_error=format_error(error)), True
 
-def _status(name: str, tokens: StoredTokens) -> tuple[AccountStatus, RefreshError | None]:
-    """Return the state, and what Vault refused its token with."""
-    try:
-        return stored_status(name, tokens.read(name)), None
-    except UnmanagedSecretError as error:
-        return AccountStatus.of(name, State.UNMANAGED, remaining=0.0, last_error=str(error)), None
-    except InvalidAccountError as error:
-        return AccountStatus.of(name, State.INVALID, remaining=0.0, last_error=str(error)), None
-    except RefreshError as error:
-        if error.reported_kind is not Kind.PERMANENT:
-            raise
-        return AccountStatus.of(name, State.FAILING, remaining=0.0, last_error=format_error(error)), error
+    found = [*pool.map(status, names)]
+    if refusals and all(refused is not False for _, refused in found):
+        raise refusals[0]
+    return sorted((each for each, _ in found), key=lambda status: status.urgency)

@@ -220,6 +220,17 @@ def test_where_both_are_refused_the_failure_is_that_of_the_newest(
     assert [service for service, _ in world.liveperson.requests].count("sentinel") == 2
 
 
+def test_an_unusable_answer_to_the_secret_before_does_not_hide_the_refusal_of_the_newest(
+    world: World, refresher: Refresher, credentials: Credentials
+) -> None:
+    def at_token(*_: object) -> None:
+        raise TokenRefusedError(Check.TOKEN_TYPE, "expected Bearer, got mac")
+
+    rotate(world, credentials)
+    world.liveperson.at_token = at_token
+    assert error_of(refresher.refresh(ACCOUNT)) == (Stage.SENTINEL, Kind.PERMANENT, 401, None)
+
+
 @pytest.mark.parametrize("status", [404, 429, 503])
 def test_what_is_no_refusal_of_the_credentials_is_asked_once(
     world: World, refresher: Refresher, credentials: Credentials, status: int

@@ -52,6 +52,43 @@ def test_a_success_in_between_shows_that_the_refused_accounts_are_refused_for_th
         assert outage.error is None
 
 
+def test_accounts_that_were_refused_for_themselves_do_not_count_again_until_they_succeed(outage: Outage) -> None:
+    """With two of them among four healthy ones the alert fired fifty times a day."""
+    for account in ("le1", "le2"):
+        fail(outage, account)
+    succeed(outage, "le3")
+    for account in ("le1", "le2", "le1", "le2"):
+        fail(outage, account)
+        assert outage.error is None
+    fail(outage, "le3")
+    assert outage.error is None
+    fail(outage, "le4")
+    assert outage.error == str(DENIED)
+    succeed(outage, "le3")
+    succeed(outage, "le1", Result.ADOPTED)
+    for account in ("le1", "le5"):
+        assert outage.error is None
+        fail(outage, account)
+    assert outage.error == str(DENIED)
+
+
+def test_where_all_others_are_refused_for_themselves_the_last_one_counts_alone(outage: Outage) -> None:
+    for account in ("le1", "le2"):
+        fail(outage, account, accounts=3)
+    succeed(outage, "le3")
+    fail(outage, "le3", accounts=3)
+    assert outage.error == str(DENIED)
+
+
+def test_an_account_that_fails_by_something_else_is_not_refused_any_more(outage: Outage) -> None:
+    for account in ("le1", "le2"):
+        fail(outage, account)
+    for account in ("le1", "le2"):
+        assert outage.error == str(DENIED)
+        fail(outage, account, RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "va answers 503", status=503))
+    assert outage.error is None
+
+
 def test_a_token_that_is_adopted_shows_that_its_account_is_not_refused_any_more(outage: Outage) -> None:
     for account in ("le1", "le2"):
         fail(outage, account)

@@ -13,6 +13,7 @@ from worker.core.errors import InvalidAccountError, Kind, RefreshError, Stage, U
 from worker.core.outcome import State
 from worker.core.status import AccountStatus, Severity
 from worker.core.unchecked import StoredSecret
+from worker.vault.errors import LoginRefusedError, VaultError
 
 HALF_WAY = ISSUED + HOUR / 2
 PLANNED = "2018-04-25T08:21:10Z"
@@ -171,3 +172,21 @@ def test_the_most_urgent_comes_first(pool: ThreadPoolExecutor) -> None:
     }
     lines = status.statuses(lives, Shelf(shelf), pool)
     assert [line.account for line in lines] == ["a-none", "b-none", "soon", "late"]
+
+
+def test_what_vault_refuses_to_some_is_their_own_trouble_and_to_all_it_is_vaults(pool: ThreadPoolExecutor) -> None:
+    refused = VaultError("read_token secret/a: status 403, permission denied", status=403)
+    invalid = InvalidAccountError("its name is not allowed")
+    lines = status.statuses("ab", Shelf({"a": refused, "b": stored(None)}), pool)
+    assert {line.account: line.state for line in lines} == {"a": State.FAILING, "b": State.FAILING}
+    assert lines[0].last_error == f"vault: {refused}"
+    for others in ({}, {"b": refused}, {"b": invalid}):  # for an invalid name Vault is not asked
+        with pytest.raises(VaultError) as caught:
+            status.statuses(["a", *others], Shelf({"a": refused, **others}), pool)
+        assert caught.value is refused
+
+
+def test_a_login_that_is_refused_meanwhile_is_no_accounts_trouble(pool: ThreadPoolExecutor) -> None:
+    refused = LoginRefusedError("approle login: status 400", status=400, kind=Kind.TRANSIENT)
+    with pytest.raises(LoginRefusedError):
+        status.statuses("ab", Shelf({"a": stored(None), "b": refused}), pool)

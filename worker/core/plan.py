@@ -42,6 +42,8 @@ _EARLIEST_DESYNCHRONIZED = 0.2
 """Tokens that were obtained together are refreshed from this share of `refresh.at` on."""
 _LATE = 0.05
 """A token overdue by this share of its lifetime is probably not the only one."""
+_LONGER = 0.1
+"""Share of the lifetime; a refresh is planned up to 0.05 before or after its moment."""
 _SHORTEST_RETENTION = 60.0
 """Seconds of lifetime, at least, by which the refresh of a token that Vault deletes too early is planned."""
 
@@ -121,6 +123,10 @@ class TrackedToken:
     def is_late(self, now: float) -> bool:
         """Return True if the refresh is overdue by so much that other accounts' tokens probably are too."""
         return now - self.refresh_at > _LATE * (self.validity.end - self.validity.start)
+
+    def serves_longer(self, other: "TrackedToken") -> bool:
+        """Return True if this token is due later than the other by more than jitter alone explains."""
+        return self.refresh_at - other.refresh_at > _LONGER * (self.validity.end - self.validity.start)
 
 
 @dataclass(frozen=True, slots=True)

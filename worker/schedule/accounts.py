@@ -98,7 +98,7 @@ class AccountScheduler:
             self.queue(name)
 
     def on_sync(self) -> None:
-        """Queue the accounts that wait to read, and those that were woken in vain, since no other success wakes them.
+        """Queue the accounts that wait to read, and those that were woken in vain: nothing else may wake them.
 
         Of the accounts that wait to write, queue one as a probe: a standby without a leader answers reads only.
         """

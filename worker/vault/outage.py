@@ -34,6 +34,8 @@ class Outage:
         """The latest error of each use."""
         self._refused: set[str] = set()
         """Accounts refused since one was last refreshed."""
+        self._refused_alone: set[str] = set()
+        """Accounts that were refused while another one was refreshed: for themselves, until they succeed."""
         self._since = 0.0
         self._lock = threading.Lock()
 
@@ -62,18 +64,24 @@ class Outage:
     def attempted(self, outcome: Outcome, accounts: int) -> None:
         """Record an attempt. What Vault refuses to a few accounts while none is refreshed, it refuses to all.
 
+        An account that was refused while others were refreshed does not count until it succeeds.
+
         :param accounts: the number of all accounts.
         """
         error = outcome.error
         with self._lock:
-            if error is None:
-                self._refused.discard(outcome.account)
-                if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
-                    self._refused.clear()
-            elif _is_refusal(error) and outcome.state is State.FAILING:
-                self._refused.add(outcome.account)
-                if len(self._refused) >= min(_MANY, accounts):
+            if error and _is_refusal(error) and outcome.state is State.FAILING:
+                if outcome.account not in self._refused_alone:
+                    self._refused.add(outcome.account)
+                if len(self._refused) >= max(1, min(_MANY, accounts - len(self._refused_alone))):
                     self._begin(Use.REFRESH, error)
+            else:
+                self._refused.discard(outcome.account)
+                if error is None:
+                    self._refused_alone.discard(outcome.account)
+                if outcome.result in (Result.REFRESHED, Result.UNCHANGED):
+                    self._refused_alone |= self._refused
+                    self._refused.clear()
             if not self._refused:
                 self._end(Use.REFRESH)
 

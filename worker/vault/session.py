@@ -154,10 +154,9 @@ class VaultSession:
         try:
             answer = self.login.call(exchange)
         except RequestFailure as failure:
+            self._failed(use, VaultError.of(failure, purpose, stage=stage))  # before another request is made
             hint = self._forbidden_by_parameters(failure) if use is Use.WRITE else None
-            error = VaultError.of(failure, purpose, stage=stage, hint=hint)
-            self._failed(use, error)
-            raise error from failure
+            raise VaultError.of(failure, purpose, stage=stage, hint=hint) from failure
         except VaultError as error:  # the login's
             self._failed(use, error)
             raise

@@ -904,6 +904,34 @@ def test_who_was_woken_in_vain_is_woken_again_by_one_that_waited_for_vault_and_r
     assert started(scheduler, 14.0) == ["c"]
     scheduler.complete(ok("c"), 15.0)
     assert started(scheduler, 15.0) == ["a"]
+    scheduler.complete(ended("a", Stage.VAULT, status=503), 16.0)
+    scheduler.complete(ended("c", Stage.VAULT, status=503), 17.0)
+    queue(scheduler, "c")
+    assert started(scheduler, 18.0) == ["c"]
+    scheduler.complete(ok("c"), 19.0)
+    assert started(scheduler, 19.0) == []
+    queue(scheduler, "a")
+    assert started(scheduler, 20.0) == ["a"]
+    scheduler.complete(ended("a", Stage.VAULT, status=503), 21.0)
+    scheduler.complete(ok("b"), 22.0)
+    assert started(scheduler, 22.0) == ["a"]
+
+
+def test_who_fails_at_vault_for_itself_is_not_tried_at_each_recovery_of_the_others(scheduler: AccountScheduler) -> None:
+    """With ten of them 2,000 accounts once took eleven times as long to recover from an outage."""
+    others = [f"b{number}" for number in range(50)]
+    know(scheduler, "a", *others)
+    for name in ("a", *others):
+        scheduler.complete(ended(name, Stage.VAULT, status=503), 10.0)
+    tries, now = 0, 20.0
+    for _ in range(3):
+        scheduler.on_sync()
+        while names := started(scheduler, now):
+            for name in names:
+                now += 0.01
+                tries += name == "a"
+                scheduler.complete(ended(name, Stage.VAULT, status=503) if name == "a" else ok(name), now)
+    assert 3 <= tries <= 9
 
 
 def test_who_recovers_from_another_trouble_wakes_nobody_again(scheduler: AccountScheduler) -> None:
