@@ -77,8 +77,13 @@ _TOO_MANY: Final = 429
 class KvEngine:
     """A mount of KV version 2, as an operator uses it."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(self, now: Callable[[], datetime], steady: Callable[[], datetime]) -> None:
+        """
+        :param now: the server's clock, which may be set.
+        :param steady: a clock that is never set: a standby lags by it.
+        """
         self._now = now
+        self._steady = steady
         self._paths: dict[str, _Path] = {}
         self._past: dict[str, deque[tuple[datetime, _Path | None]]] = {}
         """For each path that changed, what was there until a moment within LONGEST_LAG."""
@@ -167,7 +172,7 @@ class KvEngine:
 
     def _seen(self, path: str, stale: timedelta) -> _Path | None:
         if stale:
-            since = self._now() - stale
+            since = self._steady() - stale
             for until, before in self._past.get(path, ()):
                 if until > since:
                     return before
@@ -179,7 +184,7 @@ class KvEngine:
         self._change(path, replace(there, versions={**there.versions, there.current: newest}))
 
     def _change(self, path: str, changed: _Path | None) -> None:
-        now, past = self._now(), self._past.setdefault(path, deque())
+        now, past = self._steady(), self._past.setdefault(path, deque())
         past.append((now, self._paths.get(path)))
         while past[0][0] < now - LONGEST_LAG:
             past.popleft()
@@ -222,7 +227,7 @@ class FakeVault:
         self.at_hang: Callable[[], object] = nothing
         self.at_view: Callable[[str, SecretVersion, timedelta], object] = nothing
         """Called with a path, what a read of it showed, and how old that is."""
-        self.kv = KvEngine(self.now)
+        self.kv = KvEngine(self.now, self._clock.now)
         self.accounts = AccountStore(FakeKv(self, ACCOUNTS, "read_account"), prefix=ACCOUNTS.rstrip("/"))
         self.tokens = TokenStore(FakeKv(self, TOKENS, "read_token"), prefix=TOKENS.rstrip("/"))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.faults import Fault, Faults, Service
 from tests.fakes.vault import ACCOUNTS, HEALTHY, TOKENS, KvEngine, VaultFault
-from tests.simulation.oracle import Recovery, Window
+from tests.simulation.oracle import BY_HAND, Recovery, Window
 from tests.simulation.ownership import LONGEST_ATTEMPT, MANAGED_BY
 from worker.core.plan import RETRY_PAUSES
 
@@ -622,7 +622,10 @@ def _stranger(trouble: Trouble, episode: Episode, *, wipe: bool, read: int | Non
     def end() -> None:
         if not world.was_down(since):
             # a failing account's path is read again at its next attempt
-            owner.still_broken(world.clock(), within=RETRY_PAUSES[-1].total_seconds() + LONGEST_ATTEMPT)
+            within = RETRY_PAUSES[-1].total_seconds() + LONGEST_ATTEMPT
+            if owner.status_writer == BY_HAND:  # for the replicas it does not fail: they see it at a resync
+                within += world.plan.resync_interval + world.plan.accounts / 5
+            owner.still_broken(world.clock(), within=within)
         if trouble.random.random() < 0.5 and world.clock() - since > MINUTE and owner.is_strangers:
             kv.set_metadata(path, custom_metadata={"managed_by": MANAGED_BY})
         else:

@@ -190,6 +190,8 @@ class Oracle:
             if len(truth.history) == truth.history.maxlen:
                 self._ledger.pop(truth.history[0], None)
             truth.history.append(raw)
+        elif abs(skew := self._skew(sentinel_now.timestamp())) >= 1:
+            known.skew = skew  # the same second again, by a clock that is wrong: the very same token
         assert process
         truth.mints += known.sound
         self.mints.append(now)
@@ -231,8 +233,11 @@ class Oracle:
             and iat <= sentinel_now + _LEEWAY
             and 0 < exp - iat <= _LONGEST_LIFE
         )
-        skew = sentinel_now - self._world.clock.now().timestamp()
+        skew = self._skew(sentinel_now)
         return Issued(account.account_id, account.client_id, now, exp - sentinel_now, iat, exp, skew, sound)
+
+    def _skew(self, sentinel_now: float) -> float:
+        return sentinel_now - self._world.clock.now().timestamp()
 
     # What becomes of an attempt
 

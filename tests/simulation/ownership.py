@@ -55,6 +55,8 @@ class Ownership:
     """Since when the account is disabled, deleted or removed."""
     status_since: float | None = None
     """Since when our state is at a stranger's path."""
+    status_writer: str | None = None
+    """The process that wrote it."""
     unmarked_since: float | None = None
     """Since when data of ours is at a path without a mark."""
     _data_writes: dict[Process, float] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class Ownership:
             view = self._views.get(process)
             if view is None or view.is_strangers:
                 self.broken("the state is written to a stranger's path", self.name)
-            self.status_since = self.status_since or now
+            self.status_since, self.status_writer = self.status_since or now, process.name
 
     def _handed(self, *, marked: bool, now: float) -> None:
         if self.stranger:

@@ -129,7 +129,7 @@ class _Kv(KvEngine):
     """A KV engine that reports changes at a token's path to the oracle."""
 
     def __init__(self, world: "SimWorld") -> None:
-        super().__init__(world.vault.now)
+        super().__init__(world.vault.now, world.clock.now)
         self._world = world
 
     def put(self, path: str, data: Mapping[str, object], cas: int | None = None) -> int:
