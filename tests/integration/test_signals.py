@@ -60,6 +60,14 @@ class Mode:
         return self.process.returncode, out.decode(), err.decode()
 
 
+@pytest.fixture(autouse=True)
+def _hangup() -> Iterator[None]:
+    """Let SIGHUP have its effect: who runs the tests by nohup ignores it, and a child inherits that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def requests(world: Scene) -> int:
     return sum(seen.service == "sentinel" for seen in world.liveperson.seen)
 
@@ -101,8 +109,8 @@ def test_sigterm_in_its_first_moments_ends_it_and_leaves_no_login(world: Scene) 
 
 @pytest.mark.parametrize("number", [*STOPPING, *OTHERS])
 def test_a_refresh_that_is_interrupted_finishes_what_runs_and_reports_it(number: signal.Signals, world: Scene) -> None:
-    world.liveperson.faults.set(Fault(delay=2))
-    with Mode(world, "--refresh-all", "--output", "json", SENTINEL_MAX_IN_FLIGHT="2") as mode:
+    world.liveperson.faults.set(Fault(delay=1))
+    with Mode(world, "--refresh-all", "--output", "json", SENTINEL_MAX_IN_FLIGHT="4") as mode:
         eventually(lambda: requests(world) >= 2)
         status, out, err = mode.end(number)
     report = json.loads(out)
