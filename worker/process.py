@@ -20,7 +20,7 @@ _STDOUT, _STDERR = 1, 2
 _STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _OTHER: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _THREADS: Final = 16
-"""What the daemon starts before it does any work, and some for that."""
+"""Threads that the daemon needs at its start, with a few to spare."""
 _DESCRIPTORS: Final = 32
 _RETRY_PAUSE: Final = 2
 """Seconds until the next try of a start without enough of them."""

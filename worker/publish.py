@@ -66,7 +66,7 @@ class Attempt:
     replaced_client_id: str | None = None
     """The client_id of the stored token, if that token is valid but another app's."""
     deletion_time: datetime | None = None
-    """When Vault deletes the published token by itself; None = never."""
+    """Moment at which Vault deletes the published token by itself; None = never."""
     vault_request_id: str | None = None
     """Of the write."""
 

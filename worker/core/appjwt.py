@@ -47,7 +47,7 @@ LONGEST_LIFE = timedelta(hours=24)
 """Documented: one hour. LivePerson may change that; a token for more than a day is no AppJWT."""
 
 CLOCK_LEEWAY = timedelta(minutes=1)
-"""How far `iat` may be ahead of the response's Date: one host name is served by several machines."""
+"""Longest time by which `iat` may be ahead of the response's Date: several machines serve one host name."""
 
 USUAL_SCOPE: Final = "msg.consumer"
 """LivePerson's Send API takes no AppJWT without it."""

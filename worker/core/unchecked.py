@@ -32,7 +32,7 @@ class StoredSecret:
     managed: bool
     """True if the metadata carries our mark."""
     deletion_time: datetime | None
-    """When Vault deletes the newest version by itself; None = never."""
+    """Moment at which Vault deletes the newest version by itself; None = never."""
     now: datetime
     """Vault's clock when it answered; Sentinel's where the two differ."""
     custom_metadata: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ _ALERTS = {
     "_BAD_CERTIFICATE": "it refuses the client certificate",
     "_CERTIFICATE_UNKNOWN": "it refuses the client certificate",
 }
-"""What a server says of our certificate, by the end of OpenSSL's name for it."""
+"""A server's verdict on our certificate, by the end of OpenSSL's name for it."""
 
 
 class ExchangeError(Exception):

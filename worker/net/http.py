@@ -178,7 +178,7 @@ class Session(requests.Session):
         self._adapter = adapter
         self._default_headers = {**headers, **secret_headers}
         self.secrets = tuple(secret_headers.values())
-        """What each request holds and no text may quote."""
+        """Parts of every request that no text may quote."""
         for scheme in ("http://", "https://"):
             self.mount(scheme, adapter)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""What may wait for a reader; beyond either limit the oldest line is dropped."""
+"""Limits of the queue; beyond either one the oldest line is dropped."""
 _FLUSH_TIMEOUT: Final = 1.0
 """Seconds that the end of the process waits for a reader."""
 

@@ -32,7 +32,7 @@ class DependencyWaitlist:
         self._waits_for: dict[str, Dependency] = {}
         self._woken_for: dict[str, Dependency] = {}
         self._tried_for: dict[str, Dependency] = {}
-        """What each running account waited for."""
+        """Dependency that each running account waited for."""
         self._woken_in_vain: dict[Vault, dict[str, None]] = {each: {} for each in Vault}
         """Accounts that failed because Vault was down again after waking them, by the use of Vault they wait for."""
         self._woken_twice: set[str] = set()

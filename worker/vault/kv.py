@@ -39,7 +39,7 @@ class SecretVersion:
     """None = there is none, or it was deleted, destroyed or ran out."""
     created: datetime | None = None
     deletion_time: datetime | None = None
-    """When Vault deletes it by itself, or did; None = never."""
+    """Moment at which Vault deletes it by itself, or did; None = never."""
     custom_metadata: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None
     """Of the request that was answered by this, as in Vault's audit log."""
