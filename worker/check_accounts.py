@@ -121,8 +121,8 @@ class AccountChecks:
             detail = f"the stored token is of client_id {other}, and the account's is {account.client_id}"
             return _Checked(Line(check, ok=False, detail=detail, remedy=_ANOTHER_APP.format(name)), host, status)
         # whether the client_secret is right, only Sentinel could say
-        unread = f"; not read: {', '.join(account.unread)}" if account.unread else ""
-        detail = f"valid; host {host}; client_secret not verified{unread}"
+        unknown = f"; not read: {', '.join(account.unknown_fields)}" if account.unknown_fields else ""
+        detail = f"valid; host {host}; client_secret not verified{unknown}"
         return _Checked(Line(check, ok=True, detail=detail), host, status)
 
     def _remedy(self, name: str, error: RefreshError) -> str:

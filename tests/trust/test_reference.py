@@ -179,7 +179,7 @@ def test_the_variables_of_vaults_own_clients_are_there_read_or_not() -> None:
 
 
 def test_every_field_of_an_accounts_secret_is_there() -> None:
-    compare("Accounts in Vault", rows("Accounts in Vault", "field"), account._READ)  # noqa: SLF001
+    compare("Accounts in Vault", rows("Accounts in Vault", "field"), account._KNOWN_FIELDS)  # noqa: SLF001
 
 
 def test_every_field_of_a_token_and_every_key_of_its_paths_metadata_is_there() -> None:

@@ -316,7 +316,7 @@ def test_a_unmanaged_secret_is_told_with_the_command_that_hands_it_over() -> Non
 
 
 def test_fields_of_an_account_that_nobody_reads_are_named_for_one_may_be_misspelt() -> None:
-    lines = check(Vault(account=replace(make_account(), unread=("enable", "note"))))
+    lines = check(Vault(account=replace(make_account(), unknown_fields=("enable", "note"))))
     (line,) = [line for line in lines if line.check == "account a"]
     assert (line.ok, line.detail) == (True, f"valid; host {HOST}; client_secret not verified; not read: enable, note")
 

@@ -15,9 +15,9 @@ from worker.core.errors import InvalidAccountError
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME_SEGMENT = re.compile(r"[A-Za-z0-9_@.+=-]{1,128}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-_LONGEST_NAME = 512
-_LONGEST_VALUE = 1024
-_ALIKE = 0.85
+_MAX_NAME_LENGTH = 512
+_MAX_VALUE_LENGTH = 1024
+_SIMILARITY_CUTOFF = 0.85
 
 ApiVersion = Literal["1.0", "2.0"]
 """Of the token request."""
@@ -46,7 +46,7 @@ class Account:
     """None = as the settings say."""
     scope: str | None = None
     """The one scope that the token must contain."""
-    unread: tuple[str, ...] = ()
+    unknown_fields: tuple[str, ...] = ()
     """Names of fields that mean nothing here: notes, or misspelt."""
 
     def digest(self, key: bytes) -> bytes:
@@ -56,7 +56,7 @@ class Account:
         return hashlib.blake2b(repr(plain).encode(), key=key).digest()
 
 
-_READ = {"enabled", *(each.name for each in fields(Account))} - {"name", "unread"}
+_KNOWN_FIELDS = {"enabled", *(each.name for each in fields(Account))} - {"name", "unknown_fields"}
 
 
 def join_path(*segments: str) -> str:
@@ -67,7 +67,7 @@ def join_path(*segments: str) -> str:
 def is_name(name: str) -> bool:
     """Return True if this is an account's name: a relative path that means the same in a URL and in Vault."""
     segments = name.split("/")
-    return len(name) <= _LONGEST_NAME and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
+    return len(name) <= _MAX_NAME_LENGTH and all(_NAME_SEGMENT.fullmatch(s) and s.strip(".") for s in segments)
 
 
 def check_name(name: str) -> None:
@@ -105,15 +105,15 @@ def parse(name: str, secret: Mapping[str, object]) -> Account | Absence:
         api_version=api_version,
         sentinel_domain=_text(secret, "sentinel_domain"),
         scope=_text(secret, "scope"),
-        unread=tuple(sorted(secret.keys() - _READ)),
+        unknown_fields=tuple(sorted(secret.keys() - _KNOWN_FIELDS)),
     )
 
 
 def _required(secret: Mapping[str, object], key: str) -> str:
     value = _text(secret, key)
     if value is None:
-        others = {have.lower().replace("-", "_"): have for have in secret if have not in _READ}
-        near = difflib.get_close_matches(key, others, n=1, cutoff=_ALIKE)
+        others = {present.lower().replace("-", "_"): present for present in secret if present not in _KNOWN_FIELDS}
+        near = difflib.get_close_matches(key, others, n=1, cutoff=_SIMILARITY_CUTOFF)
         hint = f" (there is {others[near[0]]!r}: rename it)" if near else ""
         raise InvalidAccountError(f"{key}: missing or empty{hint}")
     return value
@@ -127,8 +127,8 @@ def _text(secret: Mapping[str, object], key: str) -> str | None:
         raise InvalidAccountError(f"{key}: must be a string, is {_JSON_TYPES[type(value)]}")
     if not _VISIBLE.fullmatch(value):
         raise InvalidAccountError(f"{key}: holds a space, a line break or a character outside ASCII")
-    if len(value) > _LONGEST_VALUE:
-        raise InvalidAccountError(f"{key}: is longer than {_LONGEST_VALUE} characters")
+    if len(value) > _MAX_VALUE_LENGTH:
+        raise InvalidAccountError(f"{key}: is longer than {_MAX_VALUE_LENGTH} characters")
     return value
 
 

@@ -44,10 +44,16 @@ def test_all_that_an_account_may_say_is_taken_over() -> None:
 
 def test_fields_that_are_not_ours_are_left_alone_and_their_names_known() -> None:
     everything = dict.fromkeys(("account_id", "sentinel_domain", "api_version", "scope")) | {"enabled": True}
-    assert parse_account(ACCOUNT, account_secret(**everything)).unread == ()
+    assert parse_account(ACCOUNT, account_secret(**everything)).unknown_fields == ()
     # as the names of accounts and of what is remembered of them: no fields of theirs
-    odd = {"owner": "team x", "note": ["any", 1], "enable": False, "name": "x", "unread": "y"}
-    assert parse_account(ACCOUNT, account_secret(**odd)).unread == ("enable", "name", "note", "owner", "unread")
+    odd = {"owner": "team x", "note": ["any", 1], "enable": False, "name": "x", "unknown_fields": "y"}
+    assert parse_account(ACCOUNT, account_secret(**odd)).unknown_fields == (
+        "enable",
+        "name",
+        "note",
+        "owner",
+        "unknown_fields",
+    )
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
@@ -189,7 +195,7 @@ def test_each_field_makes_a_difference_to_the_digest_and_the_key_too() -> None:
         "sentinel_domain": "va.example",
         "api_version": "2.0",
         "scope": "another",
-        "unread": ("another",),
+        "unknown_fields": ("another",),
     }
     assert edited.keys() == {each.name for each in dataclasses.fields(account)}
     assert digest == dataclasses.replace(account).digest(b"key")
