@@ -40,10 +40,10 @@ class Check(StrEnum):
     """Only with sentinel.verify_signature; made by liveperson/keys.py."""
 
 
-LONGEST_TOKEN = 8192
+MAX_TOKEN_LENGTH = 8192
 """Characters. Measured: 427 to 594."""
 
-LONGEST_LIFE = timedelta(hours=24)
+MAX_LIFETIME = timedelta(hours=24)
 """Documented: one hour. LivePerson may change that; a token for more than a day is no AppJWT."""
 
 CLOCK_LEEWAY = timedelta(minutes=1)
@@ -54,10 +54,10 @@ USUAL_SCOPE: Final = "msg.consumer"
 
 _COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _REQUIRED: Final = ["aud", "azp", "iss", "iat", "exp"]
-_CHANGES_THE_REST = ("crit", "b64")
+_UNSUPPORTED_HEADERS = ("crit", "b64")
 """Headers that change the meaning of all others (RFC 7515, 4.1.11; RFC 7797)."""
-_LONGEST_QUOTE = 80
-_DIFFERS = "expected {}, got {}"
+_MAX_QUOTE_LENGTH = 80
+_MISMATCH = "expected {}, got {}"
 _NOT_COMPACT = "not a compact JWS"
 
 
@@ -148,20 +148,20 @@ def validate(
     ahead = token.iat - now
     # later checks rely on earlier ones
     for check, passed, template, values in (
-        (Check.ALG, token.alg == "RS256", _DIFFERS, ("RS256", token.alg)),
-        (Check.TYP, token.typ.upper() in ("JWT", ""), _DIFFERS, ("JWT", token.typ)),
-        (Check.AUD, expected.account_id in (None, *token.aud), _DIFFERS, (expected.account_id, token.aud)),
-        (Check.AZP, expected.client_id in (None, token.azp), _DIFFERS, (expected.client_id, token.azp)),
-        (Check.ISS, token.iss.lower() == "sentinel", _DIFFERS, ("Sentinel", token.iss)),
+        (Check.ALG, token.alg == "RS256", _MISMATCH, ("RS256", token.alg)),
+        (Check.TYP, token.typ.upper() in ("JWT", ""), _MISMATCH, ("JWT", token.typ)),
+        (Check.AUD, expected.account_id in (None, *token.aud), _MISMATCH, (expected.account_id, token.aud)),
+        (Check.AZP, expected.client_id in (None, token.azp), _MISMATCH, (expected.client_id, token.azp)),
+        (Check.ISS, token.iss.lower() == "sentinel", _MISMATCH, ("Sentinel", token.iss)),
         (Check.EXP, token.exp > now, "expired at {} (now {})", (token.exp, now)),
         (Check.IAT, ahead <= CLOCK_LEEWAY, "issued in the future ({}, now {})", (token.iat, now)),
         (
             Check.LIFETIME,
-            timedelta(0) < token.lifetime <= LONGEST_LIFE,
-            _DIFFERS,
+            timedelta(0) < token.lifetime <= MAX_LIFETIME,
+            _MISMATCH,
             ("more than 0, at most 24 h", token.lifetime),
         ),
-        (Check.SCOPE, expected.scope in (None, *token.scope.split()), _DIFFERS, (expected.scope, token.scope)),
+        (Check.SCOPE, expected.scope in (None, *token.scope.split()), _MISMATCH, (expected.scope, token.scope)),
     ):
         if not passed:
             raise TokenRefusedError(check, template.format(*map(_format, values)))
@@ -188,15 +188,15 @@ _JWT: Final = _StrictJWT()
 
 
 def _decode(raw: str) -> AppJWT:
-    if len(raw) > LONGEST_TOKEN:
-        raise _malformed(f"expected at most {LONGEST_TOKEN} characters, got {len(raw)}")
+    if len(raw) > MAX_TOKEN_LENGTH:
+        raise _malformed(f"expected at most {MAX_TOKEN_LENGTH} characters, got {len(raw)}")
     if not _COMPACT_JWS.fullmatch(raw):
         raise _malformed(_NOT_COMPACT)
     try:
         first = raw.partition(".")[0]
         header = _parse_object(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
-        if not header.keys().isdisjoint(_CHANGES_THE_REST):
-            raise _malformed(f"expected no header {' or '.join(_CHANGES_THE_REST)}, got one")
+        if not header.keys().isdisjoint(_UNSUPPORTED_HEADERS):
+            raise _malformed(f"expected no header {' or '.join(_UNSUPPORTED_HEADERS)}, got one")
         kid = _text(header, "kid", default="")
         # without the signature PyJWT validates no claim, some of which it would compare with this machine's clock
         claims = _JWT.decode_complete(raw, options={"verify_signature": False, "require": _REQUIRED})["payload"]
@@ -284,4 +284,4 @@ def _format(value: object) -> str:
 
 def _truncate(text: str) -> str:
     """Shorten text of the other side, which could flood a log."""
-    return (text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…") or "nothing"
+    return (text if len(text) <= _MAX_QUOTE_LENGTH else f"{text[:_MAX_QUOTE_LENGTH]}…") or "nothing"
