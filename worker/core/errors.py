@@ -22,13 +22,16 @@ class Kind(StrEnum):
     @classmethod
     def of(cls, stage: Stage, status: int | None) -> "Kind":
         """Return what an HTTP status, None = no answer, means at a stage. LivePerson documents no body of a refusal."""
-        first_refusal = _MOVED if stage in (Stage.DOMAIN, Stage.SENTINEL) else _REFUSED
-        refused = status is not None and first_refusal <= status < _SERVER_ERROR and status not in _PASSING
-        return cls.PERMANENT if refused else cls.TRANSIENT
+        first_permanent = _REDIRECT if stage in (Stage.DOMAIN, Stage.SENTINEL) else _CLIENT_ERROR
+        is_permanent = (
+            status is not None and first_permanent <= status < _SERVER_ERROR and status not in _TRANSIENT_STATUSES
+        )
+        return cls.PERMANENT if is_permanent else cls.TRANSIENT
 
 
-_MOVED, _REFUSED, _SERVER_ERROR = 300, 400, 500  # LivePerson's redirects are not followed; Vault's standby sends them
-_PASSING = frozenset({408, 412, 425, 429, 472, 473, 474})
+_REDIRECT, _CLIENT_ERROR, _SERVER_ERROR = 300, 400, 500
+"""First status of each class. LivePerson's redirects are not followed; Vault's standby sends them."""
+_TRANSIENT_STATUSES = frozenset({408, 412, 425, 429, 472, 473, 474})
 """Too slow, too early, too much at once; and what a Vault says that lags behind or stands by."""
 
 
@@ -86,13 +89,13 @@ class InvalidAccountError(RefreshError):
 class UnmanagedSecretError(RefreshError):
     """The token path contains a secret that is not ours: it is never overwritten."""
 
-    def __init__(self, text: str, hand_over: str | None = None, *, has_our_status: bool = False) -> None:
+    def __init__(self, text: str, takeover_command: str | None = None, *, has_our_status: bool = False) -> None:
         """
-        :param hand_over: the command that makes it ours.
+        :param takeover_command: the command that makes it ours.
         :param has_our_status: an account's state was written there before the secret was seen.
         """
-        with_remedy = f"{text}; to hand it over: {hand_over}" if hand_over else text
-        super().__init__(Stage.VAULT, Kind.PERMANENT, with_remedy, remedy=hand_over, detail=text)
+        with_remedy = f"{text}; to hand it over: {takeover_command}" if takeover_command else text
+        super().__init__(Stage.VAULT, Kind.PERMANENT, with_remedy, remedy=takeover_command, detail=text)
         self.has_our_status: Final = has_our_status
 
 
