@@ -12,7 +12,7 @@ import urllib3
 
 from worker import settings, wiring
 from worker.core import appjwt, plan
-from worker.core.outcome import Next, State
+from worker.core.outcome import State, Transition
 from worker.net import http
 from worker.ops import logs
 from worker.ops.events import Events
@@ -58,7 +58,7 @@ def main(names: list[str]) -> None:
         began = time.thread_time()
         for name in names:
             outcome = parts.refresher.refresh(name, force=ForceRefresh())
-            parts.events.report(outcome, Next(State.OK, State.OK, 0, 0.0, None, float("inf")))
+            parts.events.report(outcome, Transition(State.OK, State.OK, 0, 0.0, None, float("inf")))
         whole = time.thread_time() - began
     _spent[_REST] = whole - sum(_spent.values())  # type: ignore[assignment]
     shares = {part: round(_spent[part] / whole, 3) for part in (*_PARTS, _REST)}

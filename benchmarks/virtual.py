@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from tests.simulation.worlds import Plan, SimWorld
-from worker.core.outcome import Next, Outcome
+from worker.core.outcome import Outcome, Transition
 
 _HOSTS: Final = 10
 _HOURS: Final = 0.75
@@ -24,10 +24,10 @@ def main(accounts: int) -> None:
     lags: list[float] = []
     noted = world.noted
 
-    def note(outcome: Outcome, following: Next) -> None:
-        noted(outcome, following)
-        if following.lag is not None:
-            lags.append(following.lag)
+    def note(outcome: Outcome, transition: Transition) -> None:
+        noted(outcome, transition)
+        if transition.lag is not None:
+            lags.append(transition.lag)
 
     world.noted = note  # type: ignore[method-assign]
     world.begin()

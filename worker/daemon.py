@@ -12,7 +12,7 @@ import structlog
 
 from worker.core import plan
 from worker.core.errors import Kind, RefreshError
-from worker.core.outcome import Next, Outcome, Result
+from worker.core.outcome import Outcome, Result, Transition
 from worker.core.record import AccountRecord
 from worker.refresh import Accounts, Refresher
 from worker.schedule.accounts import AccountScheduler
@@ -51,7 +51,7 @@ class Daemon:
         pool: Executor,
         clock: Callable[[], float],
         keep_login_alive: Callable[[], float],
-        report: Callable[[Outcome, Next], None],
+        report: Callable[[Outcome, Transition], None],
         sync_interval: float,
         resync_interval: float,
     ) -> None:
@@ -276,9 +276,9 @@ class Daemon:
             if news:
                 log.info("account.removed", account=name)
 
-    def _done(self, outcome: Outcome, following: Next) -> None:
+    def _done(self, outcome: Outcome, transition: Transition) -> None:
         if outcome.result is not Result.DUE:
-            self._report(outcome, following)
+            self._report(outcome, transition)
 
     def _resync_step(self) -> None:
         again = self._clock() + plan.SHORTEST_PAUSE.total_seconds()

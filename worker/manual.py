@@ -10,7 +10,7 @@ from functools import partial
 from worker.core.account import Absence
 from worker.core.appjwt import utc
 from worker.core.errors import RefreshError
-from worker.core.outcome import Next, Outcome, Result
+from worker.core.outcome import Outcome, Result, Transition
 from worker.core.status import PREVIOUS_USED
 from worker.refresh import Accounts, ForceRefresh, Refresher
 from worker.schedule.accounts import AccountScheduler
@@ -44,7 +44,7 @@ class ManualRefresh:
         scheduler: AccountScheduler,
         pool: Executor,
         clock: Callable[[], float],
-        report: Callable[[Outcome, Next], None],
+        report: Callable[[Outcome, Transition], None],
         force: ForceRefresh,
     ) -> None:
         """:param report: reports an outcome."""
@@ -107,9 +107,9 @@ class ManualRefresh:
         if pump:
             self._dispatcher.start_due()
 
-    def _done(self, outcome: Outcome, following: Next) -> None:
+    def _done(self, outcome: Outcome, transition: Transition) -> None:
         try:
-            self._report(outcome, replace(following, due=float("inf")))  # nobody will try again
+            self._report(outcome, replace(transition, due=float("inf")))  # nobody will try again
         finally:  # whatever became of the report, somebody waits for this
             with self._changed:
                 self._outcomes[outcome.account] = outcome

@@ -110,7 +110,7 @@ class Attempt:
             vault_request_id=self.vault_request_id,
             replaced_client_id=self.replaced_client_id if result is Result.REFRESHED else None,
             scope_unusual=self._is_scope_unusual(),
-            is_unwritten=bool(obtained and error and error.stage is Stage.VAULT),
+            write_failed=bool(obtained and error and error.stage is Stage.VAULT),
         )
 
     def _is_scope_unusual(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from worker.core.outcome import Next, Outcome
+from worker.core.outcome import Outcome, Transition
 from worker.core.redact import redacted
 from worker.daemon import Daemon
 from worker.ops import metrics, page
@@ -29,10 +29,10 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, Ht
         parts.source.keep_hosts(hosts)
         counted.keep_hosts(hosts)
 
-    def report(outcome: Outcome, following: Next) -> None:
-        counted.report(outcome, following)
+    def report(outcome: Outcome, transition: Transition) -> None:
+        counted.report(outcome, transition)
         outage.attempted(outcome, len(parts.scheduler))
-        parts.events.report(outcome, following)
+        parts.events.report(outcome, transition)
 
     def now() -> datetime:
         return parts.session.now() + timedelta(seconds=clocks.skew)

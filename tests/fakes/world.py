@@ -14,7 +14,7 @@ from tests.fakes.liveperson import FakeLivePerson
 from tests.fakes.vault import ACCOUNTS, TOKENS, FakeVault
 from worker.core import appjwt
 from worker.core.appjwt import AppJWT, Expected
-from worker.core.outcome import Next, Outcome
+from worker.core.outcome import Outcome, Transition
 from worker.core.plan import RefreshPolicy
 from worker.daemon import Daemon, Timer
 from worker.liveperson.hosts import HostResolver
@@ -97,9 +97,9 @@ class Replica:
         if timer is None or pool is None:
             timer, pool = self.timer, self.pool = FakeTimer(), OneThread()
         self.outcomes: list[Outcome] = []
-        self.following: dict[str, Next] = {}
+        self.transition: dict[str, Transition] = {}
         self.log_in: Callable[[], float] = lambda: float("inf")
-        self.report: Callable[[Outcome, Next], None] = self._note
+        self.report: Callable[[Outcome, Transition], None] = self._note
         self.scheduler = world.scheduler(
             name,
             max_in_flight=max_in_flight,
@@ -116,7 +116,7 @@ class Replica:
             pool=pool,
             clock=world.clock,
             keep_login_alive=lambda: self.log_in(),  # noqa: PLW0108 - a test may set another one
-            report=lambda outcome, following: self.report(outcome, following),  # noqa: PLW0108 - the same
+            report=lambda outcome, transition: self.report(outcome, transition),  # noqa: PLW0108 - the same
             sync_interval=sync_interval.total_seconds(),
             resync_interval=resync_interval.total_seconds(),
         )
@@ -131,9 +131,9 @@ class Replica:
     def outcomes_of(self, account: str) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.account == account]
 
-    def _note(self, outcome: Outcome, following: Next) -> None:
+    def _note(self, outcome: Outcome, transition: Transition) -> None:
         self.outcomes.append(outcome)
-        self.following[outcome.account] = following
+        self.transition[outcome.account] = transition
 
 
 class World:

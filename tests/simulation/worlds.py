@@ -25,7 +25,7 @@ from tests.simulation.oracle import BY_HAND, Oracle, Recovery, Truth, Window
 from tests.simulation.ownership import MANAGED_BY
 from worker.core import appjwt
 from worker.core.account import Absence, Account
-from worker.core.outcome import Next, Outcome
+from worker.core.outcome import Outcome, Transition
 from worker.core.unchecked import TokenResponse
 from worker.manual import ManualRefresh
 from worker.obtain import Sentinel
@@ -411,7 +411,7 @@ class SimWorld(World):
             self.oracle.truths[name].allowed += 1
         reported: list[Outcome] = []
 
-        def report(outcome: Outcome, _: Next) -> None:
+        def report(outcome: Outcome, _: Transition) -> None:
             reported.append(outcome)
             self.oracle.reported(outcome)
 
@@ -443,14 +443,14 @@ class SimWorld(World):
 
         self.hub.spawn(process, work)
 
-    def noted(self, outcome: Outcome, following: Next) -> None:
+    def noted(self, outcome: Outcome, transition: Transition) -> None:
         self.oracle.reported(outcome)
         self.trace(
             outcome.result,
             outcome.account,
             outcome.reason or "",
             outcome.error or "",
-            f"next in {following.due - self.clock():.3f}",
+            f"next in {transition.due - self.clock():.3f}",
         )
 
     # Whether anybody is there who could do the work

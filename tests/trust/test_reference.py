@@ -28,7 +28,7 @@ from worker.check_accounts import Line
 from worker.core import account
 from worker.core.appjwt import Check
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason
 from worker.core.record import AccountRecord
 from worker.core.status import AccountStatus
@@ -235,7 +235,7 @@ def test_every_metric_is_there_with_its_type_and_labels() -> None:
     scraped.metrics.vault_asked(Operation.LIST, 200, 0.1)
     error = RefreshError(Stage.VAULT, Kind.TRANSIENT, "x")
     failed = Outcome("le1", Result.FAILED, 0.1, Reason.DUE, error=error)
-    scraped.metrics.report(failed, Next(State.OK, State.FAILING, 1, 0.0, Kind.TRANSIENT, 0.0))
+    scraped.metrics.report(failed, Transition(State.OK, State.FAILING, 1, 0.0, Kind.TRANSIENT, 0.0))
     kinds: dict[str, list[str]] = {}
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(scraped.metrics.text().decode()):

@@ -34,7 +34,7 @@ def results(replica: Replica, account: str = ACCOUNT) -> list[Result]:
 
 
 def state(replica: Replica, account: str = ACCOUNT) -> State:
-    return replica.following[account].state
+    return replica.transition[account].state
 
 
 # The main job
@@ -173,7 +173,7 @@ def test_a_deleted_account_is_skipped_without_a_word_and_taken_up_again_when_it_
         world.run(30 * MINUTE)
     assert not {line["event"] for line in lines} & {"account.added", "account.removed"}
     assert results(replica)[0] is Result.FAILED  # one read alone may be wrong
-    assert replica.following[ACCOUNT].failures == 0
+    assert replica.transition[ACCOUNT].failures == 0
     assert set(results(replica)[1:]) == {Result.ABSENT}
     assert state(replica) is State.REMOVED
     world.vault.kv.put(ACCOUNTS + ACCOUNT, credentials)
@@ -214,7 +214,7 @@ def test_a_failing_account_that_is_edited_is_tried_within_one_sync(world: World)
     world.add_account("12345678", client_secret="wrong")
     world.run(HOUR / 2)
     assert state(replica, "12345678") is State.FAILING
-    assert replica.following["12345678"].due - world.clock() > 3 * 60
+    assert replica.transition["12345678"].due - world.clock() > 3 * 60
     world.add_account("12345678")
     world.run(MINUTE + SECOND)
     outcome = replica.outcomes_of("12345678")[-1]
@@ -252,7 +252,7 @@ def test_a_token_that_somebody_refreshed_by_hand_is_found_within_one_sync(world:
     with world.liveperson.faults.on(Fault(status=401)):
         world.run(HOUR / 2 + 3 * MINUTE)
     assert state(replica, "12345678") is State.FAILING
-    assert replica.following["12345678"].due - world.clock() > 2 * 60
+    assert replica.transition["12345678"].due - world.clock() > 2 * 60
     assert world.refresher("by hand").refresh("12345678").result is Result.REFRESHED
     world.run(MINUTE + SECOND)
     assert (results(replica, "12345678")[-1], state(replica, "12345678")) == (Result.ADOPTED, State.OK)
@@ -867,7 +867,7 @@ def test_after_a_pause_an_account_that_failed_is_tried_at_once(world: World) -> 
     replica.work()
     assert len(results(replica)) == before
     world.clock.advance(MINUTE)
-    due = replica.following[ACCOUNT].due
+    due = replica.transition[ACCOUNT].due
     assert due is not None
     replica.daemon.on_clock_jump(100.0, paused=True)
     replica.pool.run()

@@ -138,7 +138,7 @@ def test_a_failure_has_its_reason_and_the_account_id_as_far_as_it_was_read(
     world.vault.denied = {operation}
     outcome = refresher.refresh(ACCOUNT, tracked=tracked)
     assert (outcome.result, outcome.reason, outcome.account_id) == (Result.FAILED, Reason.DUE, account_id)
-    assert outcome.is_unwritten is (operation == "write_token")
+    assert outcome.write_failed is (operation == "write_token")
     assert refresher.refresh(ACCOUNT, force=ForceRefresh()).reason is Reason.MANUAL
 
 

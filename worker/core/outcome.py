@@ -111,7 +111,7 @@ class Outcome:
     """The client_id of the replaced token, where that was valid and another app's."""
     scope_unusual: bool = False
     """The token lacks the usual scope, and the account names none."""
-    is_unwritten: bool = False
+    write_failed: bool = False
     """A token was obtained, and Vault did not take it."""
 
     @property
@@ -125,10 +125,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class Transition:
     """The consequence of an outcome."""
 
-    before: State
+    previous_state: State
     state: State
     failures: int
     remaining: float

@@ -7,7 +7,7 @@ import structlog
 
 from worker.core.appjwt import utc
 from worker.core.errors import InternalError
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason
 from worker.core.status import PREVIOUS_USED
 
@@ -32,9 +32,9 @@ class Events:
         self._warned_of_client: dict[str, str] = {}
         """By account, the client_id that it was warned of."""
 
-    def report(self, outcome: Outcome, following: Next) -> None:
+    def report(self, outcome: Outcome, transition: Transition) -> None:
         if outcome.result is Result.FAILED:
-            self._failed(outcome, following)
+            self._failed(outcome, transition)
         elif outcome.result in _PUBLISHED:
             self._succeeded(outcome)
         repaired = outcome.reason is Reason.DRIFT and outcome.result is Result.REFRESHED
@@ -47,8 +47,8 @@ class Events:
             self._warn_of_scope(outcome)
         if outcome.previous_used:
             log.warning("credentials.previous_used", account=outcome.account, host=outcome.host, hint=PREVIOUS_USED)
-        if following.state is not following.before:
-            self._changed(outcome, following)
+        if transition.state is not transition.previous_state:
+            self._changed(outcome, transition)
 
     def _replaced_anothers(self, outcome: Outcome, client_id: str) -> None:
         """Warn at the third such replacement within an hour, and not again while they go on."""
@@ -104,35 +104,35 @@ class Events:
             duration=_rounded(outcome.duration),
         )
 
-    def _failed(self, outcome: Outcome, following: Next) -> None:
+    def _failed(self, outcome: Outcome, transition: Transition) -> None:
         error = outcome.error
         if error is None:
             return
         # an invalid account is read at each sync, for as long as nobody mends it
-        say = log.debug if following.repeated and following.state in _READ_AT_EACH_SYNC else log.error
+        say = log.debug if transition.repeated and transition.state in _READ_AT_EACH_SYNC else log.error
         say(
             "refresh.failed",
             account=outcome.account,
             account_id=outcome.account_id,
             host=outcome.host,
             stage=error.stage,
-            kind=following.kind,
+            kind=transition.kind,
             reason=outcome.reason,
             check=error.check,
             status=error.status,
             error=str(error),
-            failures=following.failures,
-            remaining=_rounded(following.remaining),
-            next_attempt=self._wall(following.due),
+            failures=transition.failures,
+            remaining=_rounded(transition.remaining),
+            next_attempt=self._wall(transition.due),
             exc_info=error.__cause__ if isinstance(error, InternalError) else None,
         )
 
-    def _changed(self, outcome: Outcome, following: Next) -> None:
-        match following.state:
-            case State.OK if following.before is State.REMOVED:
+    def _changed(self, outcome: Outcome, transition: Transition) -> None:
+        match transition.state:
+            case State.OK if transition.previous_state is State.REMOVED:
                 log.info("account.added", account=outcome.account)
-            case State.OK if following.before is State.DISABLED:
-                log.info("account.changed", account=outcome.account, state=following.state)
+            case State.OK if transition.previous_state is State.DISABLED:
+                log.info("account.changed", account=outcome.account, state=transition.state)
             case State.OK:
                 log.info("account.recovered", account=outcome.account)
             case State.INVALID:
@@ -140,7 +140,7 @@ class Events:
             case State.REMOVED:
                 log.info("account.removed", account=outcome.account)
             case State.DISABLED:
-                log.info("account.changed", account=outcome.account, state=following.state)
+                log.info("account.changed", account=outcome.account, state=transition.state)
             case State.UNMANAGED | State.FAILING:
                 pass  # refresh.failed said so
 

@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from worker.core.errors import Kind, Stage
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason, TrackedToken
 from worker.core.record import AccountRecord
 from worker.core.status import rate_record
@@ -138,16 +138,16 @@ class Metrics(Collector):
 
     # What happens
 
-    def report(self, outcome: Outcome, following: Next) -> None:
+    def report(self, outcome: Outcome, transition: Transition) -> None:
         """An attempt came to its end."""
         self._refreshes.labels(outcome.result.public, outcome.reason or "").inc()
         if outcome.result.public == "skipped":
             return
         if outcome.error:
-            self._failures.labels(outcome.error.stage, following.kind).inc()
+            self._failures.labels(outcome.error.stage, transition.kind).inc()
         self._duration.observe(outcome.duration)
-        if following.lag is not None:
-            self._lag.observe(following.lag)
+        if transition.lag is not None:
+            self._lag.observe(transition.lag)
         if outcome.result is Result.REFRESHED and outcome.remaining_at_refresh is not None and outcome.token:
             self._left.observe(outcome.remaining_at_refresh / outcome.token.lifetime.total_seconds())
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from worker.core import plan
 from worker.core.errors import CREDENTIALS_REFUSED, Kind, Stage
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason, TrackedToken
 from worker.core.record import AccountRecord
 from worker.core.status import status_message
@@ -159,7 +159,7 @@ class AccountScheduler:
             return record
         return None
 
-    def complete(self, outcome: Outcome, now: float) -> Next | None:
+    def complete(self, outcome: Outcome, now: float) -> Transition | None:
         """Record an outcome and plan what follows; None = the account was removed meanwhile."""
         finished = self._queues.finish(outcome.account, requests=_requests(outcome))
         record = self._records.get(outcome.account)
@@ -179,7 +179,7 @@ class AccountScheduler:
                 record.tracked = replace(record.tracked, refresh_at=min(record.tracked.refresh_at, now))
             self._schedule(record, now)
             self.on_vault_available()
-            return Next(before, before, record.failures, remaining, record.kind, now)
+            return Transition(before, before, record.failures, remaining, record.kind, now)
         started, host_was_unknown = finished or (None, False)
         lag = max(0.0, started - record.due) if started is not None and record.due is not None else None
         self._remember(record, outcome, now)
@@ -189,7 +189,7 @@ class AccountScheduler:
         due = self._next_due(record, outcome, now, remaining)
         self._schedule(record, due)
         repeated = record.failures > 1 and (record.state, record.last_error) == (before, error_before)
-        return Next(before, record.state, record.failures, remaining, record.kind, due, lag, repeated)
+        return Transition(before, record.state, record.failures, remaining, record.kind, due, lag, repeated)
 
     def _schedule(self, record: AccountRecord, due: float | None) -> None:
         record.due = due

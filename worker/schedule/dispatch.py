@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from worker.core.errors import InternalError
-from worker.core.outcome import Next, Outcome, Result
+from worker.core.outcome import Outcome, Result, Transition
 from worker.core.plan import Reason, TrackedToken
 from worker.core.record import AccountRecord
 from worker.refresh import ForceRefresh, Refresher
@@ -97,7 +97,7 @@ class Dispatcher:
         pool: Executor,
         clock: Callable[[], float],
         force: ForceRefresh | None,
-        on_done: Callable[[Outcome, Next], None],
+        on_done: Callable[[Outcome, Transition], None],
         on_wait: Callable[[float], None],
     ) -> None:
         """
@@ -153,11 +153,11 @@ class Dispatcher:
         """Record an outcome, also one that did not come from the queue; it may let others run."""
         self._finished_at = self._clock()
         with self.lock:
-            following = self.scheduler.complete(outcome, self._finished_at)
+            transition = self.scheduler.complete(outcome, self._finished_at)
             if self._force:
                 self.scheduler.remove(outcome.account)  # one attempt each: others' success wakes none
-        if following:
-            self._on_done(outcome, following)
+        if transition:
+            self._on_done(outcome, transition)
         self.start_due()
 
     def stop(self) -> None:

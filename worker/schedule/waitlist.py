@@ -127,7 +127,7 @@ class DependencyWaitlist:
 def _waits_for(outcome: Outcome, stage: Stage, host: str | None) -> Dependency:
     match stage:
         case Stage.VAULT | Stage.CREDENTIALS:
-            return Vault.WRITE if outcome.is_unwritten else Vault.READ
+            return Vault.WRITE if outcome.write_failed else Vault.READ
         case Stage.DOMAIN:
             return None
         case _:

@@ -18,7 +18,7 @@ from worker.core.errors import (
     Stage,
     UnmanagedSecretError,
 )
-from worker.core.outcome import EarlyDeletion, Next, Outcome, Result, State
+from worker.core.outcome import EarlyDeletion, Outcome, Result, State, Transition
 from worker.core.plan import Reason, RefreshPolicy
 from worker.ops.events import Events
 
@@ -31,8 +31,8 @@ TRACKED = plan.schedule_token(ACCOUNT, TOKEN, server_now=ISSUED, at=NOW, policy=
 PATH = f"secret/liveperson/tokens/{ACCOUNT}"
 
 
-def report(outcome: Outcome, following: Next) -> None:
-    Events(clock=lambda: NOW, vault_path=lambda name: f"secret/liveperson/tokens/{name}").report(outcome, following)
+def report(outcome: Outcome, transition: Transition) -> None:
+    Events(clock=lambda: NOW, vault_path=lambda name: f"secret/liveperson/tokens/{name}").report(outcome, transition)
 
 
 def ended(result: Result, **fields: Any) -> Outcome:
@@ -41,13 +41,13 @@ def ended(result: Result, **fields: Any) -> Outcome:
 
 def after(
     state: State = State.OK,
-    before: State = State.OK,
+    previous_state: State = State.OK,
     *,
     failures: int = 0,
     left: float = 3600.0,
     kind: Kind | None = None,
-) -> Next:
-    return Next(before, state, failures, left, kind, NOW + 60)
+) -> Transition:
+    return Transition(previous_state, state, failures, left, kind, NOW + 60)
 
 
 def test_a_refreshed_token_is_logged_with_all_its_fields(log: Log) -> None:
@@ -228,7 +228,7 @@ def test_where_the_failure_says_it_the_change_of_state_has_no_line(state: State,
 
 
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("previous_state", "told"),
     [
         (State.FAILING, {"event": "account.recovered"}),
         (State.INVALID, {"event": "account.recovered"}),
@@ -238,10 +238,10 @@ def test_where_the_failure_says_it_the_change_of_state_has_no_line(state: State,
     ],
 )
 def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
-    before: State, told: dict[str, Any], log: Log
+    previous_state: State, told: dict[str, Any], log: Log
 ) -> None:
     """A state that stays failed after recovery is the bug."""
-    report(ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, version=1), after(State.OK, before))
+    report(ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, version=1), after(State.OK, previous_state))
     refreshed, line = log.lines
     assert refreshed["event"] == "token.refreshed"
     del line["timestamp"]
@@ -330,9 +330,9 @@ def test_an_unusual_scope_is_told_once_for_each_change(log: Log) -> None:
 def test_what_is_read_at_each_sync_is_no_error_again(state: State, log: Log) -> None:
     log.set_up("debug")
     outcome = ended(Result.FAILED, error=InvalidAccountError("client_id: missing or empty"))
-    made().report(outcome, Next(state, state, 2, 0.0, Kind.PERMANENT, NOW, repeated=True))
-    made().report(outcome, Next(state, state, 2, 0.0, Kind.PERMANENT, NOW))
-    made().report(outcome, Next(State.FAILING, State.FAILING, 2, 0.0, Kind.PERMANENT, NOW, repeated=True))
+    made().report(outcome, Transition(state, state, 2, 0.0, Kind.PERMANENT, NOW, repeated=True))
+    made().report(outcome, Transition(state, state, 2, 0.0, Kind.PERMANENT, NOW))
+    made().report(outcome, Transition(State.FAILING, State.FAILING, 2, 0.0, Kind.PERMANENT, NOW, repeated=True))
     assert [line["level"] for line in log.lines] == ["debug", "error", "error"]
 
 

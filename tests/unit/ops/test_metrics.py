@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.builders import app_jwt, tracked
 from tests.fakes.clock import HOUR, Clock
 from worker.core.errors import Kind, RefreshError, Stage
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason
 from worker.core.record import AccountRecord
 from worker.ops.metrics import Metrics
@@ -43,8 +43,8 @@ class Scraped:
         }
 
 
-def following(lag: float | None = None) -> Next:
-    return Next(State.OK, State.OK, 0, 0.0, None, 0.0, lag)
+def transition(lag: float | None = None) -> Transition:
+    return Transition(State.OK, State.OK, 0, 0.0, None, 0.0, lag)
 
 
 def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
@@ -153,9 +153,9 @@ def test_attempts_are_counted_by_what_became_of_them() -> None:
     scraped = Scraped()
     token = app_jwt(Clock().now(), HOUR)
     renewed = Outcome("a", Result.REFRESHED, 0.2, reason=Reason.DUE, token=token, remaining_at_refresh=1800.0)
-    scraped.metrics.report(renewed, following(lag=0.3))
-    scraped.metrics.report(Outcome("a", Result.ADOPTED, 0.1), following())
-    scraped.metrics.report(Outcome("a", Result.NOT_EXPIRING, 0.1), following())
+    scraped.metrics.report(renewed, transition(lag=0.3))
+    scraped.metrics.report(Outcome("a", Result.ADOPTED, 0.1), transition())
+    scraped.metrics.report(Outcome("a", Result.NOT_EXPIRING, 0.1), transition())
     read = scraped.read()
     assert read["appjwt_refreshes_total{refreshed,due}"] == 1
     assert read["appjwt_refreshes_total{adopted,}"] == read["appjwt_refreshes_total{skipped,}"] == 1
@@ -175,7 +175,7 @@ def test_failures_are_counted_by_stage_and_by_the_kind_that_they_are_by_now() ->
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "va answers 500", status=500)
     failed = Outcome("a", Result.FAILED, 0.1, error=error)
     for kind in (Kind.TRANSIENT, Kind.PERMANENT, Kind.PERMANENT):
-        scraped.metrics.report(failed, Next(State.OK, State.FAILING, 1, 0.0, kind, 0.0))
+        scraped.metrics.report(failed, Transition(State.OK, State.FAILING, 1, 0.0, kind, 0.0))
     read = scraped.read()
     counted = {
         name: value for name, value in read.items() if name.startswith("appjwt_refresh_failures_total") and value
@@ -218,7 +218,7 @@ def test_the_series_of_a_host_that_is_not_used_any_more_go() -> None:
 @pytest.mark.tool("promtool")
 def test_promtool_finds_nothing_to_say() -> None:
     scraped = Scraped(AccountRecord("le1", State.FAILING, tracked=tracked(9.0), last_success=1.0))
-    scraped.metrics.report(Outcome("a", Result.FAILED, 0.1, reason=Reason.DUE), following(0.1))
+    scraped.metrics.report(Outcome("a", Result.FAILED, 0.1, reason=Reason.DUE), transition(0.1))
     scraped.metrics.sentinel_asked("va", 200, 0.1, Clock().now())
     scraped.metrics.vault_asked("login", 200, 0.1)
     checked = subprocess.run(

@@ -14,7 +14,7 @@ from worker.core.errors import (
     Stage,
     UnmanagedSecretError,
 )
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason, TrackedToken, Validity
 from worker.core.status import PREVIOUS_USED
 from worker.schedule.accounts import AccountScheduler
@@ -45,10 +45,10 @@ def tracked(ends: float, refresh_at: float = 0.0) -> TrackedToken:
     return TrackedToken("fingerprint", Validity(ends - 3600, ends), refresh_at, planned_at=refresh_at)
 
 
-def done(scheduler: AccountScheduler, outcome: Outcome, now: float) -> Next:
-    following = scheduler.complete(outcome, now)
-    assert following
-    return following
+def done(scheduler: AccountScheduler, outcome: Outcome, now: float) -> Transition:
+    transition = scheduler.complete(outcome, now)
+    assert transition
+    return transition
 
 
 def ok(name: str, ends: float = 3600.0, host: str = VA, refresh_at: float = 1800.0) -> Outcome:
@@ -463,50 +463,50 @@ def test_a_look_at_an_account_that_was_never_planned_plans_nothing(scheduler: Ac
 
 def test_a_good_token_is_due_as_planned(scheduler: AccountScheduler) -> None:
     scheduler.add(["a"])
-    following = done(scheduler, ok("a", refresh_at=1800.0), 10.0)
-    assert (following.before, following.state, following.failures) == (State.OK, State.OK, 0)
-    assert (following.remaining, following.due) == (3590.0, 1800.0)
+    transition = done(scheduler, ok("a", refresh_at=1800.0), 10.0)
+    assert (transition.previous_state, transition.state, transition.failures) == (State.OK, State.OK, 0)
+    assert (transition.remaining, transition.due) == (3590.0, 1800.0)
 
 
 def test_a_plan_that_is_over_already_is_not_followed_at_once(scheduler: AccountScheduler) -> None:
     # a token that lives for no time at all makes no hot loop
     scheduler.add(["a"])
-    following = done(scheduler, ok("a", ends=10.0, refresh_at=5.0), 10.0)
-    assert following.due == 11.0
+    transition = done(scheduler, ok("a", ends=10.0, refresh_at=5.0), 10.0)
+    assert transition.due == 11.0
 
 
 def test_pauses_grow_as_long_as_no_token_lives(scheduler: AccountScheduler) -> None:
     scheduler.add(["a"])
     pauses = []
     for _ in range(7):
-        following = done(scheduler, failed("a"), 100.0)
-        pauses.append(following.due - 100.0)
+        transition = done(scheduler, failed("a"), 100.0)
+        pauses.append(transition.due - 100.0)
     assert pauses == [5, 10, 15, 120, 120, 120, 120]
-    assert (following.state, following.failures) == (State.FAILING, 7)
+    assert (transition.state, transition.failures) == (State.FAILING, 7)
 
 
 def test_a_refused_login_is_told_as_permanent_and_tried_again_like_an_outage(scheduler: AccountScheduler) -> None:
     know(scheduler, "le1")
     refused = LoginRefusedError("approle login: status 400", status=400, kind=Kind.TRANSIENT)
     for pause in (5, 10, 15, 120, 120):
-        following = done(scheduler, failed("le1", refused), 4000.0)
-        assert (following.kind, following.due) == (Kind.PERMANENT, 4000.0 + pause)
+        transition = done(scheduler, failed("le1", refused), 4000.0)
+        assert (transition.kind, transition.due) == (Kind.PERMANENT, 4000.0 + pause)
 
 
 def test_no_pause_is_longer_than_a_quarter_of_the_life_that_is_left(scheduler: AccountScheduler) -> None:
     scheduler.add(["a"])
     for _ in range(6):
-        following = done(scheduler, failed("a", left=tracked(ends=500.0)), 100.0)
-    assert following.due == 200.0
-    following = done(scheduler, failed("a"), 498.0)
-    assert following.due == 499.0
+        transition = done(scheduler, failed("a", left=tracked(ends=500.0)), 100.0)
+    assert transition.due == 200.0
+    transition = done(scheduler, failed("a"), 498.0)
+    assert transition.due == 499.0
 
 
 def test_retry_after_is_heeded_up_to_three_quarters_of_the_life_that_is_left(scheduler: AccountScheduler) -> None:
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "429", status=429, retry_after=timedelta(seconds=300))
     know(scheduler, "a", ends=200.0)
-    following = done(scheduler, failed("a", error), 100.0)
-    assert following.due == 175.0
+    transition = done(scheduler, failed("a", error), 100.0)
+    assert transition.due == 175.0
 
 
 def test_success_ends_a_row_of_failures(scheduler: AccountScheduler) -> None:
@@ -514,10 +514,10 @@ def test_success_ends_a_row_of_failures(scheduler: AccountScheduler) -> None:
     scheduler.add(["a"])
     scheduler.complete(failed("a"), 0.0)
     scheduler.complete(failed("a"), 5.0)
-    following = done(scheduler, ok("a"), 15.0)
-    assert (following.before, following.state, following.failures) == (State.FAILING, State.OK, 0)
-    following = done(scheduler, failed("a"), 20.0)
-    assert following.failures == 1
+    transition = done(scheduler, ok("a"), 15.0)
+    assert (transition.previous_state, transition.state, transition.failures) == (State.FAILING, State.OK, 0)
+    transition = done(scheduler, failed("a"), 20.0)
+    assert transition.failures == 1
 
 
 @pytest.mark.parametrize(
@@ -533,10 +533,10 @@ def test_each_cause_has_its_state_and_all_of_them_are_tried_again(
     scheduler: AccountScheduler, outcome: Outcome, state: State
 ) -> None:
     scheduler.add(["a"])
-    following = done(scheduler, outcome, 100.0)
-    assert following.state is state
-    assert following.failures == (1 if outcome.error else 0)
-    assert 100.0 < following.due <= 160.0
+    transition = done(scheduler, outcome, 100.0)
+    assert transition.state is state
+    assert transition.failures == (1 if outcome.error else 0)
+    assert 100.0 < transition.due <= 160.0
 
 
 @pytest.mark.parametrize(("slots", "unknown"), [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (64, 48)])
@@ -558,10 +558,10 @@ def test_an_account_whose_secret_is_invalid_is_looked_at_again_as_often_as_a_dis
     scheduler = make_fleet()
     scheduler.add(["a"])
     for attempt in range(8):
-        following = done(
+        transition = done(
             scheduler, Outcome("a", Result.FAILED, 0.0, error=InvalidAccountError("client_id: missing")), 0.0
         )
-        assert following.due <= 60.0, attempt
+        assert transition.due <= 60.0, attempt
 
 
 # Waiting for what is away, and waking
@@ -765,8 +765,8 @@ def refuse_all(scheduler: AccountScheduler, names: list[str], retry_after: timed
     """Let accounts without a live token be refused at once, many times, and return the moments that follow."""
     know(scheduler, *names, ends=1.0)
     for _ in range(8):
-        following = [done(scheduler, failed(name, refusal(retry_after)), 1000.0) for name in names]
-    return [each.due - 1000.0 for each in following]
+        transition = [done(scheduler, failed(name, refusal(retry_after)), 1000.0) for name in names]
+    return [each.due - 1000.0 for each in transition]
 
 
 def test_of_many_that_a_host_refuses_one_tries_in_each_share_of_the_pause() -> None:
@@ -816,14 +816,14 @@ def test_who_mends_a_unmanaged_path_does_not_wait_long() -> None:
     scheduler = make_fleet()
     scheduler.add(["a"])
     for attempt in range(8):
-        following = done(scheduler, Outcome("a", Result.FAILED, 0.0, error=UnmanagedSecretError("not ours")), 0.0)
-        assert following.due <= 60.0, attempt
+        transition = done(scheduler, Outcome("a", Result.FAILED, 0.0, error=UnmanagedSecretError("not ours")), 0.0)
+        assert transition.due <= 60.0, attempt
 
 
 def unwritten(name: str) -> Outcome:
     """Return the outcome of an attempt whose token Vault did not accept."""
     error = RefreshError(Stage.VAULT, Kind.TRANSIENT, "write_token: status 500", status=500)
-    return Outcome(name, Result.FAILED, 0.1, host=VA, error=error, is_unwritten=True)
+    return Outcome(name, Result.FAILED, 0.1, host=VA, error=error, write_failed=True)
 
 
 def test_who_could_not_write_is_woken_by_a_write_and_by_nothing_less(scheduler: AccountScheduler) -> None:
@@ -983,13 +983,13 @@ def test_nobody_is_borrowed_who_is_busy_or_not_well(scheduler: AccountScheduler)
 def test_what_drifted_and_cannot_be_bettered_is_asked_for_again_by_its_own_plan(scheduler: AccountScheduler) -> None:
     # an older token was put back while the one before it was due, and Sentinel has none that expires later
     know(scheduler, "a", ends=3600.0)
-    following = done(
+    transition = done(
         scheduler,
         Outcome("a", Result.UNCHANGED, 0.1, reason=Reason.DRIFT, host=VA, tracked=tracked(3000.0, refresh_at=2500.0)),
         2000.0,
     )
-    assert following.due == 2500.0
-    assert following.remaining == 1000.0
+    assert transition.due == 2500.0
+    assert transition.remaining == 1000.0
 
 
 def test_what_is_gone_has_no_remaining_lifetime_though_it_is_still_known_what_should_be_there(
@@ -1000,12 +1000,12 @@ def test_what_is_gone_has_no_remaining_lifetime_though_it_is_still_known_what_sh
     (a,) = scheduler.records()
     stood = a.tracked
     scheduler.complete(Outcome("a", Result.DUE, 0.1, reason=Reason.DRIFT), 100.0)
-    following = done(scheduler, replace(failed("a"), reason=Reason.DRIFT), 101.0)
-    assert following.remaining == 0.0
+    transition = done(scheduler, replace(failed("a"), reason=Reason.DRIFT), 101.0)
+    assert transition.remaining == 0.0
     assert (a.tracked, a.expected_token) == (None, stood)
     older = tracked(900.0)
-    following = done(scheduler, replace(failed("a"), reason=Reason.DRIFT, tracked=older), 102.0)
-    assert following.remaining == 798.0
+    transition = done(scheduler, replace(failed("a"), reason=Reason.DRIFT, tracked=older), 102.0)
+    assert transition.remaining == 798.0
     assert (a.tracked, a.expected_token) == (older, stood)
     scheduler.complete(ok("a", ends=4000.0), 110.0)
     assert a.tracked

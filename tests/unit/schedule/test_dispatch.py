@@ -10,7 +10,7 @@ from sandbox.faults import Fault
 from tests.fakes.clock import SECOND
 from tests.fakes.world import OneThread, World
 from worker.core.errors import InternalError
-from worker.core.outcome import Next, Outcome, Result, State
+from worker.core.outcome import Outcome, Result, State, Transition
 from worker.core.plan import Reason
 from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher, Limits, Pool
@@ -20,11 +20,11 @@ class Told:
     """The calls of a dispatcher to its owner."""
 
     def __init__(self) -> None:
-        self.complete: list[tuple[Outcome, Next]] = []
+        self.complete: list[tuple[Outcome, Transition]] = []
         self.waits: list[float] = []
 
-    def on_done(self, outcome: Outcome, following: Next) -> None:
-        self.complete.append((outcome, following))
+    def on_done(self, outcome: Outcome, transition: Transition) -> None:
+        self.complete.append((outcome, transition))
 
     @property
     def results(self) -> dict[str, Result]:
@@ -80,7 +80,7 @@ def test_all_that_are_queued_are_refreshed_and_told(make: Make, pool: OneThread,
     make().queue("a", "b", "c")
     pool.run()
     assert told.results == dict.fromkeys("abc", Result.REFRESHED)
-    assert told.waits[-1] == min(following.due for _, following in told.complete)
+    assert told.waits[-1] == min(transition.due for _, transition in told.complete)
 
 
 def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
@@ -95,11 +95,11 @@ def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
     dispatcher.queue("a", "b")
     pool.run()
     assert told.results == {"a": Result.FAILED, "b": Result.REFRESHED}
-    outcome, following = next(each for each in told.complete if each[0].account == "a")
+    outcome, transition = next(each for each in told.complete if each[0].account == "a")
     assert isinstance(outcome.error, InternalError)
     assert isinstance(outcome.error.__cause__, ZeroDivisionError)
     assert outcome.reason is Reason.DUE
-    assert (following.state, following.due) == (State.FAILING, world.clock() + 5)
+    assert (transition.state, transition.due) == (State.FAILING, world.clock() + 5)
 
     world.vault.at_request = lambda *_: None
     dispatcher.queue("a")
