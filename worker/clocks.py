@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from worker.core.appjwt import CLOCK_LEEWAY
 from worker.core.errors import RefreshError
-from worker.core.plan import SHORTEST_TIMEOUT
+from worker.core.plan import MIN_TIMEOUT
 from worker.core.unchecked import StoredSecret
 
 _LARGEST_SKEW: Final = CLOCK_LEEWAY.total_seconds()
@@ -85,7 +85,7 @@ class SentinelClocks:
     def _ask(self, host: str) -> tuple[datetime, float] | None:
         asked = self._clock()
         try:
-            now = self._sentinel.reach(host, SHORTEST_TIMEOUT)
+            now = self._sentinel.reach(host, MIN_TIMEOUT)
         except RefreshError:
             return None
         return (now, asked) if now else None

@@ -281,7 +281,7 @@ class Daemon:
             self._report(outcome, transition)
 
     def _resync_step(self) -> None:
-        again = self._clock() + plan.SHORTEST_PAUSE.total_seconds()
+        again = self._clock() + plan.MIN_PAUSE.total_seconds()
         try:
             again = self._resync.step()
         finally:
@@ -294,7 +294,7 @@ class Daemon:
             again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
         if again != float("inf"):
             # not at once: another thread may be logging in
-            again = max(again, self._clock() + plan.SHORTEST_PAUSE.total_seconds())
+            again = max(again, self._clock() + plan.MIN_PAUSE.total_seconds())
             self._arm("login", again, self._log_in)
 
     def _check_ready(self) -> None:

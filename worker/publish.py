@@ -197,7 +197,7 @@ class Publisher:
             return self._succeeded(attempt, Result.REFRESHED)
         attempt.obtained = attempt.reason = attempt.remaining_at_refresh = None
         outcome = self._succeeded(attempt, Result.ADOPTED)
-        if pending and outcome.tracked and pending.tracked.serves_longer(outcome.tracked):
+        if pending and outcome.tracked and pending.tracked.is_due_later_than(outcome.tracked):
             # an older token was put back: ours is kept for when that one is due
             self.pending[attempt.account] = pending
         return outcome
@@ -249,6 +249,6 @@ class Publisher:
         if assessment.token is None:
             assessment = self.assess(fresh, replace(stored, now=obtained.sentinel_now(now)), obtained.expected)
         tracked, token = attempt.tracked, assessment.token
-        if tracked and token and tracked.fingerprint == token.fingerprint and not tracked.is_cut_short(token):
+        if tracked and token and tracked.fingerprint == token.fingerprint and not tracked.is_deleted_early(token):
             return replace(assessment, tracked=tracked)  # it is planned already
         return assessment

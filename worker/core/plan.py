@@ -29,22 +29,22 @@ class Reason(StrEnum):
 RETRY_PAUSES = tuple(timedelta(seconds=s) for s in (5, 10, 15, 120, 240, 480))
 """LivePerson's policy: 5, 10, 15 s, then a slow loop of 2, 4, 8 min."""
 
-FIRST_SLOW, _LONGEST_PAUSE = RETRY_PAUSES[3], RETRY_PAUSES[-1]
-SHORTEST_PAUSE = timedelta(seconds=1)
-LONGEST_SHARE_OF_REMAINING = 0.25
+SLOW_RETRY_PAUSE, _MAX_PAUSE = RETRY_PAUSES[3], RETRY_PAUSES[-1]
+MIN_PAUSE = timedelta(seconds=1)
+MAX_FRACTION_OF_REMAINING = 0.25
 """While a token is valid no pause exceeds this share of its remaining lifetime: there is time for a few more tries."""
-RETRY_AFTER_SHARE_OF_REMAINING = 0.75
-SHORTEST_TIMEOUT = timedelta(seconds=2)
-_SHORTEST_TURN = 0.1
+RETRY_AFTER_FRACTION_OF_REMAINING = 0.75
+MIN_TIMEOUT = timedelta(seconds=2)
+_MIN_TURN_FRACTION = 0.1
 """Share of a pause: an account whose turn is closer waits for the next round."""
 _SERVER_ERROR = 500
-_EARLIEST_DESYNCHRONIZED = 0.2
+_MIN_DESYNCHRONIZED_FRACTION = 0.2
 """Tokens that were obtained together are refreshed from this share of `refresh.at` on."""
-_LATE = 0.05
+_LATE_FRACTION = 0.05
 """A token overdue by this share of its lifetime is probably not the only one."""
-_LONGER = 0.1
+_JITTER_FRACTION = 0.1
 """Share of the lifetime; a refresh is planned up to 0.05 before or after its moment."""
-_SHORTEST_RETENTION = 60.0
+_MIN_RETENTION = 60.0
 """Seconds of lifetime, at least, by which the refresh of a token that Vault deletes too early is planned."""
 
 
@@ -92,12 +92,13 @@ class RefreshPolicy:
             refreshes, by default over 10 to 50 % of the lifetime.
         """
         if desynchronize:
-            share = self.fraction * (
-                _EARLIEST_DESYNCHRONIZED + (1 - _EARLIEST_DESYNCHRONIZED) * stable_fraction(f"{self.replica}\0{name}")
+            fraction = self.fraction * (
+                _MIN_DESYNCHRONIZED_FRACTION
+                + (1 - _MIN_DESYNCHRONIZED_FRACTION) * stable_fraction(f"{self.replica}\0{name}")
             )
         else:
-            share = self.fraction + self.jitter * (2 * self.phase(name) - 1)
-        return validity.start + share * (validity.end - validity.start)
+            fraction = self.fraction + self.jitter * (2 * self.phase(name) - 1)
+        return validity.start + fraction * (validity.end - validity.start)
 
     def phase(self, name: str) -> float:
         """Return this account's fixed place in [0, 1), another one in each replica."""
@@ -116,17 +117,17 @@ class TrackedToken:
     identity_verified: bool = True
     """False = read without the account's secret, so that another app's token of the same account looks alike."""
 
-    def is_cut_short(self, token: AppJWT) -> bool:
+    def is_deleted_early(self, token: AppJWT) -> bool:
         """Return True if Vault was to delete this token before its expiry; that may have changed since."""
         return self.validity.end - self.validity.start < token.lifetime.total_seconds() - 1
 
     def is_late(self, now: float) -> bool:
         """Return True if the refresh is overdue by so much that other accounts' tokens probably are too."""
-        return now - self.refresh_at > _LATE * (self.validity.end - self.validity.start)
+        return now - self.refresh_at > _LATE_FRACTION * (self.validity.end - self.validity.start)
 
-    def serves_longer(self, other: "TrackedToken") -> bool:
+    def is_due_later_than(self, other: "TrackedToken") -> bool:
         """Return True if this token is due later than the other by more than jitter alone explains."""
-        return self.refresh_at - other.refresh_at > _LONGER * (self.validity.end - self.validity.start)
+        return self.refresh_at - other.refresh_at > _JITTER_FRACTION * (self.validity.end - self.validity.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def schedule_token(
     """
     validity = plan = Validity.of(token, server_now, at, deletion_time)
     if deletion_time and deletion_time < token.exp:  # no hot loop, however soon Vault deletes what it is given
-        plan = replace(validity, end=max(validity.end, validity.start + _SHORTEST_RETENTION))
+        plan = replace(validity, end=max(validity.end, validity.start + _MIN_RETENTION))
     refresh_at = planned_at = policy.refresh_at(name, plan, desynchronize=desynchronize)
     if planned is not None:
         written = planned_refresh(token, planned, readable_until(token, deletion_time))
@@ -234,8 +235,8 @@ def exchange_timeout(limit: timedelta, remaining: float, slowest: float | None =
     :param remaining: seconds until the stored token expires; 0 = there is no live token.
     :param slowest: seconds that exchanges with the host took at most, if others wait for it; None = none do.
     """
-    timeout = min(limit, max(SHORTEST_TIMEOUT, timedelta(seconds=remaining / 2))) if remaining else limit
-    return timeout if slowest is None else min(timeout, max(SHORTEST_TIMEOUT, timedelta(seconds=slowest * 2)))
+    timeout = min(limit, max(MIN_TIMEOUT, timedelta(seconds=remaining / 2))) if remaining else limit
+    return timeout if slowest is None else min(timeout, max(MIN_TIMEOUT, timedelta(seconds=slowest * 2)))
 
 
 def stable_fraction(text: str) -> float:
@@ -251,7 +252,7 @@ def replaces(new: AppJWT, stored: AppJWT | None, deletion_time: datetime | None)
     return stored is None or (new.exp >= stored.exp and new.exp > readable_until(stored, deletion_time))
 
 
-def kind_by_now(error: RefreshError, failures: int) -> Kind:
+def effective_kind(error: RefreshError, failures: int) -> Kind:
     """Return the kind to report after so many failures: a persistent 5xx can be a refusal of the credentials."""
     persistent = error.status is not None and error.status >= _SERVER_ERROR and failures > len(RETRY_PAUSES)
     return Kind.PERMANENT if persistent else error.reported_kind
@@ -263,7 +264,7 @@ def next_turn(now: float, pause: float, phase: float) -> float:
     :param phase: the account's place, in [0, 1). A turn that is almost due is left to the next round.
     """
     wait = (phase * pause - now) % pause
-    return now + (wait if wait > pause * _SHORTEST_TURN else wait + pause)
+    return now + (wait if wait > pause * _MIN_TURN_FRACTION else wait + pause)
 
 
 def next_retry(
@@ -275,14 +276,14 @@ def next_retry(
     :param kind: makes a difference only without a live token: an outage can look like a refusal.
     :param jitter: in [0, 1): takes off up to a fifth of the pause, so that accounts do not come back in step.
     """
-    shortest, longest, longest_wait = SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_PAUSE
+    min_pause, max_pause, max_requested = MIN_PAUSE, _MAX_PAUSE, _MAX_PAUSE
     if remaining > 0:
-        longest = min(longest, timedelta(seconds=remaining * LONGEST_SHARE_OF_REMAINING))
-        longest_wait = timedelta(seconds=remaining * RETRY_AFTER_SHARE_OF_REMAINING)
+        max_pause = min(max_pause, timedelta(seconds=remaining * MAX_FRACTION_OF_REMAINING))
+        max_requested = timedelta(seconds=remaining * RETRY_AFTER_FRACTION_OF_REMAINING)
     elif kind is Kind.PERMANENT:
-        shortest = FIRST_SLOW
+        min_pause = SLOW_RETRY_PAUSE
     else:
-        longest = FIRST_SLOW  # readers wait for it
-    pause = max(shortest, min(RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1], longest))
-    requested = min((retry_after or timedelta(0)) * (1 + jitter / 5), longest_wait)
-    return max(SHORTEST_PAUSE, pause * (1 - jitter / 5), requested)
+        max_pause = SLOW_RETRY_PAUSE  # readers wait for it
+    pause = max(min_pause, min(RETRY_PAUSES[min(failures, len(RETRY_PAUSES)) - 1], max_pause))
+    requested = min((retry_after or timedelta(0)) * (1 + jitter / 5), max_requested)
+    return max(MIN_PAUSE, pause * (1 - jitter / 5), requested)

@@ -17,7 +17,7 @@ from worker.core.status import status_message
 from worker.schedule.queues import HostQueues, Turn
 from worker.schedule.waitlist import DependencyWaitlist, Vault
 
-_SHORTEST_CYCLE: Final = plan.SHORTEST_PAUSE.total_seconds()
+_SHORTEST_CYCLE: Final = plan.MIN_PAUSE.total_seconds()
 _SHORTEST_AFTER_END: Final = plan.RETRY_PAUSES[0].total_seconds()
 _FAILING: Final = (State.FAILING, State.INVALID, State.UNMANAGED)
 _TIE: Final = 1 / 60
@@ -200,7 +200,7 @@ class AccountScheduler:
         record.state = outcome.state
         failed = outcome.error if outcome.result is Result.FAILED else None
         record.failures = record.failures + 1 if failed else 0
-        record.kind = plan.kind_by_now(failed, record.failures) if failed else None
+        record.kind = plan.effective_kind(failed, record.failures) if failed else None
         record.last_error = status_message(outcome, record.last_error)
         if failed is None or failed.stage in (Stage.SENTINEL, Stage.CLAIMS):
             record.timed_out_at = now if failed and failed.timed_out else None
@@ -233,7 +233,7 @@ class AccountScheduler:
             retry_after=outcome.error.retry_after,
             jitter=0.0 if takes_turns else self._jitter(),
         ).total_seconds()
-        if takes_turns and pause >= plan.FIRST_SLOW.total_seconds():
+        if takes_turns and pause >= plan.SLOW_RETRY_PAUSE.total_seconds():
             # if all retried at once, they would notice only once per pause that their dependency is back
             return plan.next_turn(now, pause, self._phase(record.name))
         if record.state in (State.INVALID, State.UNMANAGED):  # it costs one read, and somebody waits for the fix

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from worker.core.errors import ThrottledError
-from worker.core.plan import LONGEST_SHARE_OF_REMAINING, RETRY_PAUSES
+from worker.core.plan import MAX_FRACTION_OF_REMAINING, RETRY_PAUSES
 from worker.vault.operation import Operation
 
 _PAUSE: Final = timedelta(seconds=1)
@@ -116,7 +116,7 @@ class Gate:
 
     def _longest_pause(self) -> float:
         """Return the most seconds that it stays closed, whatever Retry-After asks for: no token may expire by it."""
-        longest = min(_LONGEST_PAUSE, self._least_remaining() * LONGEST_SHARE_OF_REMAINING)
+        longest = min(_LONGEST_PAUSE, self._least_remaining() * MAX_FRACTION_OF_REMAINING)
         return max(_SHORTEST_PAUSE, longest)
 
     def _wait(self, now: float) -> float:

@@ -445,11 +445,11 @@ def test_a_redirect_is_a_refusal_of_livepersons_and_a_standby_s_answer_in_vault(
 def test_a_server_s_trouble_that_lasts_counts_as_permanent(status: int | None, failures: int, kind: Kind) -> None:
     """A refused credential may be answered by a 500."""
     error = RefreshError(Stage.SENTINEL, Kind.TRANSIENT, "text", status=status)
-    assert plan.kind_by_now(error, failures) is kind
+    assert plan.effective_kind(error, failures) is kind
 
 
 def test_a_refusal_lasts_from_the_first_on() -> None:
-    assert plan.kind_by_now(RefreshError(Stage.SENTINEL, Kind.PERMANENT, "text", status=403), 1) is Kind.PERMANENT
+    assert plan.effective_kind(RefreshError(Stage.SENTINEL, Kind.PERMANENT, "text", status=403), 1) is Kind.PERMANENT
 
 
 # Whether the account's secret was at hand
