@@ -14,13 +14,13 @@ from typing import Any
 
 REDACTED = "[redacted]"
 
-_SHORTEST_PIECE = 6
+_MIN_PIECE = 6
 """Consecutive characters of a known secret that are redacted: a server may echo a part of it."""
 
 _MIN_LEAK = 12
 """Consecutive characters of a secret that cannot be coincidence, so that a token with them is rejected."""
 
-_LAYERS = 4
+_MAX_LAYERS = 4
 """Deep enough for JSON in JSON in a URL."""
 
 _LOOKS_SECRET = tuple(
@@ -56,7 +56,7 @@ def redacted(text: str, *secrets: str) -> str:
 def redacted_lines(text: str, *secrets: str) -> str:
     """Redact without joining lines; characters that would control a terminal become spaces."""
     if secrets or _ESCAPE.search(text) or any(each.search(text) for each in _LOOKS_SECRET):  # most texts have none
-        hidden = _hidden(text, _pieces(secrets))
+        hidden = _mark_secrets(text, _pieces(secrets))
         runs = groupby(zip(hidden, text, strict=True), key=itemgetter(0))
         text = "".join(REDACTED if is_hidden else "".join(map(itemgetter(1), run)) for is_hidden, run in runs)
     if text.isprintable():
@@ -101,18 +101,18 @@ def _contains_piece(text: str, form: str, known: Sequence[str]) -> bool:
     return any(piece in text and not any(piece in each for each in known) for piece in pieces)
 
 
-def _hidden(text: str, pieces: _Pieces) -> bytearray:
+def _mark_secrets(text: str, pieces: _Pieces) -> bytearray:
     """Mark each character that must not be shown."""
     hidden = bytearray(len(text))
     for layer, spans in _layers(text):
-        for begin, end in _found(layer, pieces):
+        for begin, end in _find_spans(layer, pieces):
             if begin < end:
                 first, last = spans[begin][0], spans[end - 1][1]
                 hidden[first:last] = b"\1" * (last - first)
     return hidden
 
 
-def _found(text: str, pieces: _Pieces) -> Iterator[tuple[int, int]]:
+def _find_spans(text: str, pieces: _Pieces) -> Iterator[tuple[int, int]]:
     for size, known in pieces.items():
         yield from ((at, at + size) for at in range(len(text) - size + 1) if text[at : at + size] in known)
     for pattern in _LOOKS_SECRET:
@@ -123,15 +123,15 @@ def _layers(text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     """Yield the text, then each layer of decoded escapes, with the origin of every character."""
     spans = [(at, at + 1) for at in range(len(text))]
     yield text, spans
-    for _ in range(_LAYERS):
+    for _ in range(_MAX_LAYERS):
         parts: list[str] = []
         origins: list[tuple[int, int]] = []
         at = 0
         for match in _ESCAPE.finditer(text):
             begin, end = match.span()
-            read = _read(match)
-            parts += text[at:begin], read
-            origins += spans[at:begin] + [(spans[begin][0], spans[end - 1][1])] * len(read)
+            decoded = _decode_escape(match)
+            parts += text[at:begin], decoded
+            origins += spans[at:begin] + [(spans[begin][0], spans[end - 1][1])] * len(decoded)
             at = end
         if not parts:
             return
@@ -139,7 +139,7 @@ def _layers(text: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
         yield text, spans
 
 
-def _read(escape: re.Match[str]) -> str:
+def _decode_escape(escape: re.Match[str]) -> str:
     match escape.lastgroup:
         case "hex":
             return chr(int(escape["hex"], 16))
@@ -155,7 +155,7 @@ def _pieces(secrets: Iterable[str]) -> _Pieces:
     found: dict[int, set[str]] = {}
     for secret in secrets:
         for form in _forms(secret):
-            width = min(_SHORTEST_PIECE, len(form))
+            width = min(_MIN_PIECE, len(form))
             found.setdefault(width, set()).update(form[at : at + width] for at in range(len(form) - width + 1))
     found.pop(0, None)
     return found
@@ -163,8 +163,8 @@ def _pieces(secrets: Iterable[str]) -> _Pieces:
 
 def _forms(secret: str) -> Iterator[str]:
     raw = secret.encode(errors="replace")
-    for read, _ in _layers(secret):  # a part of it may look like an escape, and is decoded as one
-        yield read
+    for decoded, _ in _layers(secret):  # a part of it may look like an escape, and is decoded as one
+        yield decoded
     yield secret.replace(" ", "+")  # in a form
     yield raw.hex()
     yield raw.hex().upper()

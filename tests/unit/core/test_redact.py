@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.builders import SAMPLE, make_token
 from worker.core.outcome import State
-from worker.core.redact import _SHORTEST_PIECE, REDACTED, leaks, redact_value, redacted, redacted_lines
+from worker.core.redact import _MIN_PIECE, REDACTED, leaks, redact_value, redacted, redacted_lines
 
 LONGEST_PIECE = 7
 """Characters of a secret in a row that may be seen; what is shorter than that may well be a word."""
@@ -131,7 +131,7 @@ def test_a_secret_goes_whole_and_cut_in_whatever_form_it_is_told(form: str) -> N
         part = redacted(f"you sent {told[: len(told) * 2 // 3]}", secret)
         assert part.startswith(f"you sent {REDACTED}")
         # the remainder at the end is less than a piece: not half an escape more
-        assert len(part) < len(f"you sent {REDACTED}") + _SHORTEST_PIECE * len(each("\\u{:04x}")("x")), part
+        assert len(part) < len(f"you sent {REDACTED}") + _MIN_PIECE * len(each("\\u{:04x}")("x")), part
 
 
 def test_several_secrets_go_at_once_and_the_rest_stays() -> None:
