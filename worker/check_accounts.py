@@ -171,8 +171,8 @@ def _grouped(lines: Iterable[Line]) -> Iterator[Line]:
 
 def _tokens(statuses: Sequence[AccountStatus]) -> Line:
     """Return the line on the tokens in Vault. It does not fail: only the worker obtains those that are missing."""
-    without = [status for status in statuses if not status.has_what_it_needs]
-    failing = [status for status in statuses if status.has_what_it_needs and status.state is State.FAILING]
+    without = [status for status in statuses if not status.is_served]
+    failing = [status for status in statuses if status.is_served and status.state is State.FAILING]
     if not without and not failing:
         return Line("tokens", ok=True, detail=f"all {len(statuses)} live; no client_secret was tried")
     causes = Counter(status.last_error or "" for status in (*without, *failing))

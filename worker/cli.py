@@ -220,7 +220,7 @@ def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> 
     parts.pool.call(parts.session.login.keep_alive)
     statuses = status.statuses(parts.accounts.names(), parts.tokens, parts.pool)
     rows = [each.as_json() for each in statuses]
-    ended = sum(not each.has_what_it_needs for each in statuses)
+    ended = sum(not each.is_served for each in statuses)
     summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
     shown = terminal.status_table(statuses) if rows and flags.output != "json" else None
     if shown:

@@ -63,13 +63,13 @@ def test_a_live_token_is_told_by_its_own_claims_and_by_vaults_clock(pool: Thread
         "last_error": None,
         "failing_since": None,
     }
-    assert line.has_what_it_needs
+    assert line.is_served
 
 
 def test_a_failing_account_is_well_as_long_as_its_token_lives(pool: ThreadPoolExecutor) -> None:
     line = line_of(stored(make_token(), state="failing", last_error="status 401", failing_since=SINCE), pool)
     assert (line.state, line.last_error, line.failing_since) == (State.FAILING, "status 401", SINCE)
-    assert line.has_what_it_needs
+    assert line.is_served
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_without_a_live_token_the_account_is_not_well_and_the_reason_is_told(
     line = line_of(stored(raw), pool)
     assert (line.state, line.remaining, line.expires_at, line.fingerprint) == (State.FAILING, 0.0, None, None)
     assert (line.last_error or "").startswith(why)
-    assert not line.has_what_it_needs
+    assert not line.is_served
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_a_token_that_should_long_have_been_replaced_is_failing(
     line = line_of(stored(token_of(end - HOUR), refresh_at=None), pool)
     assert (line.state, line.last_error) == (State.FAILING if told else State.OK, told)
     assert (line.remaining, line.expires_at) == (max(left, 0) * 60, end)
-    assert line.has_what_it_needs == (left > 0)
+    assert line.is_served == (left > 0)
 
 
 def test_what_the_worker_noted_says_more_than_that_there_is_no_token(pool: ThreadPoolExecutor) -> None:
     line = line_of(stored(None, state="invalid", last_error="client_id: missing", failing_since=SINCE), pool)
     assert (line.state, line.last_error, line.failing_since) == (State.INVALID, "client_id: missing", SINCE)
-    assert not line.has_what_it_needs
+    assert not line.is_served
 
 
 @pytest.mark.parametrize("state", ["disabled", "removed"])
 def test_an_account_that_needs_no_token_is_well_without_one(state: str, pool: ThreadPoolExecutor) -> None:
-    assert line_of(stored(None, state=state), pool).has_what_it_needs
+    assert line_of(stored(None, state=state), pool).is_served
 
 
 def test_a_state_that_does_not_exist_is_not_repeated(pool: ThreadPoolExecutor) -> None:
@@ -157,7 +157,7 @@ def test_what_can_never_be_read_is_a_state_of_its_own(
 ) -> None:
     line = line_of(error, pool)
     assert (line.state, line.remaining, line.last_error) == (state, 0.0, str(error))
-    assert not line.has_what_it_needs
+    assert not line.is_served
 
 
 def test_a_vault_that_does_not_answer_is_no_ones_state(pool: ThreadPoolExecutor) -> None:

@@ -17,9 +17,9 @@ STATUS_KEYS: Final = ("state", "last_error", "failing_since")
 NO_TOKEN: Final = "there is no token"  # noqa: S105 - a text
 PREVIOUS_USED: Final = "the current client_secret is rejected; using the previous one (accepted for up to 24 h)"
 _FAILING: Final = (State.FAILING, State.INVALID)
-_LOOKED_AT: Final = (Result.DUE, Result.WOULD_REFRESH, Result.NOT_EXPIRING)
-_LONGEST_SCOPE: Final = 80
-_LONGEST: Final = 512
+_READ_ONLY: Final = (Result.DUE, Result.WOULD_REFRESH, Result.NOT_EXPIRING)
+_MAX_SCOPE_LENGTH: Final = 80
+_MAX_BYTES: Final = 512
 """Bytes: Vault takes no longer value in custom_metadata, and no control characters."""
 
 
@@ -36,7 +36,7 @@ CRITICAL_MARGIN: Final = 0.2
 """At `refresh.at` 0.5 these are 25 and 10 % of the lifetime. The alerts have the same."""
 
 _NEEDS_NO_TOKEN: Final = (State.DISABLED, State.REMOVED)
-_WAITS_FOR_NONE: Final = (State.INVALID, State.UNMANAGED)
+_UNPROVISIONED: Final = (State.INVALID, State.UNMANAGED)
 """Without a token that it had before, no reader relies on such an account yet: it has an alert of its own."""
 
 
@@ -74,8 +74,8 @@ class AccountStatus:
     ) -> "AccountStatus":
         """Rate an account's token: an account in order whose token is overdue or expired is failing."""
         window = (expires_at - refresh_at).total_seconds() if expires_at and refresh_at else None
-        before, (state, margin) = state, rate(state, remaining, window)
-        if state is not before:
+        previous, (state, margin) = state, rate(state, remaining, window)
+        if state is not previous:
             last_error = last_error or f"{'overdue' if remaining else 'expired'}: the worker's log says why"
         return cls(
             account=account,
@@ -98,7 +98,7 @@ class AccountStatus:
         return Severity.WARNING if self.margin >= CRITICAL_MARGIN else Severity.CRITICAL
 
     @property
-    def has_what_it_needs(self) -> bool:
+    def is_served(self) -> bool:
         """Return True if a reader finds a live token, or needs none."""
         return self.remaining > 0 or self.state in _NEEDS_NO_TOKEN
 
@@ -134,8 +134,8 @@ def stored_status(name: str, stored: StoredSecret) -> AccountStatus:
         token = validate(stored.raw.get_secret_value() if stored.raw else "", Expected(), None)
     except TokenRefusedError as refused:
         state = State.FAILING if state is State.OK else state
-        why = f"the stored token is not accepted: {refused}" if stored.raw else NO_TOKEN
-        return AccountStatus.of(name, state, remaining=0.0, last_error=last_error or why, failing_since=since)
+        error = f"the stored token is not accepted: {refused}" if stored.raw else NO_TOKEN
+        return AccountStatus.of(name, state, remaining=0.0, last_error=last_error or error, failing_since=since)
     end = readable_until(token, stored.deletion_time)
     return AccountStatus.of(
         name,
@@ -156,7 +156,7 @@ def rate(state: State, remaining: float, window: float | None) -> tuple[State, f
     :param remaining: seconds until the expiry.
     :param window: seconds from the planned refresh to the expiry; None = there is no token.
     """
-    if state in _NEEDS_NO_TOKEN or (state in _WAITS_FOR_NONE and window is None):
+    if state in _NEEDS_NO_TOKEN or (state in _UNPROVISIONED and window is None):
         return state, None
     margin = remaining / window if window else 0.0
     return (State.FAILING if state is State.OK and margin < WARNING_MARGIN else state), margin
@@ -205,42 +205,42 @@ def status_patch(outcome: Outcome, stored: StoredSecret) -> dict[str, str | None
     error, state, current = outcome.error, outcome.state, stored.custom_metadata
     if state is State.REMOVED and not current:
         return None  # nothing of ours was ever there: a mistyped name leaves nothing behind
-    if state is State.UNMANAGED or stored.has_others_data or outcome.result in _LOOKED_AT:
+    if state is State.UNMANAGED or stored.has_others_data or outcome.result in _READ_ONLY:
         return None  # what is there is somebody else's; or the account was only looked at
     if error and error.stage in (Stage.VAULT, Stage.CREDENTIALS) and error.kind is Kind.TRANSIENT:
         return None  # Vault would not take it
     if outcome.result is Result.ADOPTED and _failed_since_issue(outcome, current):
         return None  # such as by hand: adopting an older token tells nothing of what failed
-    before = current.get("last_error")
-    message, since = status_message(outcome, before), None
-    same = message == before
+    previous = current.get("last_error")
+    message, since = status_message(outcome, previous), None
+    same = message == previous
     if message and state in _FAILING:
         # the wording may differ each time, and is in the log; a deletion by Vault only in its time
         cause = message.partition(": " if error else " at ")[:2]
-        same = (before or "").startswith("".join(cause))
+        same = (previous or "").startswith("".join(cause))
         since = current.get("failing_since", utc(stored.now))
     if same and current.get("state", State.OK) == state:
         return None
     return {"state": state, "last_error": message, "failing_since": since}
 
 
-def status_message(outcome: Outcome, before: str | None) -> str | None:
+def status_message(outcome: Outcome, previous: str | None) -> str | None:
     """Return the text for `last_error`; None = no error.
 
-    :param before: the text there now. Adopting a token tells nothing of the client_secret.
+    :param previous: the text there now. Adopting a token tells nothing of the client_secret.
     """
     if outcome.error and outcome.result is Result.FAILED:
         return format_error(outcome.error)
     if outcome.early_deletion and outcome.early_deletion.is_before_expiry:
         return _printable(f"{Stage.VAULT}: {outcome.early_deletion}")
-    if outcome.previous_used or (outcome.result is Result.ADOPTED and before == PREVIOUS_USED):
+    if outcome.previous_used or (outcome.result is Result.ADOPTED and previous == PREVIOUS_USED):
         return PREVIOUS_USED
     return scope_message(outcome.token) if outcome.scope_unusual and outcome.token else None
 
 
 def scope_message(token: AppJWT) -> str:
     """Return the text for `last_error` of an account whose token lacks the usual scope."""
-    scope = f"scope {token.scope[:_LONGEST_SCOPE]}" if token.scope else "no scope"
+    scope = f"scope {token.scope[:_MAX_SCOPE_LENGTH]}" if token.scope else "no scope"
     return _printable(f"the token has {scope}, without {USUAL_SCOPE}: the Send API may refuse it")
 
 
@@ -268,4 +268,4 @@ def _failed_since_issue(outcome: Outcome, current: Mapping[str, str]) -> bool:
 
 def _printable(text: str) -> str:
     printable = "".join(each if each.isprintable() else " " for each in text)
-    return printable.encode()[:_LONGEST].decode(errors="ignore")
+    return printable.encode()[:_MAX_BYTES].decode(errors="ignore")

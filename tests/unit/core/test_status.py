@@ -274,9 +274,9 @@ def test_a_state_that_says_more_than_failing_stays_and_its_token_is_rated(state:
 def test_an_account_that_needs_no_token_is_in_no_danger(state: State) -> None:
     status = status_of(state, 0.0)
     assert (status.state, status.margin, status.severity, status.last_error) == (state, None, Severity.OK, None)
-    assert status.has_what_it_needs
-    assert not status_of(State.INVALID, 0.0).has_what_it_needs
-    assert status_of(State.INVALID, 1.0).has_what_it_needs
+    assert status.is_served
+    assert not status_of(State.INVALID, 0.0).is_served
+    assert status_of(State.INVALID, 1.0).is_served
 
 
 def test_the_view_as_json_has_seconds_and_utc() -> None:
