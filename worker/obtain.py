@@ -144,7 +144,7 @@ class TokenSource:
             if error.stage is Stage.SENTINEL:
                 self._hosts.invalidate(account)
             raise
-        self.clocks.learn(host, response.now, asked)
+        self.clocks.record_time(host, response.now, asked)
         scheduled = plan.schedule_token(
             account.name,
             token,

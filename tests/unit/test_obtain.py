@@ -85,7 +85,7 @@ def test_what_was_learnt_of_a_host_that_is_not_used_any_more_is_forgotten(world:
     for kept in ({host}, {"another"}):
         tokens.keep_hosts(kept)
         assert keys is None or keys.kept == kept
-        tokens.clocks.judged(world.vault.tokens.read(ACCOUNT))
+        tokens.clocks.with_sentinel_clock(world.vault.tokens.read(ACCOUNT))
         assert [*tokens._durations] == [host][: host in kept]  # noqa: SLF001 - nothing else shows what is remembered
     assert world.liveperson.reached == [host]
 
@@ -148,7 +148,7 @@ def test_a_process_suspended_amid_the_exchange_takes_the_token_for_no_younger_th
     assert obtained.tracked.refresh_at <= world.clock() + 10 * 60
     world.store(obtained.token.raw.get_secret_value(), sentinel_host=host)
     stored = world.vault.tokens.read(ACCOUNT)
-    assert tokens.clocks.judged(stored) == stored  # what its clock seemed to show is not learnt
+    assert tokens.clocks.with_sentinel_clock(stored) == stored  # what its clock seemed to show is not learnt
 
 
 # A rotation that reached Vault before LivePerson

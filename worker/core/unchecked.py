@@ -40,7 +40,7 @@ class StoredSecret:
     has_others_data: bool = False
     """True if somebody else wrote the newest version, at a path that carries our mark."""
 
-    def by_clock(self, now: datetime) -> "StoredSecret":
+    def with_clock(self, now: datetime) -> "StoredSecret":
         """Return the same with its times by a clock that showed `now` when Vault answered."""
         deletion_time = self.deletion_time and now + (self.deletion_time - self.now)
         return replace(self, now=now, deletion_time=deletion_time)
