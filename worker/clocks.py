@@ -49,7 +49,7 @@ class SentinelClocks:
         if now and self._clock() - requested_at <= _MAX_SKEW:  # else it is uncertain by so much
             self._samples[host] = now, requested_at
 
-    def keep(self, hosts: set[str]) -> None:
+    def retain_hosts(self, hosts: set[str]) -> None:
         """Forget all but these hosts."""
         for host in self._samples.keys() - hosts:
             self._samples.pop(host, None)

@@ -17,7 +17,7 @@ from worker.core.errors import CREDENTIALS_REFUSED, Kind, RefreshError, Stage
 from worker.core.plan import Reason, RefreshPolicy, TrackedToken
 from worker.core.unchecked import TokenResponse
 
-_RECENT: Final = 100
+_RECENT_EXCHANGES: Final = 100
 """A host's latest successful exchanges whose durations are remembered: they bound the next one while others wait."""
 
 
@@ -33,7 +33,7 @@ class Sentinel(ReachableSentinel, Protocol):
 
 class Keys(Protocol):
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None: ...
-    def keep(self, hosts: set[str]) -> None: ...
+    def retain_hosts(self, hosts: set[str]) -> None: ...
 
 
 class PreviousSecrets(Protocol):
@@ -96,17 +96,17 @@ class TokenSource:
         self._policy = policy
         self._timeout = timeout
         self._clock = clock
-        self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
+        self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT_EXCHANGES))
         """Seconds that successful exchanges took, by host."""
         self.clocks = SentinelClocks(sentinel, allowed=hosts.allowed, clock=clock)
 
-    def keep_hosts(self, hosts: set[str]) -> None:
+    def retain_hosts(self, hosts: set[str]) -> None:
         """Forget all Sentinel hosts but these."""
-        self.clocks.keep(hosts)
+        self.clocks.retain_hosts(hosts)
         for host in self._durations.keys() - hosts:
             self._durations.pop(host, None)
         if self._keys:
-            self._keys.keep(hosts)
+            self._keys.retain_hosts(hosts)
 
     def obtain(
         self,
@@ -129,12 +129,12 @@ class TokenSource:
         if others_wait:
             timeout = plan.exchange_timeout(timeout, remaining, max(self._durations[host], default=None))
         try:
-            response, used, asked = self._request(account, host, timeout)
+            response, used_account, requested_at = self._request(account, host, timeout)
             expected = Expected.of(account)
-            sent = {account.client_secret, used.client_secret}
+            sent_secrets = {account.client_secret, used_account.client_secret}
             known = account.name, host
             token = appjwt.validate(
-                response.raw.get_secret_value(), expected, response.now, forbidden=sent, known=known
+                response.raw.get_secret_value(), expected, response.now, forbidden=sent_secrets, known=known
             )
             if self._keys:
                 self._keys.verify(token, host, timeout)
@@ -144,14 +144,14 @@ class TokenSource:
             if error.stage is Stage.SENTINEL:
                 self._hosts.invalidate(account)
             raise
-        self.clocks.record_time(host, response.now, asked)
+        self.clocks.record_time(host, response.now, requested_at)
         scheduled = plan.schedule_token(
             account.name,
             token,
             server_now=response.now,
-            at=asked,  # not when the answer was read: the process may have been suspended in between
+            at=requested_at,  # not when the answer was read: the process may have been suspended in between
             policy=self._policy,
-            desynchronize=tracked is None or tracked.is_late(asked),
+            desynchronize=tracked is None or tracked.is_late(requested_at),
         )
         tracked = plan.retry_at_half_remaining(scheduled, self._clock())  # an old token would be due at once
         return ObtainedToken(
@@ -161,7 +161,7 @@ class TokenSource:
             host=host,
             tracked=replace(tracked, planned_at=tracked.refresh_at),
             reason=reason,
-            previous_used=used is not account,
+            previous_used=used_account is not account,
         )
 
     def _request(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:
@@ -170,19 +170,19 @@ class TokenSource:
         The client_secret is the newest or the previous one; the moment is a steady one.
         """
         try:
-            return self._timed(account, host, timeout)
+            return self._request_timed(account, host, timeout)
         except RefreshError as error:
-            before = self._secrets.previous(account) if error.status in CREDENTIALS_REFUSED else None
-            if before is None:
+            previous = self._secrets.previous(account) if error.status in CREDENTIALS_REFUSED else None
+            if previous is None:
                 raise
             try:
-                return self._timed(before, host, timeout)
+                return self._request_timed(previous, host, timeout)
             except (RefreshError, TokenRefusedError):
                 raise error from None  # the refusal of the current secret is the one to fix
 
-    def _timed(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:
+    def _request_timed(self, account: Account, host: str, timeout: timedelta) -> tuple[TokenResponse, Account, float]:
         """Request a token, and remember how long it took to get one."""
-        began = self._clock()
+        started = self._clock()
         response = self._sentinel.request_token(account, host, timeout)
-        self._durations[host].append(self._clock() - began)
-        return response, account, began
+        self._durations[host].append(self._clock() - started)
+        return response, account, started

@@ -26,8 +26,8 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, Ht
     def tidy() -> None:
         parts.close_idle()
         hosts = parts.connected_hosts() | {record.host for record in daemon.records() if record.host}
-        parts.source.keep_hosts(hosts)
-        counted.keep_hosts(hosts)
+        parts.source.retain_hosts(hosts)
+        counted.retain_hosts(hosts)
 
     def report(outcome: Outcome, transition: Transition) -> None:
         counted.report(outcome, transition)

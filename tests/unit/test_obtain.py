@@ -55,7 +55,7 @@ def source(world: World, keys: Keys | None = None) -> TokenSource:
 @dataclass
 class Verifier:
     refusal: RefreshError | TokenRefusedError | None = None
-    kept: set[str] = field(default_factory=set)
+    retained: set[str] = field(default_factory=set)
     seen: list[tuple[str, str, timedelta]] = field(default_factory=list)
 
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
@@ -63,8 +63,8 @@ class Verifier:
         if self.refusal:
             raise self.refusal
 
-    def keep(self, hosts: set[str]) -> None:
-        self.kept = hosts
+    def retain_hosts(self, hosts: set[str]) -> None:
+        self.retained = hosts
 
 
 @pytest.mark.usefixtures("credentials")
@@ -82,11 +82,11 @@ def test_what_was_learnt_of_a_host_that_is_not_used_any_more_is_forgotten(world:
         tokens.obtain(usable(world.vault.accounts.read(ACCOUNT)), Reason.MISSING, None).token.raw.get_secret_value(),
         sentinel_host=host,
     )
-    for kept in ({host}, {"another"}):
-        tokens.keep_hosts(kept)
-        assert keys is None or keys.kept == kept
+    for retained in ({host}, {"another"}):
+        tokens.retain_hosts(retained)
+        assert keys is None or keys.retained == retained
         tokens.clocks.with_sentinel_clock(world.vault.tokens.read(ACCOUNT))
-        assert [*tokens._durations] == [host][: host in kept]  # noqa: SLF001 - nothing else shows what is remembered
+        assert [*tokens._durations] == [host][: host in retained]  # noqa: SLF001 - nothing else shows what is remembered
     assert world.liveperson.reached == [host]
 
 

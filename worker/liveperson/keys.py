@@ -79,7 +79,7 @@ class PinnedKeys:
         if not _signed_by_any(token, self._keys):
             raise TokenRefusedError(Check.SIGNATURE, f"expected one by a key in {self._file}, got another")
 
-    def keep(self, hosts: set[str]) -> None:
+    def retain_hosts(self, hosts: set[str]) -> None:
         """Do nothing: the keys are of no host."""
 
 
@@ -108,7 +108,7 @@ class PublishedKeys:
             refused = TokenRefusedError(Check.SIGNATURE, text)
             raise known.error or refused
 
-    def keep(self, hosts: set[str]) -> None:
+    def retain_hosts(self, hosts: set[str]) -> None:
         """Forget the keys of all other hosts."""
         for host in self._cache.keys() - hosts:
             self._cache.pop(host, None)

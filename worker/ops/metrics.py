@@ -158,7 +158,7 @@ class Metrics(Collector):
         if now:
             self._skew.labels("sentinel").set(time.time() - now.timestamp())
 
-    def keep_hosts(self, hosts: set[str]) -> None:
+    def retain_hosts(self, hosts: set[str]) -> None:
         """Remove the series of all other Sentinel hosts."""
         for host in self._statuses.keys() - hosts:
             for status in tuple(self._statuses.pop(host)):

@@ -210,7 +210,7 @@ def test_the_series_of_a_host_that_is_not_used_any_more_go() -> None:
     for number in range(200):
         scraped.metrics.sentinel_asked(f"host-{number}", 200, 0.1, None)
         scraped.metrics.sentinel_asked(f"host-{number}", None, 0.1, None)
-        scraped.metrics.keep_hosts({"host-7", f"host-{number}", "another"})
+        scraped.metrics.retain_hosts({"host-7", f"host-{number}", "another"})
     series = [each for each in scraped.read() if "sentinel_request" in each and "{" in each]
     assert {each.partition("{")[2].rstrip("}").partition(",")[0] for each in series} == {"host-7", "host-199"}
 
