@@ -20,7 +20,7 @@ from worker.core.status import scope_message
 from worker.core.unchecked import StoredSecret
 from worker.obtain import ObtainedToken
 
-_WRITE_TRIES: Final = 3
+_MAX_WRITE_ATTEMPTS: Final = 3
 _STANDBY_PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 """Seconds before each re-read after a conflict: a standby of Vault lags behind the write, by 0.1 s as a rule, more
 under load."""
@@ -163,13 +163,13 @@ class Publisher:
     def publish(self, attempt: Attempt, obtained: ObtainedToken, stored: StoredSecret) -> Outcome:
         """Write the obtained token unless the stored one expires as late or later; after a conflict assess again."""
         self.pending[attempt.account] = attempt.obtained = obtained
-        for tries in range(_WRITE_TRIES):
+        for conflicts in range(_MAX_WRITE_ATTEMPTS):
             now = self._clock()
             assessment = self._assess_against(obtained, attempt, stored, now)
             attempt.stored, attempt.assessment, attempt.deletion_time = stored, assessment, stored.deletion_time
-            stays = not plan.replaces(obtained.token, assessment.token, stored.deletion_time)
-            if assessment.tracked and stays:
-                if tries:
+            keeps_stored = not plan.replaces(obtained.token, assessment.token, stored.deletion_time)
+            if assessment.tracked and keeps_stored:
+                if conflicts:
                     return self.adopt(attempt)
                 tracked = plan.retry_at_half_remaining(assessment.tracked, now)
                 attempt.assessment = replace(assessment, tracked=tracked)
@@ -186,7 +186,7 @@ class Publisher:
             attempt.vault_request_id = written.request_id
             attempt.assessment = Assessment(None, obtained.token, self._schedule_written(attempt, obtained, written))
             return self._succeeded(attempt, Result.REFRESHED)
-        text = f"gave up after {_WRITE_TRIES} check-and-set conflicts on {attempt.account}"
+        text = f"gave up after {_MAX_WRITE_ATTEMPTS} check-and-set conflicts on {attempt.account}"
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
 
     def adopt(self, attempt: Attempt) -> Outcome:
@@ -229,12 +229,12 @@ class Publisher:
         )
         return plan.retry_at_half_remaining(shortened, now)
 
-    def _read_newer(self, name: str, than: StoredSecret) -> StoredSecret:
+    def _read_newer(self, name: str, outdated: StoredSecret) -> StoredSecret:
         """Re-read after a check-and-set conflict, retrying while a standby still returns the old version."""
         for pause in _STANDBY_PAUSES:
             self._sleep(pause)
             stored = self.read(name)
-            if stored.version > than.version:
+            if stored.version > outdated.version:
                 return stored
         text = f"Vault returns a stale version of the token of {name} (performance standby lag?)"
         raise RefreshError(Stage.VAULT, Kind.TRANSIENT, text)
