@@ -232,7 +232,7 @@ class Daemon:
                 self._log_exceptions(read, names.popleft())
 
     def _read_new(self, name: str) -> None:
-        self._dispatcher.complete(self._dispatcher.look(name, None))
+        self._dispatcher.complete(self._dispatcher.check_stored(name, None))
         with self._dispatcher.lock:
             self._unread.discard(name)
         self._check_ready()
@@ -248,7 +248,7 @@ class Daemon:
         with self._dispatcher.lock:
             record = self._dispatcher.scheduler.reserve(name)
         if record:
-            self._dispatcher.complete(self._dispatcher.look(name, None))
+            self._dispatcher.complete(self._dispatcher.check_stored(name, None))
 
     def _retry_mended(self) -> None:
         """Try failing accounts that were edited, or refreshed by hand: their planned attempt may be far off."""
@@ -270,7 +270,7 @@ class Daemon:
         return not record.has_live_token(self._clock()) and self._refresher.has_live_token(record.name)
 
     def _remove_if_gone(self, name: str) -> None:
-        if self._refresher.is_gone(name):
+        if self._refresher.is_removed(name):
             with self._dispatcher.lock:
                 news = self._dispatcher.scheduler.remove(name)
             if news:

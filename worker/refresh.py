@@ -29,7 +29,7 @@ from worker.core.unchecked import StoredSecret
 from worker.obtain import TokenSource
 from worker.publish import Attempt, Publisher, Tokens
 
-_EARLY: Final = 0.1
+_EARLY_TOLERANCE: Final = 0.1
 """Share of the removal delay by which the second read may come early: the time between syncs is not exact."""
 
 
@@ -73,9 +73,9 @@ class Refresher:
         self._failed_digests: dict[str, bytes] = {}
         """Digests of the accounts at their latest failed attempt: an edited one is tried at once."""
         self._key = secrets.token_bytes()
-        self._at_work: dict[str, Attempt] = {}
+        self._running: dict[str, Attempt] = {}
 
-    def look(self, name: str, tracked: TrackedToken | None = None) -> Outcome:
+    def check_stored(self, name: str, tracked: TrackedToken | None = None) -> Outcome:
         """Adopt the stored token if it is fresh, else return an outcome with the reason to refresh it.
 
         :param tracked: what is remembered of the stored token. Credentials are read only if another is stored now.
@@ -84,11 +84,11 @@ class Refresher:
             try:
                 self._read_stored(attempt)
             except RefreshError as error:
-                return self._ended(attempt, error)
+                return self._failed_outcome(attempt, error)
             attempt.reason = attempt.assessment.reason
             if attempt.reason:
                 return attempt.outcome(Result.DUE, self._clock())
-            outcome = self._adopted(attempt)
+            outcome = self._adopt(attempt)
             self._write_status(attempt, outcome)
             return outcome
 
@@ -107,17 +107,17 @@ class Refresher:
         """
         with self._attempt(name, tracked) as attempt:
             try:
-                outcome = self._until_written(attempt, force, others_wait=others_wait)
+                outcome = self._retry_while_throttled(attempt, force, others_wait=others_wait)
             except RefreshError as error:
-                outcome = self._ended(attempt, error)
+                outcome = self._failed_outcome(attempt, error)
             if not (force and force.dry_run):
                 self._write_status(attempt, outcome)
             return outcome
 
-    def least_remaining(self) -> float:
+    def min_remaining(self) -> float:
         """Return the seconds until the first live token of the running attempts expires; inf = none is known."""
         now = self._clock()
-        known = [attempt.assessment.tracked or attempt.tracked for attempt in list(self._at_work.values())]
+        known = [attempt.assessment.tracked or attempt.tracked for attempt in list(self._running.values())]
         return min((each.validity.end - now for each in known if each and each.validity.end > now), default=math.inf)
 
     def has_changed(self, name: str) -> bool:
@@ -137,7 +137,7 @@ class Refresher:
         self._read_stored(attempt)
         return attempt.remaining(self._clock()) > 0
 
-    def is_gone(self, name: str) -> bool:
+    def is_removed(self, name: str) -> bool:
         """Return True if reading the account returned 404 twice, the removal delay apart; an error is no proof."""
         try:
             removed = self._read_account(name) is Absence.REMOVED
@@ -152,13 +152,13 @@ class Refresher:
 
     @contextlib.contextmanager
     def _attempt(self, name: str, tracked: TrackedToken | None) -> Iterator[Attempt]:
-        attempt = self._at_work[name] = Attempt(name, self._clock(), tracked)
+        attempt = self._running[name] = Attempt(name, self._clock(), tracked)
         try:
             yield attempt
         finally:
-            self._at_work.pop(name, None)
+            self._running.pop(name, None)
 
-    def _until_written(self, attempt: Attempt, force: ForceRefresh | None, *, others_wait: bool) -> Outcome:
+    def _retry_while_throttled(self, attempt: Attempt, force: ForceRefresh | None, *, others_wait: bool) -> Outcome:
         """Refresh, and start again if a rate limit delayed the write: what was read is outdated, the token kept."""
         while True:
             with contextlib.suppress(ThrottledError):
@@ -176,7 +176,7 @@ class Refresher:
             return account
         now = self._clock()
         wait = self._missing_since.setdefault(name, now) + self.removal_delay - now
-        if wait > self.removal_delay * _EARLY:
+        if wait > self.removal_delay * _EARLY_TOLERANCE:
             text = f"there is nothing at {self._accounts.path(name)}: if that lasts, the account counts as removed"
             raise RefreshError(Stage.CREDENTIALS, Kind.TRANSIENT, text, status=404, retry_after=timedelta(seconds=wait))
         return account
@@ -189,10 +189,10 @@ class Refresher:
             return attempt.outcome(Result.NOT_EXPIRING, self._clock())
         attempt.reason = reason = attempt.reason or attempt.assessment.reason
         if reason is None:
-            return self._adopted(attempt)
+            return self._adopt(attempt)
         account = self._read_account(attempt.account)
         if isinstance(account, Absence):
-            return self._absent(attempt, account)
+            return self._absent_outcome(attempt, account)
         attempt.account_id = account.account_id
         digest, expected = account.digest(self._key), Expected.of(account)
         if not force and self._failed_digests.get(attempt.account, digest) != digest:
@@ -217,22 +217,22 @@ class Refresher:
         attempt.deletion_time = stored.deletion_time
         attempt.assessment = self._publisher.assess(attempt, stored, Expected())
         token, tracked = attempt.assessment.token, attempt.tracked
-        another_name = token and attempt.account.partition("/")[0] not in token.aud
-        another_token = (
+        is_other_account = token and attempt.account.partition("/")[0] not in token.aud
+        is_other_token = (
             token and tracked and (tracked.fingerprint != token.fingerprint or not tracked.identity_verified)
         )
-        if another_name or another_token:  # only the account's secret can say whether that is right
+        if is_other_account or is_other_token:  # only the account's secret can say whether that is right
             account = self._accounts.read(attempt.account)
             if not isinstance(account, Absence):
                 attempt.account_id = account.account_id
                 attempt.assessment = self._publisher.assess(attempt, stored, Expected.of(account))
         return stored
 
-    def _adopted(self, attempt: Attempt) -> Outcome:
+    def _adopt(self, attempt: Attempt) -> Outcome:
         self._failed_digests.pop(attempt.account, None)
         return self._publisher.adopt(attempt)
 
-    def _ended(self, attempt: Attempt, error: RefreshError) -> Outcome:
+    def _failed_outcome(self, attempt: Attempt, error: RefreshError) -> Outcome:
         """Return the outcome of an error; at a disabled or removed account another party's secret is no error."""
         if isinstance(error, UnmanagedSecretError):
             if error.has_our_status:
@@ -241,11 +241,11 @@ class Refresher:
             with contextlib.suppress(RefreshError):
                 account = self._read_account(attempt.account)
                 if isinstance(account, Absence):
-                    return self._absent(attempt, account)
+                    return self._absent_outcome(attempt, account)
         attempt.reason = attempt.reason or (Reason.DUE if attempt.tracked else Reason.MISSING)  # as far as is known
         return attempt.outcome(Result.FAILED, self._clock(), error)
 
-    def _absent(self, attempt: Attempt, absence: Absence) -> Outcome:
+    def _absent_outcome(self, attempt: Attempt, absence: Absence) -> Outcome:
         self._publisher.pending.pop(attempt.account, None)
         self._failed_digests.pop(attempt.account, None)
         attempt.reason = None
@@ -257,8 +257,8 @@ class Refresher:
         try:
             attempt.stored = self._tokens.read(name)
         except RefreshError as error:
-            self._ended(attempt, error)
-        self._write_status(attempt, self._absent(attempt, Absence.REMOVED))
+            self._failed_outcome(attempt, error)
+        self._write_status(attempt, self._absent_outcome(attempt, Absence.REMOVED))
 
     def _write_status(self, attempt: Attempt, outcome: Outcome) -> None:
         patch = status_patch(outcome, attempt.stored) if attempt.stored else None

@@ -121,7 +121,7 @@ def build(settings: Settings) -> Parts:
     refresher = Refresher(
         accounts=accounts, tokens=tokens, source=source, policy=policy, clock=boottime, sleep=time.sleep
     )
-    session.least_remaining = refresher.least_remaining
+    session.min_remaining = refresher.min_remaining
     scheduler = AccountScheduler(
         max_in_flight=sentinel.max_in_flight,
         max_per_second=sentinel.max_per_second,

@@ -76,7 +76,7 @@ def _report(counts: Counter[tuple[str, str]], minutes: float, measured: coverage
     held = f"{hostile.held[longest]:.2f} s ({longest}), deadline {DEADLINE:g} s"
     yield f"| longest time that a hostile answer held a slot | {held} |"
     yield f"| refreshes of three accounts beside them, life 10 s | {hostile.served} |"
-    yield f"| least share of life left when one was replaced | {hostile.least_remaining:.0%} |"
+    yield f"| least share of life left when one was replaced | {hostile.min_remaining:.0%} |"
     yield "\n## Branch coverage of what reads them\n\n| module | lines and branches reached |\n|---|---|"
     yield from _coverage(measured)
     yield "\n## Inputs for each check\n\nEach is right but for one thing, and came to this and nothing else.\n"

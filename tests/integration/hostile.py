@@ -55,7 +55,7 @@ class Report:
     """Connections to hosts that are not on the allow list."""
     served: int = 0
     """Refreshes of the well-behaved accounts."""
-    least_remaining: float = 1.0
+    min_remaining: float = 1.0
     """The least share of life that was left when one of their tokens was replaced."""
     alive: bool = False
     paths: set[str] = field(default_factory=set)
@@ -309,7 +309,7 @@ def among_hostile_servers(folder: Path) -> Report:
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
         report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
         shares = [line["remaining_at_refresh"] / 10 for line in _served(daemon) if line["reason"] == "due"]
-        report.least_remaining = min(shares, default=1.0)
+        report.min_remaining = min(shares, default=1.0)
         printed = f"{Path(f'/proc/{daemon.process.pid}/cmdline').read_text()}\n{json.dumps(daemon.events())}"
         report.leaks = leaks(printed, world.secrets)
         daemon.stop()

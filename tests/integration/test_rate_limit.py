@@ -163,7 +163,7 @@ def test_what_a_limit_refuses_uses_up_no_login(reach: Reach) -> None:
     """Vault counts such a request for no use either."""
     session, asked = reach.session(token_num_uses=25), []
     session.on_request = lambda operation, status, _: asked.append((operation, status))
-    session.least_remaining = lambda: 0.4  # a try each tenth of a second
+    session.min_remaining = lambda: 0.4  # a try each tenth of a second
     accounts = account_store(session)
     accounts.read("le400")
     with limited(reach.made, rate=1, interval="4s"):

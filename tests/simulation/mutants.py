@@ -175,14 +175,14 @@ def an_unmanaged_secret_is_overwritten() -> Iterator[None]:
 
 @_mutant(Kind.STRANGER_UNMARKED, Kind.HOST_503, gap=120.0)
 def the_state_is_written_to_a_strangers_path() -> Iterator[None]:
-    ended = Refresher._ended  # noqa: SLF001
+    failed_outcome = Refresher._failed_outcome  # noqa: SLF001
 
     def telling(self: Refresher, attempt: Attempt, error: RefreshError) -> Any:
         if isinstance(error, UnmanagedSecretError):
             self._tokens.write_status(attempt.account, {"state": "unmanaged", "last_error": "x", "failing_since": "y"})
-        return ended(self, attempt, error)
+        return failed_outcome(self, attempt, error)
 
-    with _instead(Refresher, "_ended", telling):
+    with _instead(Refresher, "_failed_outcome", telling):
         yield
 
 
@@ -304,13 +304,13 @@ def an_invalid_token_is_adopted() -> Iterator[None]:
 @_mutant(Kind.WRITE_NOT_DONE, Kind.DENIED_WRITE_TOKEN)
 def an_obtained_token_is_lost() -> Iterator[None]:
     """Obtain a token again if it could not be written."""
-    ended = Refresher._ended  # noqa: SLF001
+    failed_outcome = Refresher._failed_outcome  # noqa: SLF001
 
     def forgetful(self: Refresher, attempt: Attempt, error: RefreshError) -> Any:
         self._publisher.pending.pop(attempt.account, None)
-        return ended(self, attempt, error)
+        return failed_outcome(self, attempt, error)
 
-    with _instead(Refresher, "_ended", forgetful):
+    with _instead(Refresher, "_failed_outcome", forgetful):
         yield
 
 
@@ -530,7 +530,7 @@ def those_that_time_out_have_all_their_time_while_others_wait() -> Iterator[None
 
 @_mutant(Kind.LIST_INCOMPLETE, sync_interval=30.0)
 def absence_from_a_list_removes() -> Iterator[None]:
-    with _instead(Refresher, "is_gone", lambda *_: True):
+    with _instead(Refresher, "is_removed", lambda *_: True):
         yield
 
 

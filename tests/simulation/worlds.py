@@ -487,7 +487,7 @@ class SimWorld(World):
 
     def _gate(self, refresher: Refresher) -> Callable[[str, Callable[[], Any]], Any]:
         condition = Condition(self.hub)
-        gate = Gate("secret", clock=self.clock, least_remaining=refresher.least_remaining, condition=condition)
+        gate = Gate("secret", clock=self.clock, min_remaining=refresher.min_remaining, condition=condition)
         return cast(Callable[[str, Callable[[], Any]], Any], gate.call)
 
     def _pace(self, operation: str, send: Callable[[], Any]) -> Any:

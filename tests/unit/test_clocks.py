@@ -96,10 +96,10 @@ def test_sentinel_is_asked_for_its_clock_once_unless_its_answers_showed_it(world
     world.start()
     world.run(HOUR)
     assert world.liveperson.reached == []
-    world.refresher().look(NAMES[0])
+    world.refresher().check_stored(NAMES[0])
     refresher = world.refresher("b")
     for name in NAMES:
-        refresher.look(name)
+        refresher.check_stored(name)
     assert world.liveperson.reached == [HOST] * 2
 
 

@@ -358,12 +358,12 @@ def test_a_secret_that_a_standby_does_not_know_yet_is_neither_written_over_nor_m
     outcome = refresher.refresh(ACCOUNT)
     assert isinstance(outcome.error, UnmanagedSecretError)
     heal(world)
-    for again in (refresher.look(ACCOUNT), refresher.refresh(ACCOUNT), refresher.refresh(ACCOUNT, force=FORCE)):
+    for again in (refresher.check_stored(ACCOUNT), refresher.refresh(ACCOUNT), refresher.refresh(ACCOUNT, force=FORCE)):
         assert isinstance(again.error, UnmanagedSecretError)
     assert (world.data(), world.vault.kv.metadata(PATH)) == (THEIRS, before)
 
 
-@pytest.mark.parametrize("act", ["refresh", "look", "is_gone"])
+@pytest.mark.parametrize("act", ["refresh", "check_stored", "is_removed"])
 def test_a_state_that_a_stale_read_put_beside_another_s_secret_is_removed(
     world: World, refresher: Refresher, path_was: str, act: str
 ) -> None:
@@ -372,7 +372,7 @@ def test_a_state_that_a_stale_read_put_beside_another_s_secret_is_removed(
         refresher.refresh(ACCOUNT)
     assert custom_metadata(world).keys() == {"owner", "state", "last_error", "failing_since"}
     heal(world)
-    if act == "is_gone":
+    if act == "is_removed":
         world.vault.kv.remove(ACCOUNTS + ACCOUNT)
     world.vault.denied = {"write_metadata"}
     getattr(refresher, act)(ACCOUNT)
@@ -429,7 +429,7 @@ def test_a_token_that_somebody_undeletes_is_adopted(world: World, refresher: Ref
     tracked = refresher.refresh(ACCOUNT).tracked
     world.vault.kv.delete(PATH)
     world.vault.kv.undelete(PATH)
-    assert refresher.look(ACCOUNT, tracked).result is Result.ADOPTED
+    assert refresher.check_stored(ACCOUNT, tracked).result is Result.ADOPTED
 
 
 def test_a_token_that_is_undeleted_just_before_the_write_is_replaced_by_a_later_one(
@@ -591,7 +591,7 @@ def test_a_token_that_vault_deleted_is_missing_and_no_drift_and_its_state_is_tol
 def test_a_restart_sees_that_vault_will_delete_the_stored_token(world: World, refresher: Refresher) -> None:
     world.vault.kv.delete_version_after = RETAINED
     refresher.refresh(ACCOUNT)
-    outcome = world.refresher("b").look(ACCOUNT)
+    outcome = world.refresher("b").check_stored(ACCOUNT)
     assert (outcome.result, outcome.state) == (Result.ADOPTED, State.FAILING)
     assert outcome.tracked
     assert outcome.tracked.validity.remaining(world.clock()) == RETAINED.total_seconds()

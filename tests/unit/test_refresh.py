@@ -96,7 +96,7 @@ def test_an_obtained_token_that_became_due_behind_a_rate_limit_is_obtained_anew(
 def test_of_the_tokens_at_work_the_least_remaining_lifetime_is_known(world: World, refresher: Refresher) -> None:
     world.add_account("le2")
     seen: dict[str, float] = {}
-    world.vault.at_request = lambda operation, _: seen.setdefault(operation, refresher.least_remaining())
+    world.vault.at_request = lambda operation, _: seen.setdefault(operation, refresher.min_remaining())
     tracked = refresher.refresh(ACCOUNT).tracked
     assert {*seen.values()} == {float("inf")}  # there was none, and it expires by no clock
     world.clock.advance(31 * MINUTE)
@@ -106,13 +106,13 @@ def test_of_the_tokens_at_work_the_least_remaining_lifetime_is_known(world: Worl
     assert seen["read_account"] == seen["write_token"] == pytest.approx(29 * 60, abs=2)
     world.clock.advance(20 * MINUTE)
     seen.clear()
-    refresher.look(ACCOUNT, tracked)
+    refresher.check_stored(ACCOUNT, tracked)
     assert seen["read_token"] == pytest.approx(9 * 60, abs=2)
     world.clock.advance(20 * MINUTE)
     seen.clear()
-    refresher.look(ACCOUNT, tracked)
+    refresher.check_stored(ACCOUNT, tracked)
     assert seen["read_token"] == float("inf")  # it has expired
-    assert refresher.least_remaining() == float("inf")
+    assert refresher.min_remaining() == float("inf")
 
 
 # Outcomes when all is well
@@ -144,7 +144,7 @@ def test_a_failure_has_its_reason_and_the_account_id_as_far_as_it_was_read(
 
 def test_what_could_never_be_read_is_missing_as_far_as_is_known(world: World, refresher: Refresher) -> None:
     world.vault.denied = {"read_token"}
-    assert refresher.look(ACCOUNT).reason is Reason.MISSING
+    assert refresher.check_stored(ACCOUNT).reason is Reason.MISSING
 
 
 def test_a_reader_finds_all_documented_fields_beside_the_token(world: World, refresher: Refresher) -> None:
@@ -178,7 +178,7 @@ def test_a_reader_finds_all_documented_fields_beside_the_token(world: World, ref
 def test_a_fresh_token_is_adopted_without_reading_any_credentials(world: World, refresher: Refresher) -> None:
     written = world.refresher("b").refresh(ACCOUNT)
     world.vault.calls.clear()
-    for outcome in (refresher.refresh(ACCOUNT), refresher.look(ACCOUNT)):
+    for outcome in (refresher.refresh(ACCOUNT), refresher.check_stored(ACCOUNT)):
         assert outcome is not None
         assert (outcome.result, outcome.reason, outcome.version) == (Result.ADOPTED, None, 1)
         assert (outcome.token, outcome.host) == (written.token, written.host)
@@ -190,7 +190,7 @@ def test_a_fresh_token_is_adopted_without_reading_any_credentials(world: World, 
 def test_a_due_token_is_replaced_by_one_that_ends_later(world: World, refresher: Refresher) -> None:
     first = refresher.refresh(ACCOUNT)
     world.clock.advance(35 * MINUTE)
-    assert refresher.look(ACCOUNT).result is Result.DUE
+    assert refresher.check_stored(ACCOUNT).result is Result.DUE
     outcome = refresher.refresh(ACCOUNT, tracked=first.tracked)
     assert (outcome.result, outcome.reason, outcome.version) == (Result.REFRESHED, Reason.DUE, 2)
     assert outcome.remaining_at_refresh == 25 * 60
@@ -220,7 +220,7 @@ def test_another_account_id_is_asked_for_and_its_token_stands(world: World, refr
     assert (outcome.result, outcome.account_id) == (Result.REFRESHED, "12345678")
     assert world.data("brand/eu")["aud"] == "12345678"
     world.clock.advance(MINUTE)
-    again = refresher.look("brand/eu")
+    again = refresher.check_stored("brand/eu")
     assert again is not None
     assert again.result is Result.ADOPTED
     assert world.liveperson.mints("12345678") == 1
@@ -268,7 +268,7 @@ def test_what_stands_beside_an_ended_token_does_not_keep_it(
 ) -> None:
     # a planted or broken exp field (year 2099) must not block the path for ever
     world.store(token_of(world.clock.now() - 2 * HOUR), **fields)
-    assert refresher.look(ACCOUNT).result is Result.DUE
+    assert refresher.check_stored(ACCOUNT).result is Result.DUE
     assert refresher.refresh(ACCOUNT).reason is Reason.DUE
     assert world.token().exp == world.clock.now() + HOUR
 
@@ -286,7 +286,7 @@ def test_what_stands_beside_an_ended_token_does_not_keep_it(
 )
 def test_an_invalid_token_is_replaced_whatever_it_claims(world: World, refresher: Refresher, raw: str) -> None:
     world.store(raw)
-    assert refresher.look(ACCOUNT).result is Result.DUE
+    assert refresher.check_stored(ACCOUNT).result is Result.DUE
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.reason, outcome.version) == (Result.REFRESHED, Reason.INVALID, 2)
     assert world.token().aud == (ACCOUNT,)
@@ -371,7 +371,7 @@ def test_a_token_of_another_account_at_a_disabled_account_s_path_is_left_alone(
     world.vault.kv.put(ACCOUNTS + ACCOUNT, account_secret(enabled=False))
     world.store(token_of(NOW - (2 * HOUR if ended else timedelta()), aud="12345678"))
     before = world.data()
-    refresher.look(ACCOUNT)
+    refresher.check_stored(ACCOUNT)
     refresher.refresh(ACCOUNT)
     assert (world.data(), world.version()) == (before, 1)
     assert world.liveperson.requests == []
@@ -381,7 +381,7 @@ def test_an_account_that_is_gone_is_skipped(world: World, refresher: Refresher) 
     world.vault.kv.delete(ACCOUNTS + ACCOUNT)
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.absence, outcome.state) == (Result.ABSENT, Absence.REMOVED, State.REMOVED)
-    assert refresher.is_gone(ACCOUNT)
+    assert refresher.is_removed(ACCOUNT)
 
 
 def test_a_daemon_s_first_404_is_a_failure_and_the_second_in_time_a_removal(world: World, refresher: Refresher) -> None:
@@ -399,13 +399,13 @@ def test_a_daemon_s_first_404_is_a_failure_and_the_second_in_time_a_removal(worl
         world.vault.kv.remove(ACCOUNTS + ACCOUNT)
         assert refresh(0) == fails
         assert refresh(50) == fails
-        assert not refresher.is_gone(ACCOUNT)
+        assert not refresher.is_removed(ACCOUNT)
         world.vault.kv.put(ACCOUNTS + ACCOUNT, back)
         refresh(10)
         world.vault.kv.remove(TOKENS + ACCOUNT)
     world.vault.kv.remove(ACCOUNTS + ACCOUNT)
     assert [refresh(0), refresh(60), refresh(60)] == [fails, removed, removed]
-    assert refresher.is_gone(ACCOUNT)
+    assert refresher.is_removed(ACCOUNT)
 
 
 def test_a_first_404_says_where_and_when_it_is_read_again(world: World, refresher: Refresher) -> None:
@@ -422,7 +422,7 @@ def test_of_an_account_that_is_gone_its_trouble_is_no_longer_told(world: World, 
     refresher.refresh(ACCOUNT)
     assert notes(world)["state"] == "invalid"
     world.vault.kv.remove(ACCOUNTS + ACCOUNT)
-    assert refresher.is_gone(ACCOUNT)
+    assert refresher.is_removed(ACCOUNT)
     assert notes(world) == {"state": "removed"}
 
 
@@ -437,7 +437,7 @@ def test_the_host_beside_another_account_s_token_is_not_believed(world: World, r
         raw=(world.data("12345678")["access_token"]),
     )
     assert world.data()["sentinel_host"] == world.liveperson.hosts["lo"]
-    outcome = refresher.look(ACCOUNT)
+    outcome = refresher.check_stored(ACCOUNT)
     assert (outcome.reason, outcome.host) == (Reason.INVALID, None)
     assert refresher.refresh(ACCOUNT).host == world.liveperson.hosts["va"]
 
@@ -456,7 +456,7 @@ def test_a_unmanaged_secret_is_left_alone_and_nothing_is_minted_for_it(world: Wo
     # look at the target's path before the world outside is changed
     world.vault.kv.put(TOKENS + ACCOUNT, {"password": "theirs"})
     for outcome in (
-        refresher.look(ACCOUNT),
+        refresher.check_stored(ACCOUNT),
         refresher.refresh(ACCOUNT),
         refresher.refresh(ACCOUNT, force=ForceRefresh()),
     ):
@@ -468,7 +468,7 @@ def test_a_unmanaged_secret_is_left_alone_and_nothing_is_minted_for_it(world: Wo
 
 def test_a_vault_that_cannot_be_read_costs_no_mint(world: World, refresher: Refresher) -> None:
     world.vault.is_down = True
-    for outcome in (refresher.look(ACCOUNT), refresher.refresh(ACCOUNT)):
+    for outcome in (refresher.check_stored(ACCOUNT), refresher.refresh(ACCOUNT)):
         assert outcome.result is Result.FAILED
         assert error_of(outcome) == (Stage.VAULT, Kind.TRANSIENT, None, None)
     assert world.liveperson.requests == []
@@ -544,7 +544,7 @@ def test_a_change_of_state_is_told_once_and_taken_back_by_the_next_success(world
 def test_a_look_that_adopts_takes_back_what_a_dead_replica_told(world: World, refresher: Refresher) -> None:
     refresher.refresh(ACCOUNT)
     world.vault.tokens.write_status(ACCOUNT, {"state": "failing", "last_error": "vault: no", "failing_since": utc(NOW)})
-    assert world.refresher("b").look(ACCOUNT).result is Result.ADOPTED
+    assert world.refresher("b").check_stored(ACCOUNT).result is Result.ADOPTED
     assert notes(world) == {"state": "ok"}
 
 
@@ -637,11 +637,11 @@ def test_only_its_own_404_or_an_impossible_name_says_that_an_account_is_gone(
 ) -> None:
     world.add_account("disabled", enabled=False)
     world.vault.kv.put(ACCOUNTS + "invalid", {"client_id": "x"})
-    assert refresher.is_gone(name) is gone
+    assert refresher.is_removed(name) is gone
     world.vault.denied = {"read_account"}
-    assert refresher.is_gone(name) is (name == "no name")
+    assert refresher.is_removed(name) is (name == "no name")
     world.vault.is_down = True
-    assert refresher.is_gone(name) is (name == "no name")
+    assert refresher.is_removed(name) is (name == "no name")
 
 
 # Many at once

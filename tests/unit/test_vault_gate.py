@@ -29,7 +29,7 @@ class Mount:
         self.quota = quota
         self.retry_after = None if retry_after is None else timedelta(seconds=retry_after)
         self.latency = LATENCY
-        self.least_remaining = float("inf")
+        self.min_remaining = float("inf")
         self.answers: list[tuple[float, bool]] = []
         """The moment of each answer, and True if the request was let through."""
         self.most_at_once = 0
@@ -40,7 +40,7 @@ class Mount:
         self.gate = Gate(
             "secret",
             clock=self.clock,
-            least_remaining=lambda: self.least_remaining,
+            min_remaining=lambda: self.min_remaining,
             condition=Condition(self.hub),
         )
 
@@ -168,22 +168,22 @@ def test_a_retry_after_of_0_is_a_second() -> None:
 
 def test_it_waits_for_a_quarter_of_what_remains_at_most_and_for_eight_minutes_if_no_token_lives() -> None:
     mount = Mount(0, retry_after=3600.0)
-    mount.least_remaining = 40.0
+    mount.min_remaining = 40.0
     mount.call()
     mount.run(15)
     assert mount.refused == [0.005, 10.01]
-    mount.least_remaining = 8.0
+    mount.min_remaining = 8.0
     mount.call()  # with less life, it cannot wait for as long
     mount.run(2.5)
     assert mount.refused == [0.005, 10.01, 17.005]
-    mount.least_remaining = float("inf")
+    mount.min_remaining = float("inf")
     mount.run(600)
     assert mount.refused[3:] == pytest.approx([19.0, 499.0], abs=0.1)
 
 
 def test_a_token_that_is_about_to_expire_makes_no_hot_loop() -> None:
     mount = Mount(0)
-    mount.least_remaining = 0.001
+    mount.min_remaining = 0.001
     mount.call()
     mount.run(10)
     assert len(mount.refused) < 110

@@ -145,9 +145,9 @@ class Dispatcher:
         oldest = min(list(self._submitted.values()), default=None)
         return 0.0 if oldest is None else self._clock() - max(oldest, self._finished_at)
 
-    def look(self, name: str, tracked: TrackedToken | None) -> Outcome:
+    def check_stored(self, name: str, tracked: TrackedToken | None) -> Outcome:
         """Look at the account's stored token; the outcome is to be completed."""
-        return self._guarded(name, lambda: self._refresher.look(name, tracked))
+        return self._guarded(name, lambda: self._refresher.check_stored(name, tracked))
 
     def complete(self, outcome: Outcome) -> None:
         """Record an outcome, also one that did not come from the queue; it may let others run."""

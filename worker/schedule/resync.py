@@ -38,7 +38,7 @@ class Resync:
         if record is None:
             return
         expected = record.expected_token
-        outcome = dispatcher.look(name, expected)
+        outcome = dispatcher.check_stored(name, expected)
         same = outcome.tracked and expected and outcome.tracked.fingerprint == expected.fingerprint
         unchanged = outcome.result is Result.ADOPTED and same
         unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT

@@ -39,16 +39,16 @@ class Gate:
         mount: str,
         *,
         clock: Callable[[], float],
-        least_remaining: Callable[[], float],
+        min_remaining: Callable[[], float],
         condition: Any = None,
     ) -> None:
         """
-        :param least_remaining: returns the seconds until the first token of an account at work expires.
+        :param min_remaining: returns the seconds until the first token of an account at work expires.
         :param condition: waits in the clock's time; None = a threading.Condition.
         """
         self._mount = mount
         self._clock = clock
-        self._least_remaining = least_remaining
+        self._min_remaining = min_remaining
         self._changed = condition or threading.Condition()
         self.closed_until = -math.inf
         self._limit = math.inf
@@ -116,7 +116,7 @@ class Gate:
 
     def _longest_pause(self) -> float:
         """Return the most seconds that it stays closed, whatever Retry-After asks for: no token may expire by it."""
-        longest = min(_LONGEST_PAUSE, self._least_remaining() * MAX_FRACTION_OF_REMAINING)
+        longest = min(_LONGEST_PAUSE, self._min_remaining() * MAX_FRACTION_OF_REMAINING)
         return max(_SHORTEST_PAUSE, longest)
 
     def _wait(self, now: float) -> float:

@@ -91,7 +91,7 @@ class VaultSession:
         """Called with the seconds by which Vault's clock is off its forecast, and whether the process was paused."""
         self.on_request: Callable[[str, int | None, float], object] = lambda *_: None
         """Called with the operation, the answer's status (None = none came) and the seconds it took."""
-        self.least_remaining: Callable[[], float] = lambda: math.inf
+        self.min_remaining: Callable[[], float] = lambda: math.inf
         """Returns the seconds until the first token of the running attempts expires."""
         self._gates: dict[str, Gate] = {}
         """By mount."""
@@ -135,7 +135,7 @@ class VaultSession:
         return gate.call(operation, lambda: self._send(operation, join_path(mount, path), request))
 
     def _new_gate(self, mount: str) -> Gate:
-        return Gate(mount, clock=self._clock, least_remaining=lambda: self.least_remaining())  # noqa: PLW0108 - set later
+        return Gate(mount, clock=self._clock, min_remaining=lambda: self.min_remaining())  # noqa: PLW0108 - set later
 
     def _send(self, operation: Operation, path: str, request: Callable[[hvac.Client], Any]) -> dict[str, Any]:
         use = Use.WRITE if operation in _WRITES else Use.READ
