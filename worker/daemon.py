@@ -19,15 +19,15 @@ from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher
 from worker.schedule.resync import Resync
 
-_FAST_PAUSES: Final = 3
+_MAX_FAST_RETRIES: Final = 3
 """A failed sync is retried after one of the first so many pauses: it is what notices that Vault is back."""
 _INITIAL_READERS: Final = 32
 """Threads, at most, that read the stored tokens of many accounts: at a start, and after a clock jump."""
 TICK: Final = 1.0
 """Seconds between two passes of the main loop."""
-_LONGEST_STALL: Final = 60.0
+_MAX_STALL: Final = 60.0
 """Seconds without a scheduling pass, or without a start of work that could run, after which the process is stuck."""
-_PAUSED: Final = 5.0
+_PAUSE_THRESHOLD: Final = 5.0
 """A tick that is late by more than these seconds shows that the process was paused."""
 _REREAD_INTERVAL: Final = 60.0
 """Seconds between two re-reads of all tokens after clock jumps: Vault nodes whose clocks differ must not cause more."""
@@ -90,32 +90,32 @@ class Daemon:
             pool=pool,
             clock=clock,
             force=None,
-            on_done=self._done,
-            on_wait=self._wake_later,
+            on_done=self._on_done,
+            on_wait=self._schedule_wake,
         )
         self._resync = Resync(self._dispatcher, clock=clock, interval=resync_interval)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._arm("sync", self._clock(), self._sync)
 
     def tick(self) -> None:
         """Start what is due. Call it each second, so that a lost wake delays nothing by more than that."""
-        late = self._clock() - self._ticked_at - TICK
-        if late > _PAUSED:
-            log.warning("worker.paused", duration=round(late, 3))
+        delay = self._clock() - self._ticked_at - TICK
+        if delay > _PAUSE_THRESHOLD:
+            log.warning("worker.paused", duration=round(delay, 3))
         if self._timer.check_clock_jump():  # maybe the machine slept: the answer to a sync shows Vault's clock
             self._arm("sync", self._clock(), self._sync)
         self._dispatcher.start_due()
         self._ticked_at = self._clock()
 
     @property
-    def trouble(self) -> str | None:
+    def stall_reason(self) -> str | None:
         """Return why the process counts as stuck; None = it does not. Outages of Vault or Sentinel do not count."""
-        if (stuck := self._clock() - self._ticked_at) > _LONGEST_STALL:
-            return f"no scheduling pass for {stuck:.0f} s"
-        stuck = min(self._dispatcher.stalled_for(), self._clock() - self.throttled_until())
-        if stuck > _LONGEST_STALL:
-            return f"work that could run was not started for {stuck:.0f} s"
+        if (stalled_for := self._clock() - self._ticked_at) > _MAX_STALL:
+            return f"no scheduling pass for {stalled_for:.0f} s"
+        stalled_for = min(self._dispatcher.stalled_for(), self._clock() - self.throttled_until())
+        if stalled_for > _MAX_STALL:
+            return f"work that could run was not started for {stalled_for:.0f} s"
         return None
 
     def records(self) -> list[AccountRecord]:
@@ -129,7 +129,7 @@ class Daemon:
         :param paused: this machine's wall clock jumped by as much, so the process was paused.
         """
         self._refresher.clocks.forget()
-        if not self._plan_reread():
+        if not self._schedule_reread():
             return
         if not paused:
             log.warning("clock.skewed", against="vault", skew=round(-jump, 3), hint="every token is read again")
@@ -141,11 +141,11 @@ class Daemon:
 
     def on_vault_skewed(self, host: str, skew: float) -> None:
         """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's."""
-        if self._plan_reread():
+        if self._schedule_reread():
             hint = "--check names the clock to set; meanwhile Sentinel's decides, and every token is read again"
             log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
 
-    def _plan_reread(self) -> bool:
+    def _schedule_reread(self) -> bool:
         """Plan a re-read of every stored token, now or a minute after the last one; False = one is planned already."""
         with self._dispatcher.lock:  # many requests may see one jump
             if self._reread_from == float("inf"):
@@ -173,7 +173,7 @@ class Daemon:
         except Exception:
             log.exception("worker.internal_error")  # the next sync does what was left undone
 
-    def _wake_later(self, when: float) -> None:
+    def _schedule_wake(self, when: float) -> None:
         """Arm the wake job unless it is armed for an earlier moment; the tick starts what is due as well."""
         if when < self._wake_at or self._wake_at <= self._clock():
             self._wake_at = when
@@ -191,7 +191,7 @@ class Daemon:
             listed = self._accounts.names()
         except RefreshError as error:
             self._sync_failures += 1
-            failures = min(self._sync_failures, _FAST_PAUSES)
+            failures = min(self._sync_failures, _MAX_FAST_RETRIES)
             pause = min(pause, plan.next_retry(failures, remaining=0.0, kind=Kind.TRANSIENT).total_seconds())
             self.on_list(error)
         else:
@@ -200,26 +200,26 @@ class Daemon:
             self._reconcile(listed)
         finally:
             self._arm("sync", self._clock() + pause, self._sync)
-        self._submit(self._retry_mended)
+        self._submit(self._retry_fixed)
 
     def _reconcile(self, listed: frozenset[str]) -> None:
-        dispatcher, first = self._dispatcher, not self.ready.is_set()
+        dispatcher, is_first = self._dispatcher, not self.ready.is_set()
         with dispatcher.lock:
             dispatcher.scheduler.on_sync()
             new = dispatcher.scheduler.add(sorted(listed))
             missing = dispatcher.scheduler.missing(listed)
             self._unread.update(new)
-        for name in () if first else new:
+        for name in () if is_first else new:
             log.info("account.added", account=name)
         self._start_readers(deque(new), self._read_new)
         for name in missing:
-            self._submit(self._remove_if_gone, name)
+            self._submit(self._remove_if_absent, name)
         dispatcher.start_due()
         self._check_ready()
-        say = log.info if first or new or missing else log.debug
+        log_sync = log.info if is_first or new or missing else log.debug
         hint = None if listed else "there is no account below accounts.prefix"
-        say("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing), hint=hint)
-        self._log_in()
+        log_sync("accounts.synced", accounts=len(listed), added=len(new), missing=len(missing), hint=hint)
+        self._renew_login()
 
     def _start_readers(self, names: deque[str], read: Callable[[str], None]) -> None:
         for _ in range(min(len(names), _INITIAL_READERS)):
@@ -250,7 +250,7 @@ class Daemon:
         if record:
             self._dispatcher.complete(self._dispatcher.check_stored(name, None))
 
-    def _retry_mended(self) -> None:
+    def _retry_fixed(self) -> None:
         """Try failing accounts that were edited, or refreshed by hand: their planned attempt may be far off."""
         if not self._retrying.acquire(blocking=False):
             return  # the pass before still runs: each account costs a read, and there may be many
@@ -259,43 +259,43 @@ class Daemon:
                 failing = self._dispatcher.scheduler.failing(self._clock())
             for record in failing:
                 with contextlib.suppress(RefreshError):
-                    if self._is_mended(record):
+                    if self._is_fixed(record):
                         self._dispatcher.queue(record.name)
         finally:
             self._retrying.release()
 
-    def _is_mended(self, record: AccountRecord) -> bool:
+    def _is_fixed(self, record: AccountRecord) -> bool:
         if self._refresher.has_changed(record.name):
             return True
         return not record.has_live_token(self._clock()) and self._refresher.has_live_token(record.name)
 
-    def _remove_if_gone(self, name: str) -> None:
+    def _remove_if_absent(self, name: str) -> None:
         if self._refresher.is_removed(name):
             with self._dispatcher.lock:
-                news = self._dispatcher.scheduler.remove(name)
-            if news:
+                was_known = self._dispatcher.scheduler.remove(name)
+            if was_known:
                 log.info("account.removed", account=name)
 
-    def _done(self, outcome: Outcome, transition: Transition) -> None:
+    def _on_done(self, outcome: Outcome, transition: Transition) -> None:
         if outcome.result is not Result.DUE:
             self._report(outcome, transition)
 
     def _resync_step(self) -> None:
-        again = self._clock() + plan.MIN_PAUSE.total_seconds()
+        next_at = self._clock() + plan.MIN_PAUSE.total_seconds()
         try:
-            again = self._resync.step()
+            next_at = self._resync.step()
         finally:
-            self._arm("resync", again, self._resync_step)
+            self._arm("resync", next_at, self._resync_step)
 
-    def _log_in(self) -> None:
+    def _renew_login(self) -> None:
         try:
-            again = self._keep_login_alive()
+            next_at = self._keep_login_alive()
         except RefreshError:
-            again = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
-        if again != float("inf"):
+            next_at = self._clock() + plan.RETRY_PAUSES[0].total_seconds()
+        if next_at != float("inf"):
             # not at once: another thread may be logging in
-            again = max(again, self._clock() + plan.MIN_PAUSE.total_seconds())
-            self._arm("login", again, self._log_in)
+            next_at = max(next_at, self._clock() + plan.MIN_PAUSE.total_seconds())
+            self._arm("login", next_at, self._renew_login)
 
     def _check_ready(self) -> None:
         with self._dispatcher.lock:

@@ -41,7 +41,7 @@ def run(
     """
     stop_requests = process.stop_requests(exit_at_second=False)
     log.info("worker.started", version=version("appjwt-worker"), http=http.address if http else None)
-    daemon.begin()
+    daemon.start()
     while True:
         with contextlib.suppress(Empty):
             stop_requests.get(timeout=TICK)

@@ -90,7 +90,7 @@ def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, Ht
         cause = f"Vault cannot be used: {redacted(error)}" if error else "the stored tokens were not read yet"
         return f"not ready: {cause}"
 
-    return daemon, timer, _http_server(settings.http, lambda: daemon.trouble, is_ready, views), tidy
+    return daemon, timer, _http_server(settings.http, lambda: daemon.stall_reason, is_ready, views), tidy
 
 
 def _http_server(

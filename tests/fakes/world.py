@@ -121,7 +121,7 @@ class Replica:
             resync_interval=resync_interval.total_seconds(),
         )
         self.refresher.clocks.on_skew = self.daemon.on_vault_skewed
-        self.daemon.begin()
+        self.daemon.start()
 
     def work(self) -> None:
         """Do all that is due now."""

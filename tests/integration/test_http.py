@@ -53,7 +53,7 @@ DEADLOCK = """
 import pathlib, sys, threading, time
 from worker import daemon
 from worker.schedule.dispatch import Dispatcher
-daemon._LONGEST_STALL, file = 3.0, pathlib.Path(sys.argv.pop(1))
+daemon._MAX_STALL, file = 3.0, pathlib.Path(sys.argv.pop(1))
 start_due = Dispatcher.start_due
 def start_or_deadlock(dispatcher):
     if file.exists():

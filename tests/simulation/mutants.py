@@ -412,7 +412,7 @@ def a_wake_is_lost() -> Iterator[None]:
     with (
         _instead(Daemon, "_wake", lambda self: self._dispatcher.start_due()),
         _instead(Daemon, "tick", lambda *_: None),
-        _instead(Daemon, "_wake_later", _armed_once),
+        _instead(Daemon, "_schedule_wake", _armed_once),
     ):
         yield
 

@@ -939,11 +939,11 @@ def test_a_main_loop_that_does_not_pass_is_trouble_after_a_minute(world: World) 
     replica = world.start()
     replica.daemon.tick()
     world.clock.advance(MINUTE)
-    assert replica.daemon.trouble is None
+    assert replica.daemon.stall_reason is None
     world.clock.advance(SECOND)
-    assert replica.daemon.trouble == "no scheduling pass for 61 s"
+    assert replica.daemon.stall_reason == "no scheduling pass for 61 s"
     replica.daemon.tick()
-    assert replica.daemon.trouble is None
+    assert replica.daemon.stall_reason is None
 
 
 def test_a_scheduler_whose_lock_nobody_releases_is_trouble_though_the_main_loop_waits_for_it(world: World) -> None:
@@ -954,9 +954,9 @@ def test_a_scheduler_whose_lock_nobody_releases_is_trouble_though_the_main_loop_
         tick = threading.Thread(target=replica.daemon.tick)
         tick.start()
         world.clock.advance(61 * SECOND)
-        assert replica.daemon.trouble == "no scheduling pass for 61 s"
+        assert replica.daemon.stall_reason == "no scheduling pass for 61 s"
     tick.join()
-    assert replica.daemon.trouble is None
+    assert replica.daemon.stall_reason is None
 
 
 def test_work_that_no_thread_takes_up_is_trouble_after_a_minute(world: World) -> None:
@@ -966,9 +966,9 @@ def test_work_that_no_thread_takes_up_is_trouble_after_a_minute(world: World) ->
     replica.daemon.tick()  # it is due, and the pool does nothing
     world.clock.advance(61 * SECOND)
     replica.daemon.tick()
-    assert replica.daemon.trouble == "work that could run was not started for 61 s"
+    assert replica.daemon.stall_reason == "work that could run was not started for 61 s"
     replica.pool.run()
-    assert replica.daemon.trouble is None
+    assert replica.daemon.stall_reason is None
 
 
 def test_work_that_waits_behind_a_rate_limit_of_vault_is_no_trouble(world: World) -> None:
@@ -981,7 +981,7 @@ def test_work_that_waits_behind_a_rate_limit_of_vault_is_no_trouble(world: World
     for passed, trouble in (300, None), (60, None), (1, "work that could run was not started for 61 s"):
         world.clock.advance(passed * SECOND)
         replica.daemon.tick()
-        assert replica.daemon.trouble == trouble
+        assert replica.daemon.stall_reason == trouble
 
 
 @pytest.mark.parametrize("trouble", ["vault", "sentinel", "limits"])
@@ -997,6 +997,6 @@ def test_neither_an_outage_nor_full_limits_are_trouble(trouble: str, world: Worl
     for _ in range(2 * 3600):
         world.run(SECOND)
         replica.daemon.tick()
-        assert replica.daemon.trouble is None
+        assert replica.daemon.stall_reason is None
     waits = any(record.queued for record in replica.scheduler.records())
     assert waits is (trouble == "limits")
