@@ -1,4 +1,4 @@
-"""--refresh and --refresh-all: the daemon's code, checks and fence, now and once."""
+"""--refresh and --refresh-all: the daemon's code, checks and check-and-set write rules, now and once."""
 
 import difflib
 import threading
@@ -16,7 +16,7 @@ from worker.refresh import Accounts, ForceRefresh, Refresher
 from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher
 
-_LONGEST_WAIT = 0.1
+_MAX_WAIT = 0.1
 """Seconds between two looks at how far it is."""
 
 
@@ -54,15 +54,15 @@ class ManualRefresh:
         self._names: list[str] = []
         self._outcomes: dict[str, Outcome] = {}
         self._changed = threading.Condition()
-        self._pump_at = float("inf")
+        self._wake_at = float("inf")
         self._dispatcher = Dispatcher(
             scheduler=scheduler,
             refresher=refresher,
             pool=pool,
             clock=clock,
             force=force,
-            on_done=self._done,
-            on_wait=self._pump_later,
+            on_done=self._on_done,
+            on_wait=self._schedule_wake,
         )
 
     def run(
@@ -100,14 +100,14 @@ class ManualRefresh:
         with self._changed:
             # looked at again under the lock, or the last one's notice is missed
             if len(self._outcomes) < len(self._names):
-                self._changed.wait(min(max(self._pump_at - self._clock(), 0.0), _LONGEST_WAIT))
-            pump = self._pump_at <= self._clock()
-            if pump:
-                self._pump_at = float("inf")
-        if pump:
+                self._changed.wait(min(max(self._wake_at - self._clock(), 0.0), _MAX_WAIT))
+            is_due = self._wake_at <= self._clock()
+            if is_due:
+                self._wake_at = float("inf")
+        if is_due:
             self._dispatcher.start_due()
 
-    def _done(self, outcome: Outcome, transition: Transition) -> None:
+    def _on_done(self, outcome: Outcome, transition: Transition) -> None:
         try:
             self._report(outcome, replace(transition, due=float("inf")))  # nobody will try again
         finally:  # whatever became of the report, somebody waits for this
@@ -116,10 +116,10 @@ class ManualRefresh:
                 if len(self._outcomes) == len(self._names):  # how far it is will be seen in time
                     self._changed.notify()
 
-    def _pump_later(self, when: float) -> None:
+    def _schedule_wake(self, when: float) -> None:
         with self._changed:
-            sooner, self._pump_at = when < self._pump_at, when
-            if sooner:  # waking the main thread costs, at each account that is done
+            is_earlier, self._wake_at = when < self._wake_at, when
+            if is_earlier:  # waking the main thread costs, at each account that is done
                 self._changed.notify()
 
     def _result(self, outcome: Outcome, named: bool) -> RefreshResult:  # noqa: FBT001 - see results
