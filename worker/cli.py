@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = _parse(arguments)
         is_daemon = not (_is_refresh(flags) or flags.status or flags.check)
-        process.exit_on_signals(OK if is_daemon else process.INTERRUPTED, ignored=is_daemon)
+        process.exit_on_signals(OK if is_daemon else process.INTERRUPTED, ignore_others=is_daemon)
         try:
-            process.require_room()
+            process.require_resources()
         except (RuntimeError, OSError) as error:
-            process.start_again(error)
+            process.restart(error)
         return _run(flags)
     except KeyboardInterrupt:
-        process.complain("interrupted")
+        process.print_error("interrupted")
         return process.INTERRUPTED
     finally:
         process.flush_streams()
@@ -133,7 +133,7 @@ def _run(flags: argparse.Namespace) -> int:
         logs.configure("warning" if quiet else loaded.log.level, loaded.log.format)
         parts = wiring.build(loaded)
     except settings.SettingsError as error:
-        process.complain(str(error))
+        process.print_error(str(error))
         return WRONG_INPUT
     if mode is None:
         return _daemon(loaded, parts)
@@ -147,7 +147,7 @@ def _run(flags: argparse.Namespace) -> int:
             signals = process.stop_requests(exit_at_second=True)  # the first does not interrupt what is below
     except RefreshError as error:
         hint = "; --check tells which right is missing" if error.status == _FORBIDDEN and not error.remedy else ""
-        process.complain(f"Vault cannot be used: {error}{hint}")
+        process.print_error(f"Vault cannot be used: {error}{hint}")
         status = VAULT_UNUSABLE
     finally:
         _finish(parts)  # what runs may still log in
@@ -170,10 +170,10 @@ def _daemon(loaded: "Settings", parts: "Parts") -> int:
         if http:
             http.start()
     except settings.SettingsError as error:
-        process.complain(str(error))
+        process.print_error(str(error))
         return WRONG_INPUT
     except (RuntimeError, OSError) as error:  # there is less room than a moment ago
-        process.start_again(error)
+        process.restart(error)
     if not mainloop.run(made, timer, parts.pool, http, parts.session.close, tidy):
         logs.QUEUE.flush()
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
@@ -196,7 +196,7 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") ->
         refresh.run(names, progress, lambda: not signals.empty())
     interrupted = "" if signals.empty() else "interrupted: "
     if interrupted:
-        process.complain("interrupted: waiting for the running attempts; interrupt again to end at once")
+        process.print_error("interrupted: waiting for the running attempts; interrupt again to end at once")
         refresh.stop()
         _finish(parts)
     else:
@@ -224,7 +224,7 @@ def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> 
     summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
     shown = terminal.status_table(statuses) if rows and flags.output != "json" else None
     if shown:
-        process.show(f"{shown}\n{summary}")
+        process.print_report(f"{shown}\n{summary}")
     else:
         table = [
             {**row, "margin": None if each.margin is None else f"{each.margin:.2f}"}
@@ -260,9 +260,9 @@ def _show(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[s
     from worker.ops import terminal
 
     if flags.output == "json":
-        process.show(terminal.as_json(document))
+        process.print_report(terminal.as_json(document))
     else:
-        process.show("\n\n".join([*([terminal.as_table(rows)] if rows else []), summary]))
+        process.print_report("\n\n".join([*([terminal.as_table(rows)] if rows else []), summary]))
 
 
 def _counted(number: int, what: str) -> str:

@@ -17,11 +17,11 @@ INTERRUPTED: Final = 130
 """The exit status that a shell gives to Ctrl-C."""
 
 _STDOUT, _STDERR = 1, 2
-_STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_OTHER: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_THREADS: Final = 16
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_OTHER_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_MIN_THREADS: Final = 16
 """Threads that the daemon needs at its start, with a few to spare."""
-_DESCRIPTORS: Final = 32
+_MIN_DESCRIPTORS: Final = 32
 _RETRY_PAUSE: Final = 2
 """Seconds until the next try of a start without enough of them."""
 
@@ -42,14 +42,14 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is still readable
 
 
-def show(text: str) -> None:
+def print_report(text: str) -> None:
     """Print a report on stdout. Where that cannot be written, what was done is done all the same."""
     error = _write(f"{text}\n", sys.stdout)
     if error and not isinstance(error, BrokenPipeError):
-        complain(f"cannot write to stdout: {(error.strerror or 'unknown').lower()}")
+        print_error(f"cannot write to stdout: {(error.strerror or 'unknown').lower()}")
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print each line of the text on stderr, with our name before it; if there is no reader, drop it after a second."""
     with contextlib.suppress(ValueError):  # a stream without a descriptor is never full
         if not select.select([], [sys.stderr], [], 1)[1]:
@@ -76,21 +76,21 @@ def _write(text: str, stream: TextIO) -> OSError | None:
 # Signals
 
 
-def exit_on_signals(status: int, *, ignored: bool) -> None:
+def exit_on_signals(status: int, *, ignore_others: bool) -> None:
     """Exit at once on a stop signal: nothing has to be finished first.
 
-    :param ignored: ignore SIGHUP, SIGUSR1 and SIGUSR2; else they are stop signals, too.
+    :param ignore_others: ignore SIGHUP, SIGUSR1 and SIGUSR2; else they are stop signals, too.
     """
-    for each in _STOP if ignored else _stopping():
+    for each in _STOP_SIGNALS if ignore_others else _stop_signals():
         signal.signal(each, lambda *_: os._exit(status))
-    for each in _OTHER if ignored else ():
+    for each in _OTHER_SIGNALS if ignore_others else ():
         signal.signal(each, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)  # start_again blocks them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)  # restart blocks them
 
 
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt on the first stop signal, exit at once on the second."""
-    for each in _stopping():
+    for each in _stop_signals():
         signal.signal(each, _interrupt)
 
 
@@ -108,36 +108,36 @@ def stop_requests(*, exit_at_second: bool) -> "SimpleQueue[int]":
     def request(number: int, _: object) -> None:
         requests.put(number)
         if exit_at_second:
-            exit_on_signals(INTERRUPTED, ignored=False)
+            exit_on_signals(INTERRUPTED, ignore_others=False)
 
-    for each in _stopping() if exit_at_second else _STOP:
+    for each in _stop_signals() if exit_at_second else _STOP_SIGNALS:
         if not exit_at_second or signal.getsignal(each) is _interrupt:
             signal.signal(each, request)
     return requests
 
 
 def _interrupt(*_: object) -> None:
-    exit_on_signals(INTERRUPTED, ignored=False)
+    exit_on_signals(INTERRUPTED, ignore_others=False)
     raise KeyboardInterrupt
 
 
-def _stopping() -> list[signal.Signals]:
+def _stop_signals() -> list[signal.Signals]:
     """Return the stop signals of a manual mode, without a SIGHUP that nohup has made it ignore."""
-    return [*_STOP, *(each for each in _OTHER if signal.getsignal(each) is not signal.SIG_IGN)]
+    return [*_STOP_SIGNALS, *(each for each in _OTHER_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN)]
 
 
 # The start
 
 
-def require_room() -> None:
+def require_resources() -> None:
     """Raise RuntimeError or OSError unless the threads and descriptors of a start can be had."""
     release = threading.Event()
     descriptors: list[int] = []
-    threads = [threading.Thread(target=release.wait) for _ in range(_THREADS)]
+    threads = [threading.Thread(target=release.wait) for _ in range(_MIN_THREADS)]
     try:
         for each in threads:
             each.start()
-        descriptors += (os.open(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS))
+        descriptors += (os.open(os.devnull, os.O_RDONLY) for _ in range(_MIN_DESCRIPTORS))
     finally:
         release.set()
         for descriptor in descriptors:
@@ -147,9 +147,10 @@ def require_room() -> None:
                 each.join()
 
 
-def start_again(error: Exception) -> NoReturn:
+def restart(error: Exception) -> NoReturn:
     """Wait a moment, and replace this process, of which a part may have started, by a new one."""
-    complain(f"too few threads or descriptors to start: {error}; trying again in {_RETRY_PAUSE} s")
+    print_error(f"too few threads or descriptors to start: {error}; trying again in {_RETRY_PAUSE} s")
     time.sleep(_RETRY_PAUSE)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # none is lost, and none kills, before the new one has handlers
+    # none is lost, and none kills, before the new one has handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the command that was started, with no shell between

@@ -146,7 +146,7 @@ def test_a_daemon_without_a_thread_for_its_first_job_starts_again(monkeypatch: p
     started: list[str] = []
     timer = SimpleNamespace(start=lambda: started.append("timer"))
     monkeypatch.setattr(serving, "build", lambda *_: (None, timer, None, None))
-    monkeypatch.setattr(process, "start_again", again)
+    monkeypatch.setattr(process, "restart", again)
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(ConnectionAbortedError, match="can't start new thread"):
         cli._daemon(cast("Any", None), cast("Any", SimpleNamespace(pool=Pool(1))))  # noqa: SLF001 - no process around it
