@@ -47,18 +47,18 @@ def _timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(names: list[str]) -> None:
-    parts = wiring.build(settings.load(None))
+    components = wiring.build(settings.load(None))
     with open("/dev/null", "w") as nowhere:  # noqa: PTH123
         logs.configure("info", "json", nowhere)
         for part, functions in _PARTS.items():
             for owner, name in functions:
                 setattr(owner, name, _timed(part, getattr(owner, name)))
-        parts.session.login.keep_alive()
+        components.session.login.keep_alive()
         _spent.clear()
         began = time.thread_time()
         for name in names:
-            outcome = parts.refresher.refresh(name, force=ForceRefresh())
-            parts.events.report(outcome, Transition(State.OK, State.OK, 0, 0.0, None, float("inf")))
+            outcome = components.refresher.refresh(name, force=ForceRefresh())
+            components.events.report(outcome, Transition(State.OK, State.OK, 0, 0.0, None, float("inf")))
         whole = time.thread_time() - began
     _spent[_REST] = whole - sum(_spent.values())  # type: ignore[assignment]
     shares = {part: round(_spent[part] / whole, 3) for part in (*_PARTS, _REST)}

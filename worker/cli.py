@@ -18,7 +18,7 @@ from worker import process
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.wiring import Parts
+    from worker.wiring import Components
 
 OK, ACCOUNT_FAILED, WRONG_INPUT, VAULT_UNUSABLE = 0, 1, 2, 3
 _FORBIDDEN = 403
@@ -131,18 +131,18 @@ def _run(flags: argparse.Namespace) -> int:
         loaded = settings.load(flags.config)
         quiet = mode and "level" not in loaded.log.model_fields_set
         logs.configure("warning" if quiet else loaded.log.level, loaded.log.format)
-        parts = wiring.build(loaded)
+        components = wiring.build(loaded)
     except settings.SettingsError as error:
         process.print_error(str(error))
         return WRONG_INPUT
     if mode is None:
-        return _daemon(loaded, parts)
+        return _daemon(loaded, components)
     from worker.core.errors import RefreshError
 
     try:
         try:
             process.interrupt_on_signals()
-            status = mode(flags, loaded, parts)
+            status = mode(flags, loaded, components)
         finally:
             signals = process.stop_requests(exit_at_second=True)  # the first does not interrupt what is below
     except RefreshError as error:
@@ -150,8 +150,8 @@ def _run(flags: argparse.Namespace) -> int:
         process.print_error(f"Vault cannot be used: {error}{hint}")
         status = VAULT_UNUSABLE
     finally:
-        _finish(parts)  # what runs may still log in
-        parts.session.close()
+        _finish(components)  # what runs may still log in
+        components.session.close()
     if status != process.INTERRUPTED:
         process.interrupt_on_signals()
         if signals.empty():
@@ -159,13 +159,15 @@ def _run(flags: argparse.Namespace) -> int:
     return status
 
 
-def _daemon(loaded: "Settings", parts: "Parts") -> int:
+def _daemon(loaded: "Settings", components: "Components") -> int:
     from worker import mainloop, serving, settings
     from worker.ops import logs
 
     try:
-        made, timer, http, tidy = serving.build(loaded, parts)
-        parts.pool.call(lambda: None)  # with one thread of its own, work waits at worst; without any it would be lost
+        made, timer, http, tidy = serving.build(loaded, components)
+        components.pool.call(
+            lambda: None
+        )  # with one thread of its own, work waits at worst; without any it would be lost
         timer.start()
         if http:
             http.start()
@@ -174,23 +176,23 @@ def _daemon(loaded: "Settings", parts: "Parts") -> int:
         return WRONG_INPUT
     except (RuntimeError, OSError) as error:  # there is less room than a moment ago
         process.restart(error)
-    if not mainloop.run(made, timer, parts.pool, http, parts.session.close, tidy):
+    if not mainloop.run(made, timer, components.pool, http, components.session.close, tidy):
         logs.QUEUE.flush()
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK
 
 
-def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
+def _refresh(flags: argparse.Namespace, settings: "Settings", components: "Components") -> int:
     from dataclasses import asdict
 
     from worker import wiring
     from worker.ops import terminal
     from worker.refresh import ForceRefresh
 
-    parts.pool.call(parts.session.login.keep_alive)
-    names = flags.refresh or sorted(parts.accounts.names())
+    components.pool.call(components.session.login.keep_alive)
+    names = flags.refresh or sorted(components.accounts.names())
     less_than = float("inf") if flags.expires_within is None else flags.expires_within
-    refresh = wiring.manual_refresh(parts, ForceRefresh(less_than, dry_run=flags.dry_run))
+    refresh = wiring.manual_refresh(components, ForceRefresh(less_than, dry_run=flags.dry_run))
     signals = process.stop_requests(exit_at_second=True)
     with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
         refresh.run(names, progress, lambda: not signals.empty())
@@ -198,7 +200,7 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") ->
     if interrupted:
         process.print_error("interrupted: waiting for the running attempts; interrupt again to end at once")
         refresh.stop()
-        _finish(parts)
+        _finish(components)
     else:
         process.interrupt_on_signals()
     rows = [asdict(result) for result in refresh.results(named=not flags.refresh_all)]
@@ -213,12 +215,12 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", parts: "Parts") ->
     return process.INTERRUPTED if interrupted else ACCOUNT_FAILED if failed else OK
 
 
-def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
+def _status(flags: argparse.Namespace, settings: "Settings", components: "Components") -> int:
     from worker import status
     from worker.ops import terminal
 
-    parts.pool.call(parts.session.login.keep_alive)
-    statuses = status.statuses(parts.accounts.names(), parts.tokens, parts.pool)
+    components.pool.call(components.session.login.keep_alive)
+    statuses = status.statuses(components.accounts.names(), components.tokens, components.pool)
     rows = [each.as_json() for each in statuses]
     ended = sum(not each.is_served for each in statuses)
     summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
@@ -234,14 +236,14 @@ def _status(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> 
     return ACCOUNT_FAILED if ended else OK
 
 
-def _check(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> int:
+def _check(flags: argparse.Namespace, settings: "Settings", components: "Components") -> int:
     from dataclasses import asdict
 
     from worker import wiring
     from worker.ops import terminal
 
     with terminal.progress_bar("checking", None, shown=True) as progress:
-        lines = list(wiring.preflight(settings, parts).run(parts.pool, progress))
+        lines = list(wiring.preflight(settings, components).run(components.pool, progress))
     rows = [asdict(line) for line in lines]
     failed = [line.check for line in lines if not line.ok]
     _show(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} passed, {len(failed)} failed")
@@ -250,10 +252,10 @@ def _check(flags: argparse.Namespace, settings: "Settings", parts: "Parts") -> i
     return ACCOUNT_FAILED if failed else OK
 
 
-def _finish(parts: "Parts") -> None:
+def _finish(components: "Components") -> None:
     """Start no further work, and wait until what runs is done."""
-    parts.pool.shutdown(wait=False, cancel_futures=True)
-    parts.pool.join()
+    components.pool.shutdown(wait=False, cancel_futures=True)
+    components.pool.join()
 
 
 def _show(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[str, Any]], summary: str) -> None:

@@ -14,60 +14,62 @@ from worker.ops.page import Page
 from worker.schedule.boottime import boottime
 from worker.schedule.timer import SteadyScheduler
 from worker.settings import HttpSettings, Settings, SettingsError, variable
-from worker.wiring import Parts
+from worker.wiring import Components
 
 
-def build(settings: Settings, parts: Parts) -> tuple[Daemon, SteadyScheduler, HttpServer | None, Callable[[], None]]:
+def build(
+    settings: Settings, components: Components
+) -> tuple[Daemon, SteadyScheduler, HttpServer | None, Callable[[], None]]:
     """Return the daemon, its timer and HTTP port, and what is to be called each second to drop what is not needed.
 
     SettingsError if `http.listen` cannot be bound.
     """
 
     def tidy() -> None:
-        parts.close_idle()
-        hosts = parts.connected_hosts() | {record.host for record in daemon.records() if record.host}
-        parts.source.retain_hosts(hosts)
+        components.close_idle()
+        hosts = components.connected_hosts() | {record.host for record in daemon.records() if record.host}
+        components.source.retain_hosts(hosts)
         counted.retain_hosts(hosts)
 
     def report(outcome: Outcome, transition: Transition) -> None:
         counted.report(outcome, transition)
-        outage.attempted(outcome, len(parts.scheduler))
-        parts.events.report(outcome, transition)
+        outage.attempted(outcome, len(components.scheduler))
+        components.events.report(outcome, transition)
 
     def now() -> datetime:
-        return parts.session.now() + timedelta(seconds=clocks.skew)
+        return components.session.now() + timedelta(seconds=clocks.skew)
 
-    clocks = parts.source.clocks
-    outage = parts.session.outage
+    clocks = components.source.clocks
+    outage = components.session.outage
     timer = SteadyScheduler()
     daemon = Daemon(
-        accounts=parts.accounts,
-        refresher=parts.refresher,
-        scheduler=parts.scheduler,
+        accounts=components.accounts,
+        refresher=components.refresher,
+        scheduler=components.scheduler,
         timer=timer,
-        pool=parts.pool,
+        pool=components.pool,
         clock=boottime,
-        keep_login_alive=parts.session.login.keep_alive,
+        keep_login_alive=components.session.login.keep_alive,
         report=report,
         sync_interval=settings.accounts.sync_interval.total_seconds(),
         resync_interval=settings.tokens.resync_interval.total_seconds(),
     )
-    daemon.throttled_until = lambda: parts.session.throttled_until
+    daemon.throttled_until = lambda: components.session.throttled_until
     counted = Metrics(
         version=version("appjwt-worker"),
         records=daemon.records,
         clock=boottime,
         now=now,
-        vault_now=parts.session.now,
+        vault_now=components.session.now,
         vault_trouble=lambda: outage.error,
-        login_ends=lambda: parts.session.login.expiry,
+        login_ends=lambda: components.session.login.expiry,
         synced_at=lambda: daemon.synced_at,
     )
     daemon.on_list = outage.listed
-    parts.session.on_request = counted.vault_asked
-    parts.session.on_clock_jump = lambda jump, paused: daemon.on_clock_jump(jump, paused=paused)
+    components.session.on_request = counted.vault_asked
+    components.session.on_clock_jump = lambda jump, paused: daemon.on_clock_jump(jump, paused=paused)
     clocks.on_skew = daemon.on_vault_skewed
-    parts.sentinel.on_request = counted.sentinel_asked
+    components.sentinel.on_request = counted.sentinel_asked
     shown = Page(
         version=version("appjwt-worker"),
         records=daemon.records,

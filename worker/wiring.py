@@ -1,4 +1,4 @@
-"""Builds the parts from the settings and joins them; what only the daemon has is built in serving."""
+"""Builds the components from the settings and joins them; what only the daemon has is built in serving."""
 
 import random
 import socket
@@ -37,24 +37,24 @@ from worker.vault.tokens import TokenStore
 if TYPE_CHECKING:
     from worker.check import Preflight
 
-_THREADS = 256
+_MAX_THREADS = 256
 """At most; made as they are wanted. Each Sentinel host takes no more of them than sentinel.max_in_flight."""
 
-_LARGEST_OF_LIVEPERSON = 256 * 1024
+_MAX_LIVEPERSON_BODY_BYTES = 256 * 1024
 """Bytes of an answer: a token has 8 KiB at most, a JWKS or the Domain API's list some tens."""
-_KEPT_OPEN = 32
+_MAX_IDLE_CONNECTIONS = 32
 """Connections to one host, at most, that stay open when they are idle: after a rush the rest is closed."""
 
 
-_REQUESTS_OF_A_REFRESH = 3
+_REQUESTS_PER_REFRESH = 3
 """To Vault: the token and the account are read, the token is written."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts that every mode needs."""
+class Components:
+    """The components that every mode needs."""
 
     session: VaultSession
     mounts: dict[str, VaultKv]
@@ -81,7 +81,7 @@ class Parts:
         return set().union(*(each.hosts() for each in self.sessions))
 
 
-def build(settings: Settings) -> Parts:
+def build(settings: Settings) -> Components:
     """SettingsError where a file that a setting names cannot be used."""
     if unread := unread_variables():
         hint = "see vault.address, vault.ca_cert, vault.timeout and HTTPS_PROXY; a certificate is always verified"
@@ -100,7 +100,7 @@ def build(settings: Settings) -> Parts:
     tokens_kv = VaultKv(session, settings.tokens.mount, read=Operation.READ_TOKEN, only_v2=True)
     accounts = AccountStore(accounts_kv, prefix=settings.accounts.prefix)
     tokens = TokenStore(tokens_kv, prefix=settings.tokens.prefix)
-    http = _http("sentinel", sentinel.ca_cert, max_body_bytes=_LARGEST_OF_LIVEPERSON)
+    http = _http("sentinel", sentinel.ca_cert, max_body_bytes=_MAX_LIVEPERSON_BODY_BYTES)
     hosts = HostResolver(
         DomainApi(http, url=sentinel.domain_api),
         cache_ttl=sentinel.domain_cache_ttl,
@@ -130,7 +130,7 @@ def build(settings: Settings) -> Parts:
         phase=policy.phase,
     )
     events = Events(clock=boottime, vault_path=tokens.path)
-    return Parts(
+    return Components(
         session=session,
         mounts={"accounts.mount": accounts_kv, "tokens.mount": tokens_kv},
         accounts=accounts,
@@ -148,42 +148,42 @@ def build(settings: Settings) -> Parts:
         refresher=refresher,
         scheduler=scheduler,
         events=events,
-        pool=Pool(_THREADS, thread_name_prefix="refresh"),
+        pool=Pool(_MAX_THREADS, thread_name_prefix="refresh"),
         sessions=(vault_http, http),
     )
 
 
-def manual_refresh(parts: Parts, force: ForceRefresh) -> ManualRefresh:
+def manual_refresh(components: Components, force: ForceRefresh) -> ManualRefresh:
     return ManualRefresh(
-        accounts=parts.accounts,
-        refresher=parts.refresher,
-        scheduler=parts.scheduler,
-        pool=parts.pool,
+        accounts=components.accounts,
+        refresher=components.refresher,
+        scheduler=components.scheduler,
+        pool=components.pool,
         clock=boottime,
-        report=parts.events.report,
+        report=components.events.report,
         force=force,
     )
 
 
-def preflight(settings: Settings, parts: Parts) -> "Preflight":
+def preflight(settings: Settings, components: Components) -> "Preflight":
     from worker.check import Preflight
     from worker.check_accounts import AccountChecks
 
     sentinel = settings.sentinel
     return Preflight(
-        vault=parts.session,
-        mounts=parts.mounts,
-        granted=parts.rights.granted,
-        accounts=parts.accounts,
+        vault=components.session,
+        mounts=components.mounts,
+        granted=components.rights.granted,
+        accounts=components.accounts,
         account_checks=AccountChecks(
-            accounts=parts.accounts,
-            tokens=parts.tokens,
-            host_of=partial(parts.hosts.sentinel_host, timeout=sentinel.timeout),
-            reach=partial(parts.sentinel.reach, timeout=sentinel.timeout),
+            accounts=components.accounts,
+            tokens=components.tokens,
+            host_of=partial(components.hosts.sentinel_host, timeout=sentinel.timeout),
+            reach=partial(components.sentinel.reach, timeout=sentinel.timeout),
             limits=Limits(sentinel.max_in_flight, sentinel.max_per_second),
         ),
         domain_api=sentinel.domain_api,
-        retention_command=parts.tokens.retention_command,
+        retention_command=components.tokens.retention_command,
         requests_per_hour=partial(_requests_per_hour, settings),
     )
 
@@ -191,7 +191,7 @@ def preflight(settings: Settings, parts: Parts) -> "Preflight":
 def _requests_per_hour(settings: Settings, accounts: int) -> float:
     """Estimate the daemon's requests to Vault, where tokens live for an hour."""
     hour, resync, sync = timedelta(hours=1), settings.tokens.resync_interval, settings.accounts.sync_interval
-    return accounts * (_REQUESTS_OF_A_REFRESH / settings.refresh.at + hour / resync) + hour / sync
+    return accounts * (_REQUESTS_PER_REFRESH / settings.refresh.at + hour / resync) + hour / sync
 
 
 def _http(table: str, ca_cert: Path | None, **options: Any) -> net.Session:
@@ -199,7 +199,7 @@ def _http(table: str, ca_cert: Path | None, **options: Any) -> net.Session:
         return net.session(
             user_agent=f"appjwt-worker/{version('appjwt-worker')}",
             ca_cert=str(ca_cert) if ca_cert else None,
-            max_idle_connections=_KEPT_OPEN,
+            max_idle_connections=_MAX_IDLE_CONNECTIONS,
             on_reload_failed=lambda error: log.warning("settings.reload_failed", error=f"{table}.{error}"),
             clock=boottime,
             **options,
