@@ -164,10 +164,9 @@ def _daemon(loaded: "Settings", components: "Components") -> int:
     from worker.ops import logs
 
     try:
-        made, timer, http, tidy = serving.build(loaded, components)
-        components.pool.call(
-            lambda: None
-        )  # with one thread of its own, work waits at worst; without any it would be lost
+        made, timer, http, cleanup = serving.build(loaded, components)
+        # with one thread of its own, work waits at worst; without any it would be lost
+        components.pool.call(lambda: None)
         timer.start()
         if http:
             http.start()
@@ -176,7 +175,7 @@ def _daemon(loaded: "Settings", components: "Components") -> int:
         return WRONG_INPUT
     except (RuntimeError, OSError) as error:  # there is less room than a moment ago
         process.restart(error)
-    if not mainloop.run(made, timer, components.pool, http, components.session.close, tidy):
+    if not mainloop.run(made, timer, components.pool, http, components.session.close, cleanup):
         logs.QUEUE.flush()
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK

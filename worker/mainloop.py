@@ -31,13 +31,13 @@ def run(
     pool: Pool,
     http: Http | None,
     log_out: Callable[[], None],
-    tidy: Callable[[], None],
+    cleanup: Callable[[], None],
 ) -> bool:
     """Run until SIGTERM, SIGINT or SIGQUIT, once timer and http have started.
 
     Return False if a thread did not end in time.
 
-    :param tidy: drops connections, and what is known of hosts, that are not needed; called each second.
+    :param cleanup: drops connections, and what is known of hosts, that are not needed; called each second.
     """
     stop_requests = process.stop_requests(exit_at_second=False)
     log.info("worker.started", version=version("appjwt-worker"), http=http.address if http else None)
@@ -47,7 +47,7 @@ def run(
             stop_requests.get(timeout=TICK)
             break
         daemon.tick()
-        tidy()
+        cleanup()
     log.info("worker.stopping")
     daemon.stop()
     timer.stop()

@@ -25,14 +25,14 @@ def build(
     SettingsError if `http.listen` cannot be bound.
     """
 
-    def tidy() -> None:
+    def cleanup() -> None:
         components.close_idle()
         hosts = components.connected_hosts() | {record.host for record in daemon.records() if record.host}
         components.source.retain_hosts(hosts)
-        counted.retain_hosts(hosts)
+        collector.retain_hosts(hosts)
 
     def report(outcome: Outcome, transition: Transition) -> None:
-        counted.report(outcome, transition)
+        collector.report(outcome, transition)
         outage.attempted(outcome, len(components.scheduler))
         components.events.report(outcome, transition)
 
@@ -55,34 +55,34 @@ def build(
         resync_interval=settings.tokens.resync_interval.total_seconds(),
     )
     daemon.throttled_until = lambda: components.session.throttled_until
-    counted = Metrics(
+    collector = Metrics(
         version=version("appjwt-worker"),
         records=daemon.records,
         clock=boottime,
         now=now,
         vault_now=components.session.now,
-        vault_trouble=lambda: outage.error,
-        login_ends=lambda: components.session.login.expiry,
+        vault_error=lambda: outage.error,
+        login_expiry=lambda: components.session.login.expiry,
         synced_at=lambda: daemon.synced_at,
     )
     daemon.on_list = outage.listed
-    components.session.on_request = counted.vault_asked
+    components.session.on_request = collector.observe_vault_request
     components.session.on_clock_jump = lambda jump, paused: daemon.on_clock_jump(jump, paused=paused)
     clocks.on_skew = daemon.on_vault_skewed
-    components.sentinel.on_request = counted.sentinel_asked
-    shown = Page(
+    components.sentinel.on_request = collector.observe_sentinel_request
+    status_page = Page(
         version=version("appjwt-worker"),
         records=daemon.records,
         clock=boottime,
         now=now,
         synced_at=lambda: daemon.synced_at,
-        vault_trouble=lambda: outage.error,
+        vault_error=lambda: outage.error,
         skew=lambda: clocks.skew,
     )
     views = {
-        "/": View("text/html; charset=utf-8", shown.html, page.STYLE_HASH),
-        "/status.json": View("application/json", lambda _: shown.json()),
-        "/metrics": View(metrics.CONTENT_TYPE, lambda _: counted.text()),
+        "/": View("text/html; charset=utf-8", status_page.html, page.STYLE_HASH),
+        "/status.json": View("application/json", lambda _: status_page.json()),
+        "/metrics": View(metrics.CONTENT_TYPE, lambda _: collector.text()),
     }
 
     def is_ready() -> str | None:
@@ -92,7 +92,7 @@ def build(
         cause = f"Vault cannot be used: {redacted(error)}" if error else "the stored tokens were not read yet"
         return f"not ready: {cause}"
 
-    return daemon, timer, _http_server(settings.http, lambda: daemon.stall_reason, is_ready, views), tidy
+    return daemon, timer, _http_server(settings.http, lambda: daemon.stall_reason, is_ready, views), cleanup
 
 
 def _http_server(

@@ -231,8 +231,8 @@ def test_every_log_event_is_there_with_its_levels_and_fields() -> None:
 def test_every_metric_is_there_with_its_type_and_labels() -> None:
     documented = rows("Metrics", "metric")
     scraped = Scraped(AccountRecord("le1", State.FAILING, tracked=tracked(1800.0), last_success=1.0))
-    scraped.metrics.sentinel_asked("va", 200, 0.1, app_jwt().iat)
-    scraped.metrics.vault_asked(Operation.LIST, 200, 0.1)
+    scraped.metrics.observe_sentinel_request("va", 200, 0.1, app_jwt().iat)
+    scraped.metrics.observe_vault_request(Operation.LIST, 200, 0.1)
     error = RefreshError(Stage.VAULT, Kind.TRANSIENT, "x")
     failed = Outcome("le1", Result.FAILED, 0.1, Reason.DUE, error=error)
     scraped.metrics.report(failed, Transition(State.OK, State.FAILING, 1, 0.0, Kind.TRANSIENT, 0.0))

@@ -29,9 +29,9 @@ from worker.core.status import rate_record
 from worker.ops.logs import QUEUE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SHARES = tuple(each / 20 for each in range(1, 20))
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_LAGS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
+_FRACTIONS = tuple(each / 20 for each in range(1, 20))
+_SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LAG_BUCKETS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
 _NO_ANSWER = "none"
 
 
@@ -44,14 +44,14 @@ class Metrics(Collector):
         clock: Callable[[], float],
         now: Callable[[], datetime],
         vault_now: Callable[[], datetime],
-        vault_trouble: Callable[[], str | None],
-        login_ends: Callable[[], float],
+        vault_error: Callable[[], str | None],
+        login_expiry: Callable[[], float],
         synced_at: Callable[[], float | None],
     ) -> None:
         """
         :param records: returns all accounts.
         :param now: the time by the clock that counts for the tokens; the local one may be wrong.
-        :param vault_trouble: returns why Vault cannot be used, or None.
+        :param vault_error: returns why Vault cannot be used, or None.
         :param synced_at: when the accounts were last compared with Vault's; until then the process's start is exported.
         """
         self._records = records
@@ -59,8 +59,8 @@ class Metrics(Collector):
         self._started_at = clock()
         self._now = now
         self._vault_now = vault_now
-        self._vault_trouble = vault_trouble
-        self._login_ends = login_ends
+        self._vault_error = vault_error
+        self._login_expiry = login_expiry
         self._synced_at = synced_at
         disable_created_metrics()  # type: ignore[no-untyped-call] # it is the library's
         self._registry = registry = CollectorRegistry()
@@ -84,19 +84,19 @@ class Metrics(Collector):
         self._duration = Histogram(
             "appjwt_refresh_duration_seconds",
             "Seconds from an attempt's first read to its last write.",
-            buckets=_SECONDS,
+            buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
         self._lag = Histogram(
             "appjwt_schedule_lag_seconds",
             "Seconds from an account's due time to the start of its attempt.",
-            buckets=_LAGS,
+            buckets=_LAG_BUCKETS,
             registry=registry,
         )
-        self._left = Histogram(
+        self._remaining_at_refresh = Histogram(
             "appjwt_remaining_at_refresh_ratio",
             "Remaining share of a token's lifetime when it was replaced; at least 0.4 without failures.",
-            buckets=_SHARES,
+            buckets=_FRACTIONS,
             registry=registry,
         )
         self._sentinel = Counter(
@@ -109,7 +109,7 @@ class Metrics(Collector):
             "appjwt_sentinel_request_duration_seconds",
             "Seconds that token requests to Sentinel took, by host.",
             ["host"],
-            buckets=_SECONDS,
+            buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
         self._vault = Counter(
@@ -122,7 +122,7 @@ class Metrics(Collector):
             "appjwt_vault_request_duration_seconds",
             "Seconds that requests to Vault took, by operation.",
             ["operation"],
-            buckets=_SECONDS,
+            buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
         self._statuses: dict[str, set[str]] = {}
@@ -149,9 +149,9 @@ class Metrics(Collector):
         if transition.lag is not None:
             self._lag.observe(transition.lag)
         if outcome.result is Result.REFRESHED and outcome.remaining_at_refresh is not None and outcome.token:
-            self._left.observe(outcome.remaining_at_refresh / outcome.token.lifetime.total_seconds())
+            self._remaining_at_refresh.observe(outcome.remaining_at_refresh / outcome.token.lifetime.total_seconds())
 
-    def sentinel_asked(self, host: str, status: int | None, seconds: float, now: datetime | None) -> None:
+    def observe_sentinel_request(self, host: str, status: int | None, seconds: float, now: datetime | None) -> None:
         self._sentinel.labels(host, status or _NO_ANSWER).inc()
         self._sentinel_duration.labels(host).observe(seconds)
         self._statuses.setdefault(host, set()).add(str(status or _NO_ANSWER))
@@ -165,7 +165,7 @@ class Metrics(Collector):
                 self._sentinel.remove(host, status)
             self._sentinel_duration.remove(host)
 
-    def vault_asked(self, operation: str, status: int | None, seconds: float) -> None:
+    def observe_vault_request(self, operation: str, status: int | None, seconds: float) -> None:
         self._vault.labels(operation, status or _NO_ANSWER).inc()
         self._vault_duration.labels(operation).observe(seconds)
 
@@ -177,7 +177,7 @@ class Metrics(Collector):
         records = self._records()
         steady = self._clock()
         epoch = self._now().timestamp() - steady
-        return generate_latest(self._registry) + "".join(_by_account(records, steady, epoch)).encode()
+        return generate_latest(self._registry) + "".join(_account_series(records, steady, epoch)).encode()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Nothing, so that no scrape is made to learn the names."""
@@ -194,32 +194,32 @@ class Metrics(Collector):
             "Log lines dropped because nobody read the log or the disk was full.",
             QUEUE.dropped,
         )
-        wanting = [(record.tracked, margin) for record, _, margin in rated if margin is not None]
-        if wanting:
+        needing_token = [(record.tracked, margin) for record, _, margin in rated if margin is not None]
+        if needing_token:
             yield GaugeMetricFamily(
                 "appjwt_min_remaining_seconds",
                 "Remaining lifetime of the token that expires first.",
-                min(tracked.validity.remaining(steady) if tracked else 0.0 for tracked, _ in wanting),
+                min(tracked.validity.remaining(steady) if tracked else 0.0 for tracked, _ in needing_token),
             )
             yield GaugeMetricFamily(
                 "appjwt_min_remaining_ratio",
                 "Smallest remaining share of a token's lifetime.",
-                min(tracked.validity.remaining_fraction(steady) if tracked else 0.0 for tracked, _ in wanting),
+                min(tracked.validity.remaining_fraction(steady) if tracked else 0.0 for tracked, _ in needing_token),
             )
             yield GaugeMetricFamily(
                 "appjwt_min_margin_ratio",
                 "Smallest margin of a token: 1 at its planned refresh, 0 at its expiry.",
-                min(margin for _, margin in wanting),
+                min(margin for _, margin in needing_token),
             )
         yield GaugeMetricFamily(
-            "appjwt_vault_usable", "1 if Vault can be used, 0 if not.", 0 if self._vault_trouble() else 1
+            "appjwt_vault_usable", "1 if Vault can be used, 0 if not.", 0 if self._vault_error() else 1
         )
-        ends, synced = self._login_ends(), self._synced_at()
-        if ends != float("inf"):
+        expiry, synced = self._login_expiry(), self._synced_at()
+        if expiry != float("inf"):
             yield GaugeMetricFamily(
                 "appjwt_vault_login_expiry_timestamp_seconds",
                 "Expiry of the login to Vault as Unix time; the process's start until the first login.",
-                epoch + ends,
+                epoch + expiry,
             )
         yield GaugeMetricFamily(
             "appjwt_last_sync_timestamp_seconds",
@@ -228,7 +228,7 @@ class Metrics(Collector):
         )
 
 
-_MOMENTS: tuple[tuple[str, str, Callable[[TrackedToken], float]], ...] = (
+_TIMESTAMPS: tuple[tuple[str, str, Callable[[TrackedToken], float]], ...] = (
     (
         "appjwt_token_issued_timestamp_seconds",
         "Issue of the stored token as Unix time.",
@@ -247,41 +247,41 @@ _MOMENTS: tuple[tuple[str, str, Callable[[TrackedToken], float]], ...] = (
 )
 
 
-def _by_account(records: list[AccountRecord], steady: float, epoch: float) -> Iterator[str]:
+def _account_series(records: list[AccountRecord], steady: float, epoch: float) -> Iterator[str]:
     """As text: the library takes ten times as long, and ten thousand accounts are fifty thousand lines.
 
     :param epoch: what the steady clock's zero is in Unix time.
     """
-    named = [(record, f'{{account="{_escaped(record.name)}"}}') for record in records]
-    living = [
+    named = [(record, f'{{account="{_escape(record.name)}"}}') for record in records]
+    with_token = [
         (record.tracked, labels)
         for record, labels in named
         if record.tracked and rate_record(record, steady)[1] is not None
     ]
-    for name, meaning, moment in _MOMENTS:
-        yield _head(name, meaning)
-        yield from (f"{name}{labels} {epoch + moment(tracked):.3f}\n" for tracked, labels in living)
+    for name, meaning, moment in _TIMESTAMPS:
+        yield _metric_header(name, meaning)
+        yield from (f"{name}{labels} {epoch + moment(tracked):.3f}\n" for tracked, labels in with_token)
     name = "appjwt_last_success_timestamp_seconds"
-    yield _head(name, "Latest successful attempt as Unix time: refreshed, or found refreshed by another.")
+    yield _metric_header(name, "Latest successful attempt as Unix time: refreshed, or found refreshed by another.")
     for record, labels in named:
         if record.last_success is not None:
             yield f"{name}{labels} {epoch + record.last_success:.3f}\n"
     name = "appjwt_consecutive_failures"
-    yield _head(name, "Consecutive failed attempts.")
+    yield _metric_header(name, "Consecutive failed attempts.")
     yield from (f"{name}{labels} {record.failures}\n" for record, labels in named)
     name = "appjwt_account_state"
-    yield _head(name, "1 for each account that is not ok.")
+    yield _metric_header(name, "1 for each account that is not ok.")
     for record, labels in named:
         state, _ = rate_record(record, steady)
         if state is not State.OK:
             yield f'{name}{labels[:-1]},state="{state}"}} 1\n'
 
 
-def _head(name: str, meaning: str) -> str:
+def _metric_header(name: str, meaning: str) -> str:
     return f"# HELP {name} {meaning}\n# TYPE {name} gauge\n"
 
 
-def _escaped(label: str) -> str:
+def _escape(label: str) -> str:
     return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 

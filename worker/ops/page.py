@@ -58,21 +58,21 @@ class Page:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         synced_at: Callable[[], float | None],
-        vault_trouble: Callable[[], str | None],
+        vault_error: Callable[[], str | None],
         skew: Callable[[], float],
         version: str,
     ) -> None:
         """
         :param records: returns all accounts.
         :param now: returns Vault's clock.
-        :param vault_trouble: returns why Vault cannot be used, None = it can.
+        :param vault_error: returns why Vault cannot be used, None = it can.
         :param skew: returns the seconds by which Sentinel's clock is ahead of Vault's.
         """
         self._records = records
         self._clock = clock
         self._now = now
         self._synced_at = synced_at
-        self._vault_trouble = vault_trouble
+        self._vault_error = vault_error
         self._skew = skew
         self._version = version
 
@@ -114,7 +114,7 @@ class Page:
             dead_since=self._time_of_day(_dead_since(dead[0])) if dead else None,
             states=[(state, states[state]) for state in State if states[state]],
             total=len(accounts),
-            vault=redacted(self._vault_trouble() or ""),
+            vault=redacted(self._vault_error() or ""),
             skew=f"{_words(abs(skew))} {'behind' if skew > 0 else 'ahead of'}" if skew else None,
             synced=None if synced is None else _words(steady - synced),
             hosts=sorted(_hosts(accounts)),

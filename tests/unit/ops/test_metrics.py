@@ -22,15 +22,15 @@ NOW = 1_800_000_000.0
 class Scraped:
     def __init__(self, *entries: AccountRecord, synced_at: float | None = 90.0) -> None:
         self.records = list(entries)
-        self.vault_trouble: str | None = None
+        self.vault_error: str | None = None
         self.metrics = Metrics(
             version="1.2.3",
             records=lambda: self.records,
             clock=lambda: 100.0,
             now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
             vault_now=lambda: datetime.fromtimestamp(NOW, Clock().now().tzinfo),
-            vault_trouble=lambda: self.vault_trouble,
-            login_ends=lambda: 700.0,
+            vault_error=lambda: self.vault_error,
+            login_expiry=lambda: 700.0,
             synced_at=lambda: synced_at,
         )
 
@@ -61,7 +61,7 @@ def test_each_account_has_its_moments_in_unix_time_by_vaults_clock() -> None:
 def test_whether_vault_can_be_used_is_there_from_the_first_scrape() -> None:
     scraped = Scraped()
     assert scraped.read()["appjwt_vault_usable"] == 1
-    scraped.vault_trouble = "list: status 403"
+    scraped.vault_error = "list: status 403"
     assert scraped.read()["appjwt_vault_usable"] == 0
 
 
@@ -194,9 +194,9 @@ def test_what_never_happened_is_counted_too_so_that_the_first_time_is_a_rise() -
 
 def test_requests_are_counted_by_answer_and_what_never_answered_too() -> None:
     scraped = Scraped()
-    scraped.metrics.sentinel_asked("va", 200, 0.1, datetime.now(Clock().now().tzinfo) - timedelta(seconds=90))
-    scraped.metrics.sentinel_asked("va", None, 10.0, None)
-    scraped.metrics.vault_asked("write_token", 400, 0.1)
+    scraped.metrics.observe_sentinel_request("va", 200, 0.1, datetime.now(Clock().now().tzinfo) - timedelta(seconds=90))
+    scraped.metrics.observe_sentinel_request("va", None, 10.0, None)
+    scraped.metrics.observe_vault_request("write_token", 400, 0.1)
     read = scraped.read()
     assert read["appjwt_sentinel_requests_total{va,200}"] == read["appjwt_sentinel_requests_total{va,none}"] == 1
     assert read["appjwt_sentinel_request_duration_seconds_count{va}"] == 2
@@ -208,8 +208,8 @@ def test_requests_are_counted_by_answer_and_what_never_answered_too() -> None:
 def test_the_series_of_a_host_that_is_not_used_any_more_go() -> None:
     scraped = Scraped()
     for number in range(200):
-        scraped.metrics.sentinel_asked(f"host-{number}", 200, 0.1, None)
-        scraped.metrics.sentinel_asked(f"host-{number}", None, 0.1, None)
+        scraped.metrics.observe_sentinel_request(f"host-{number}", 200, 0.1, None)
+        scraped.metrics.observe_sentinel_request(f"host-{number}", None, 0.1, None)
         scraped.metrics.retain_hosts({"host-7", f"host-{number}", "another"})
     series = [each for each in scraped.read() if "sentinel_request" in each and "{" in each]
     assert {each.partition("{")[2].rstrip("}").partition(",")[0] for each in series} == {"host-7", "host-199"}
@@ -219,8 +219,8 @@ def test_the_series_of_a_host_that_is_not_used_any_more_go() -> None:
 def test_promtool_finds_nothing_to_say() -> None:
     scraped = Scraped(AccountRecord("le1", State.FAILING, tracked=tracked(9.0), last_success=1.0))
     scraped.metrics.report(Outcome("a", Result.FAILED, 0.1, reason=Reason.DUE), transition(0.1))
-    scraped.metrics.sentinel_asked("va", 200, 0.1, Clock().now())
-    scraped.metrics.vault_asked("login", 200, 0.1)
+    scraped.metrics.observe_sentinel_request("va", 200, 0.1, Clock().now())
+    scraped.metrics.observe_vault_request("login", 200, 0.1)
     checked = subprocess.run(
         [str(shutil.which("promtool")), "check", "metrics"],
         input=scraped.metrics.text(),

@@ -24,7 +24,7 @@ def page(*entries: AccountRecord, trouble: str | None = None, skew: float = 0.0)
         clock=lambda: 100.0,
         now=lambda: NOW,
         synced_at=lambda: 88.0,
-        vault_trouble=lambda: trouble,
+        vault_error=lambda: trouble,
         skew=lambda: skew,
         version="1.2.3",
     )
