@@ -17,12 +17,12 @@ from worker.core.record import AccountRecord
 from worker.core.redact import redacted
 from worker.core.status import AccountStatus, Severity, record_status
 
-_MOST_ROWS = 200
-_LONGEST_NUMBER = 10
+_MAX_ROWS = 200
+_MAX_DIGITS = 10
 _DAY = 86_400.0
-_MOST_CAUSES = 3
+_MAX_CAUSES = 3
 """Of a host's failures."""
-_DANGER = {Severity.OK: "well", Severity.WARNING: "warn", Severity.CRITICAL: "alarm"}
+_SEVERITY_CLASSES = {Severity.OK: "well", Severity.WARNING: "warn", Severity.CRITICAL: "alarm"}
 """The style of a row."""
 _Account = tuple[AccountRecord, AccountStatus]
 
@@ -42,7 +42,7 @@ class _Row:
     account: str
     state: State
     remaining: str
-    danger: str
+    severity: str
     bar: Mapping[str, float] | None
     error: str
     since: str
@@ -96,34 +96,34 @@ class Page:
         :param parameters: `q` = only the accounts that have this in their name, state, host or error; `from` = leave
             out so many of them.
         """
-        wanted, skipped = parameters.get("q", ""), parameters.get("from", "")
-        first = int(skipped) if skipped.isdecimal() and len(skipped) < _LONGEST_NUMBER else 0
+        query, skipped = parameters.get("q", ""), parameters.get("from", "")
+        first = int(skipped) if skipped.isdecimal() and len(skipped) < _MAX_DIGITS else 0
         steady, accounts = self._clock(), self._statuses()
         synced, skew = self._synced_at(), self._skew()
-        found = [each for each in accounts if wanted.lower() in _searched(*each)]
-        rows = [_row(*each, steady) for each in found[first : first + _MOST_ROWS]]
-        dead = [record for record, status in accounts if status.margin is not None and not status.remaining]
-        least = next((each for each in accounts if each[1].margin is not None), None)
+        found = [each for each in accounts if query.lower() in _search_text(*each)]
+        rows = [_row(*each, steady) for each in found[first : first + _MAX_ROWS]]
+        without_token = [record for record, status in accounts if status.margin is not None and not status.remaining]
+        most_urgent = next((each for each in accounts if each[1].margin is not None), None)
         states = Counter(status.state for _, status in accounts)
         return _TEMPLATE.render(
             style=_STYLE,
             version=self._version,
             at=utc(self._now()),
-            least=least and _row(*least, steady),
-            dead=len(dead),
-            dead_since=self._time_of_day(_dead_since(dead[0])) if dead else None,
+            most_urgent=most_urgent and _row(*most_urgent, steady),
+            without_token=len(without_token),
+            without_token_since=self._time_of_day(_without_token_since(without_token[0])) if without_token else None,
             states=[(state, states[state]) for state in State if states[state]],
             total=len(accounts),
             vault=redacted(self._vault_error() or ""),
-            skew=f"{_words(abs(skew))} {'behind' if skew > 0 else 'ahead of'}" if skew else None,
-            synced=None if synced is None else _words(steady - synced),
+            skew=f"{_humanize(abs(skew))} {'behind' if skew > 0 else 'ahead of'}" if skew else None,
+            synced=None if synced is None else _humanize(steady - synced),
             hosts=sorted(_hosts(accounts)),
             rows=rows,
             found=len(found),
             first=first,
-            before=max(0, first - _MOST_ROWS),
+            before=max(0, first - _MAX_ROWS),
             after=first + len(rows),
-            wanted=wanted,
+            query=query,
         ).encode()
 
     def _time_of_day(self, moment: float | None) -> str | None:
@@ -139,7 +139,7 @@ class Page:
         return sorted(accounts, key=lambda each: each[1].urgency)
 
 
-def _dead_since(record: AccountRecord) -> float | None:
+def _without_token_since(record: AccountRecord) -> float | None:
     """Return since when an account without a live token has had none, on the steady clock; None = not known."""
     return record.tracked.validity.end if record.tracked else record.failing_since
 
@@ -156,17 +156,17 @@ def _row(record: AccountRecord, status: AccountStatus, now: float) -> _Row:
         }
     next_step = ""
     if record.failures and record.due not in (None, float("inf")):
-        next_step = f"retry {_until(record.due - now)}"
+        next_step = f"retry {_format_until(record.due - now)}"
     elif tracked and remaining and needs_token:
-        next_step = f"refresh {_until(tracked.planned_at - now)}"
+        next_step = f"refresh {_format_until(tracked.planned_at - now)}"
     return _Row(
         account=record.name,
         state=status.state,
-        remaining=_words(remaining) if remaining else "no live token",
-        danger=_DANGER[status.severity] if needs_token else "",
+        remaining=_humanize(remaining) if remaining else "no live token",
+        severity=_SEVERITY_CLASSES[status.severity] if needs_token else "",
         bar=bar,
         error=redacted(status.last_error or ""),
-        since=_words(now - record.failing_since) if record.failing_since is not None else "",
+        since=_humanize(now - record.failing_since) if record.failing_since is not None else "",
         failures=record.failures,
         next_step=next_step,
     )
@@ -180,19 +180,19 @@ def _hosts(accounts: Iterable[_Account]) -> Iterator[tuple[str, int, int, list[t
             at[record.host].append(status)
     for host, there in at.items():
         errors = [each.last_error for each in there if (each.last_error or "").startswith(("sentinel:", "claims:"))]
-        causes = Counter(redacted(error or "") for error in errors).most_common(_MOST_CAUSES)
+        causes = Counter(redacted(error or "") for error in errors).most_common(_MAX_CAUSES)
         yield host, len(there), len(errors), causes
 
 
-def _searched(record: AccountRecord, status: AccountStatus) -> str:
+def _search_text(record: AccountRecord, status: AccountStatus) -> str:
     return " ".join((record.name, status.state, record.host or "", status.last_error or "")).lower()
 
 
-def _until(seconds: float) -> str:
-    return f"in {_words(seconds)}" if seconds >= 1 else "now"
+def _format_until(seconds: float) -> str:
+    return f"in {_humanize(seconds)}" if seconds >= 1 else "now"
 
 
-def _words(seconds: float) -> str:
+def _humanize(seconds: float) -> str:
     """The two largest units: 1 h 4 min, 27 min 12 s, 9 s."""
     whole = max(0, int(seconds))
     units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
