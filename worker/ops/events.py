@@ -13,7 +13,7 @@ from worker.core.status import PREVIOUS_USED
 
 _READ_AT_EACH_SYNC = (State.INVALID, State.UNMANAGED)
 _HOUR = 3600.0
-_REPLACEMENTS = 3
+_MAX_REPLACEMENTS = 3
 _PUBLISHED = (Result.REFRESHED, Result.ADOPTED, Result.UNCHANGED)
 
 log = structlog.get_logger()
@@ -41,25 +41,25 @@ class Events:
         if repaired:
             log.warning("token.repaired", account=outcome.account, vault_path=self._vault_path(outcome.account))
         if outcome.replaced_client_id:
-            self._replaced_anothers(outcome, outcome.replaced_client_id)
+            self._warn_of_other_client(outcome, outcome.replaced_client_id)
         if outcome.result in _PUBLISHED:
             self._warn_of_deletion(outcome)
             self._warn_of_scope(outcome)
         if outcome.previous_used:
             log.warning("credentials.previous_used", account=outcome.account, host=outcome.host, hint=PREVIOUS_USED)
         if transition.state is not transition.previous_state:
-            self._changed(outcome, transition)
+            self._log_transition(outcome, transition)
 
-    def _replaced_anothers(self, outcome: Outcome, client_id: str) -> None:
+    def _warn_of_other_client(self, outcome: Outcome, client_id: str) -> None:
         """Warn at the third such replacement within an hour, and not again while they go on."""
         account, now = outcome.account, self._clock()
         recent = [moment for moment in self._replaced.get(account, ()) if moment > now - _HOUR]
         if not recent:
             self._warned_of_client.pop(account, None)
-        self._replaced[account] = recent = [*recent[1 - _REPLACEMENTS :], now]
-        if len(recent) == _REPLACEMENTS and self._warned_of_client.get(account) != client_id:
+        self._replaced[account] = recent = [*recent[1 - _MAX_REPLACEMENTS :], now]
+        if len(recent) == _MAX_REPLACEMENTS and self._warned_of_client.get(account) != client_id:
             self._warned_of_client[account] = client_id
-            text = f"{_REPLACEMENTS} times within an hour a valid token of client_id {client_id} had replaced ours"
+            text = f"{_MAX_REPLACEMENTS} times within an hour a valid token of client_id {client_id} had replaced ours"
             hint = "another installation writes below this tokens.prefix: give it another one"
             path = self._vault_path(account)
             log.warning("vault.warning", account=account, vault_path=path, client_id=client_id, warning=text, hint=hint)
@@ -100,17 +100,17 @@ class Events:
             vault_path=self._vault_path(outcome.account),
             vault_version=outcome.version,
             vault_request_id=outcome.vault_request_id,
-            remaining_at_refresh=_rounded(outcome.remaining_at_refresh),
-            duration=_rounded(outcome.duration),
+            remaining_at_refresh=_round(outcome.remaining_at_refresh),
+            duration=_round(outcome.duration),
         )
 
     def _failed(self, outcome: Outcome, transition: Transition) -> None:
         error = outcome.error
         if error is None:
             return
-        # an invalid account is read at each sync, for as long as nobody mends it
-        say = log.debug if transition.repeated and transition.state in _READ_AT_EACH_SYNC else log.error
-        say(
+        # an invalid account is read at each sync, for as long as nobody fixes it
+        log_failure = log.debug if transition.repeated and transition.state in _READ_AT_EACH_SYNC else log.error
+        log_failure(
             "refresh.failed",
             account=outcome.account,
             account_id=outcome.account_id,
@@ -122,12 +122,12 @@ class Events:
             status=error.status,
             error=str(error),
             failures=transition.failures,
-            remaining=_rounded(transition.remaining),
-            next_attempt=self._wall(transition.due),
+            remaining=_round(transition.remaining),
+            next_attempt=self._wall_time(transition.due),
             exc_info=error.__cause__ if isinstance(error, InternalError) else None,
         )
 
-    def _changed(self, outcome: Outcome, transition: Transition) -> None:
+    def _log_transition(self, outcome: Outcome, transition: Transition) -> None:
         match transition.state:
             case State.OK if transition.previous_state is State.REMOVED:
                 log.info("account.added", account=outcome.account)
@@ -144,12 +144,12 @@ class Events:
             case State.UNMANAGED | State.FAILING:
                 pass  # refresh.failed said so
 
-    def _wall(self, moment: float) -> str | None:
+    def _wall_time(self, moment: float) -> str | None:
         """For people: a moment of the steady clock as the wall clock would show it."""
         if moment == float("inf"):
             return None
         return utc(datetime.now(UTC) + timedelta(seconds=moment - self._clock()))
 
 
-def _rounded(seconds: float | None) -> float | None:
+def _round(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
