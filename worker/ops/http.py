@@ -60,14 +60,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Response:
     status: HTTPStatus
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     policy: str = _NO_CONTENT
 
     @classmethod
-    def of_text(cls, status: HTTPStatus, text: str) -> "_Answer":
+    def of_text(cls, status: HTTPStatus, text: str) -> "_Response":
         return cls(status, f"{text}\n".encode())
 
     def to_response(self, _ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
@@ -117,7 +117,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress ships no types
         request.headers["CONNECTION"] = "close"
         if request.error:  # waitress' own answer may quote the request
             status = HTTPStatus(request.error.code)
-            request.error = _Answer.of_text(status, status.phrase.lower())
+            request.error = _Response.of_text(status, status.phrase.lower())
         (self._priority if self._is_urgent(channel) else self.task_dispatcher).add_task(channel)
 
     def handle_accept(self) -> None:
@@ -204,27 +204,27 @@ class HttpServer:
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         if method in ("GET", "HEAD"):
-            answer = self._answer(environ["PATH_INFO"], environ["QUERY_STRING"])
+            response = self._respond(environ["PATH_INFO"], environ["QUERY_STRING"])
         else:
-            answer = _Answer.of_text(HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed: read-only")
-        status, headers, body = answer.to_response()
+            response = _Response.of_text(HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed: read-only")
+        status, headers, body = response.to_response()
         start_response(status, headers)
         return [] if method == "HEAD" else [body]  # waitress does not leave it out
 
-    def _answer(self, path: str, query: str) -> _Answer:
+    def _respond(self, path: str, query: str) -> _Response:
         try:
             if path in self._probes:
-                trouble = self._probes[path]()
-                return _Answer.of_text(HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK, trouble or "ok")
+                reason = self._probes[path]()
+                return _Response.of_text(HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, reason or "ok")
             if path in self._views:
                 view = self._views[path]
                 parameters = {name: values[0][:_MAX_PARAMETER] for name, values in parse_qs(query).items()}
-                return _Answer(HTTPStatus.OK, view.body(parameters), view.content_type, _policy(view.style))
+                return _Response(HTTPStatus.OK, view.body(parameters), view.content_type, _policy(view.style))
         except Exception:
             log.exception("worker.internal_error", path=path)
-            return _Answer.of_text(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error: see the log")
+            return _Response.of_text(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error: see the log")
         available = " ".join(sorted([*self._probes, *self._views]))
-        return _Answer.of_text(HTTPStatus.NOT_FOUND, f"not found; available: {available}")
+        return _Response.of_text(HTTPStatus.NOT_FOUND, f"not found; available: {available}")
 
 
 def _policy(style: str | None) -> str:
