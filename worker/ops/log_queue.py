@@ -30,7 +30,7 @@ class LogQueue(logging.Handler):
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._unreported = 0
-        self._is_cut = False
+        self._is_truncated = False
         """The last line that was written ends in the middle."""
         self._is_writing = False
         self._writer: threading.Thread | None = None
@@ -136,19 +136,19 @@ class LogQueue(logging.Handler):
 
     def _write(self, line: bytes) -> bool:
         """Write the line, after a line break if the one before it was cut. Return False if it could not be written."""
-        data = b"\n" + line if self._is_cut else line
-        done = 0
+        data = b"\n" + line if self._is_truncated else line
+        offset = 0
         try:
-            while done < len(data):
-                written = self._file.write(data[done:])
+            while offset < len(data):
+                written = self._file.write(data[offset:])
                 if written is None:  # the parent has set what we share to non-blocking
                     select.select([], [self._file], [])
-                done += written or 0
+                offset += written or 0
         except (OSError, ValueError):  # the disk is full, the reader or the stream is gone
-            if done:
-                self._is_cut = not data[:done].endswith(b"\n")
+            if offset:
+                self._is_truncated = not data[:offset].endswith(b"\n")
             return False
-        self._is_cut = False
+        self._is_truncated = False
         return True
 
 
