@@ -50,19 +50,19 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    rendering: list[Any] = [structlog.processors.JSONRenderer()]
+    renderers: list[Any] = [structlog.processors.JSONRenderer()]
     if console:
-        rendering = [_shorten, structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
+        renderers = [_shorten, structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
     QUEUE.write_to(stream)
     QUEUE.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _in_order,
+                _order_fields,
                 structlog.processors.format_exc_info,
                 _redact,
-                *rendering,
+                *renderers,
             ],
         )
     )
@@ -73,10 +73,10 @@ def configure(level: str, style: Literal["auto", "json", "console"], stream: Tex
         logging.getLogger(name).setLevel(level.upper() if level in ("debug", "error") else logging.WARNING)
     for name in _SILENCED_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    _log_what_python_would_print()
+    _capture_python_output()
 
 
-def _log_what_python_would_print() -> None:
+def _capture_python_output() -> None:
     """Send warnings and uncaught exceptions through the log."""
     logging.captureWarnings(capture=True)
     logging.lastResort = QUEUE
@@ -90,10 +90,10 @@ def _log_what_python_would_print() -> None:
     threading.excepthook = lambda failure: uncaught(failure.exc_value, failure.thread and failure.thread.name)
 
 
-_ALWAYS = {"refresh.failed": ("account_id",)}
+_REQUIRED_FIELDS = {"refresh.failed": ("account_id",)}
 """Fields that are null where they have no value."""
-_FIRST = ("timestamp", "level", "event")
-_FIRST_FOR_PEOPLE = (
+_LEADING_FIELDS = ("timestamp", "level", "event")
+_LEADING_CONSOLE_FIELDS = (
     "account",
     "error",
     "reason",
@@ -107,16 +107,16 @@ _FIRST_FOR_PEOPLE = (
 _TOKEN_DETAILS = frozenset({"account_id", "kid", "alg", "typ", "aud", "azp", "scope", "iss", "iat", "exp", "issued_at"})
 
 
-def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _order_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Put time, level and event first, and leave out fields without a value but for those that are always there."""
-    always = _ALWAYS.get(event.get("event", ""), ())
-    return {key: event[key] for key in (*_FIRST, *event) if event.get(key) is not None or key in always}
+    required = _REQUIRED_FIELDS.get(event.get("event", ""), ())
+    return {key: event[key] for key in (*_LEADING_FIELDS, *event) if event.get(key) is not None or key in required}
 
 
 def _shorten(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Put what people look for first, and leave out a token's header and claims, which only the JSON form has."""
     details = _TOKEN_DETAILS if "fingerprint" in event else ()
-    found = [key for key in (*_FIRST_FOR_PEOPLE, *event) if event.get(key) is not None and key not in details]
+    found = [key for key in (*_LEADING_CONSOLE_FIELDS, *event) if event.get(key) is not None and key not in details]
     return {key: event[key] for key in found}
 
 
