@@ -15,7 +15,7 @@ from worker.core.appjwt import utc
 from worker.core.redact import redact_value, redacted
 from worker.core.status import AccountStatus, Severity
 
-_BAR = 12
+_BAR_WIDTH = 12
 _STATES = {"ok": "green", "disabled": "dim", "removed": "dim"}
 _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.CRITICAL: "red"}
 
@@ -48,11 +48,13 @@ def status_table(statuses: Sequence[AccountStatus]) -> str | None:
         needs_none = status.margin is None
         style = "dim" if needs_none else _STYLES[status.severity]
         since = f" (since {status.failing_since})" if status.failing_since else ""
-        filled = round(_remaining_share(status) * _BAR)
+        filled = round(_remaining_fraction(status) * _BAR_WIDTH)
         table.add_row(
             redacted(status.account),
             Text(status.state, style=_STATES.get(status.state, "bold red")),
-            Text.assemble((bar * filled, style), (bar * (_BAR - filled), "bright_black")) if status.remaining else "",
+            Text.assemble((bar * filled, style), (bar * (_BAR_WIDTH - filled), "bright_black"))
+            if status.remaining
+            else "",
             Text(_cell(status.remaining) if status.remaining else "none", style=style),
             utc(status.refresh_at) if status.refresh_at else "",
             redacted(status.last_error or "") + since,
@@ -67,7 +69,7 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def _remaining_share(status: AccountStatus) -> float:
+def _remaining_fraction(status: AccountStatus) -> float:
     if not (status.issued_at and status.expires_at):
         return 0.0
     return min(1.0, status.remaining / (status.expires_at - status.issued_at).total_seconds())
