@@ -6,7 +6,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from worker.check_accounts import FORBIDDEN, AccountChecks, CheckedAccounts, Line, failed, of_vault, proxy_line
+from worker.check_accounts import (
+    FORBIDDEN,
+    AccountChecks,
+    CheckedAccounts,
+    CheckResult,
+    check_proxy,
+    failure,
+    vault_remedy,
+)
 from worker.core.errors import RefreshError
 from worker.schedule.dispatch import Pool
 
@@ -87,34 +95,34 @@ class Preflight:
         self._retention_command = retention_command
         self._requests_per_hour = requests_per_hour
 
-    def run(self, pool: Pool, progress: Callable[[int, int], object] = lambda *_: None) -> Iterator[Line]:
-        """Yield the lines as soon as they are known. A failure that makes the rest pointless is the last one.
+    def run(self, pool: Pool, progress: Callable[[int, int], object] = lambda *_: None) -> Iterator[CheckResult]:
+        """Yield the results as soon as they are known. A failure that makes the rest pointless is the last one.
 
         :param pool: makes the requests, so that a signal interrupts the caller alone.
         :param progress: called with the number of accounts that were checked, and of all.
         """
         mounts = (partial(self._mount, setting) for setting in self._mounts)
-        proxy = partial(proxy_line, self._vault.address)
-        steps: list[Callable[[], Line | None]] = [proxy, self._health, self._namespace, self._logged_in, *mounts]
+        proxy = partial(check_proxy, self._vault.address)
+        steps: list[Callable[[], CheckResult | None]] = [proxy, self._health, self._namespace, self._logged_in, *mounts]
         for step in steps:
-            line = pool.call(step)
-            if line:
-                yield line
-                if not line.ok and step != self._namespace:
+            result = pool.call(step)
+            if result:
+                yield result
+                if not result.ok and step != self._namespace:
                     return
-        yield pool.call(self._deletion)
+        yield pool.call(self._check_retention)
         yield from pool.call(lambda: [*self._rights()])
         yield from self._account_checks.clock("vault", self._vault.now())
         yield from self._all_accounts(pool, progress)
         yield from self._account_checks.summary()
 
-    def _all_accounts(self, pool: Pool, progress: Callable[[int, int], object]) -> Iterator[Line]:
+    def _all_accounts(self, pool: Pool, progress: Callable[[int, int], object]) -> Iterator[CheckResult]:
         try:
             names = pool.call(lambda: sorted(self._accounts.names()))
         except RefreshError as error:
-            yield failed("accounts", error, of_vault(error))
+            yield failure("accounts", error, vault_remedy(error))
             return
-        yield Line(
+        yield CheckResult(
             "accounts",
             ok=bool(names),
             detail=f"{len(names)} found",
@@ -122,35 +130,35 @@ class Preflight:
             if names
             else "put an account below accounts.prefix, or mend accounts.mount and accounts.prefix",
         )
-        for folder, why in self._accounts.left_out.items():
-            yield failed(f"folder {folder}", why, of_vault(why))
+        for folder, folder_error in self._accounts.unlisted_folders.items():
+            yield failure(f"folder {folder}", folder_error, vault_remedy(folder_error))
         if self._login.uses < math.inf:
             yield self._uses(len(names))
-        if line := proxy_line(self._domain_api):
-            yield line
+        if result := check_proxy(self._domain_api):
+            yield result
         yield from self._account_checks.run(names, pool, progress)
 
-    def _health(self) -> Line:
+    def _health(self) -> CheckResult:
         try:
-            return Line("vault", ok=True, detail=self._vault.health())
+            return CheckResult("vault", ok=True, detail=self._vault.health())
         except RefreshError as error:
-            return failed("vault", error, "see vault.address, vault.ca_cert and Vault itself")
+            return failure("vault", error, "see vault.address, vault.ca_cert and Vault itself")
 
-    def _namespace(self) -> Line | None:
+    def _namespace(self) -> CheckResult | None:
         fault = self._vault.namespace_fault()
-        return Line("vault.namespace", ok=False, detail=fault, remedy="unset vault.namespace") if fault else None
+        return CheckResult("vault.namespace", ok=False, detail=fault, remedy="unset vault.namespace") if fault else None
 
-    def _logged_in(self) -> Line:
+    def _logged_in(self) -> CheckResult:
         try:
             self._login.keep_alive()
         except RefreshError as error:
-            return failed("login", error, "see vault.auth_method and its settings")
-        return Line("login", ok=True, detail=f"by {self._login.method}")
+            return failure("login", error, "see vault.auth_method and its settings")
+        return CheckResult("login", ok=True, detail=f"by {self._login.method}")
 
-    def _uses(self, accounts: int) -> Line:
+    def _uses(self, accounts: int) -> CheckResult:
         requests = self._requests_per_hour(accounts)
         if not self._login.revocable:  # a token that was given to us: there is no other one after it
-            return Line(
+            return CheckResult(
                 "login uses",
                 ok=False,
                 detail=f"{self._login.uses:.0f} left, of which about {requests:.0f} an hour are needed",
@@ -159,38 +167,42 @@ class Preflight:
         logins = math.ceil(self._login.logins_for(requests))
         cost = ", each of which may use up a secret_id" if self._login.method == "approle" else ""
         detail = f"warning: {self._login.uses:.0f} each (token_num_uses): about {logins} logins an hour{cost}"
-        return Line("login uses", ok=True, detail=detail)
+        return CheckResult("login uses", ok=True, detail=detail)
 
-    def _mount(self, setting: str) -> Line:
+    def _mount(self, setting: str) -> CheckResult:
         mount = self._mounts[setting]
         try:
-            return Line(setting, ok=True, detail=f"{mount.mount} is KV version {mount.version()}")
+            return CheckResult(setting, ok=True, detail=f"{mount.mount} is KV version {mount.version()}")
         except RefreshError as error:
             remedy = f"set {setting} to such a mount; a new one: vault secrets enable -path=NAME -version=2 kv"
             if error.status == FORBIDDEN:
                 remedy = f"set {setting} to a mount there is, and give the login config/policies/worker.hcl for it"
-            return failed(setting, error, remedy)
+            return failure(setting, error, remedy)
 
-    def _deletion(self) -> Line:
+    def _check_retention(self) -> CheckResult:
         """Check after how long the tokens' mount deletes a version; the right to read that is optional."""
         check = "tokens.mount delete_version_after"
         try:
             retention = self._mounts["tokens.mount"].retention()
         except RefreshError as error:
-            return Line(check, ok=True, detail=f"cannot be read: {error}")
+            return CheckResult(check, ok=True, detail=f"cannot be read: {error}")
         if retention is None:
-            return Line(check, ok=True, detail="unset: a token is kept until it is replaced")
+            return CheckResult(check, ok=True, detail="unset: a token is kept until it is replaced")
         after, remedy = f"{retention.total_seconds():.0f} s", self._retention_command()
         if retention < _USUAL_LIFETIME:
-            return Line(check, ok=False, detail=f"{after}: Vault deletes tokens before they expire", remedy=remedy)
-        return Line(check, ok=True, detail=f"{after}; warning: some agents take such tokens for deleted: {remedy}")
+            return CheckResult(
+                check, ok=False, detail=f"{after}: Vault deletes tokens before they expire", remedy=remedy
+            )
+        return CheckResult(
+            check, ok=True, detail=f"{after}; warning: some agents take such tokens for deleted: {remedy}"
+        )
 
-    def _rights(self) -> Iterator[Line]:
+    def _rights(self) -> Iterator[CheckResult]:
         try:
             for granted in self._granted():
                 right = granted.right
                 excess = f"; warning: it may also {', '.join(granted.excess)}" if granted.excess else ""
-                yield Line(
+                yield CheckResult(
                     f"right {right.path}",
                     ok=not granted.missing,
                     detail=f"missing: {', '.join(granted.missing)}" if granted.missing else f"granted{excess}",
@@ -199,4 +211,4 @@ class Preflight:
         except RefreshError as error:
             remedy = 'add to the policy: path "sys/capabilities-self" { capabilities = ["update"] }'
             forbidden = error.status == FORBIDDEN
-            yield failed("rights", error, remedy if forbidden else of_vault(error))
+            yield failure("rights", error, remedy if forbidden else vault_remedy(error))

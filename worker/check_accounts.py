@@ -24,13 +24,13 @@ _ANOTHER_APP = (
     "after a change of the account's client_id: --refresh {}; else another installation writes below this "
     "tokens.prefix: give it another one"
 )
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 """Of accounts that fail alike."""
-_MOST_CAUSES = 3
+_MAX_CAUSES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckResult:
     check: str
     ok: bool
     detail: str
@@ -38,10 +38,10 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class _AccountCheck:
     """One account."""
 
-    line: Line
+    result: CheckResult
     host: str | None = None
     """Its Sentinel host; None = it has none to be reached."""
     status: AccountStatus | None = None
@@ -50,7 +50,7 @@ class _Checked:
 
 class CheckedAccounts(Accounts, Protocol):
     @property
-    def left_out(self) -> Mapping[str, RefreshError]:
+    def unlisted_folders(self) -> Mapping[str, RefreshError]:
         """Return the folders whose accounts `names` lacks, and why."""
 
     def fix_command(self, name: str, field: str) -> str:
@@ -80,121 +80,123 @@ class AccountChecks:
         self._clocks = ClockComparison()
         self._statuses: list[AccountStatus] = []
 
-    def run(self, names: Sequence[str], pool: Pool, progress: Callable[[int, int], object]) -> Iterator[Line]:
-        """Yield the lines of all accounts and of their hosts."""
-        found: list[_Checked] = []
+    def run(self, names: Sequence[str], pool: Pool, progress: Callable[[int, int], object]) -> Iterator[CheckResult]:
+        """Yield the results of all accounts and of their hosts."""
+        found: list[_AccountCheck] = []
         progress(0, len(names))
         for each in pool.side_by_side(self._account, names, self._limits):
             found.append(each)
             progress(len(found), len(names))
-        yield from _grouped(sorted((each.line for each in found), key=lambda line: line.check))
+        yield from _group_failures(sorted((each.result for each in found), key=lambda result: result.check))
         hosts = {each.host for each in found if each.host}
         reached = pool.side_by_side(self._host, hosts, self._limits)
-        for lines in sorted(reached, key=lambda lines: lines[-1].check.partition(" ")[2]):
-            yield from lines
+        for results in sorted(reached, key=lambda results: results[-1].check.partition(" ")[2]):
+            yield from results
         self._statuses = [each.status for each in found if each.status]
 
-    def clock(self, against: str, now: datetime) -> Iterator[Line]:
+    def clock(self, against: str, now: datetime) -> Iterator[CheckResult]:
         if agreement := self._clocks.compare(against, now, datetime.now(UTC)):
-            yield Line(f"clock {against}", ok=True, detail=agreement)
+            yield CheckResult(f"clock {against}", ok=True, detail=agreement)
 
-    def summary(self) -> Iterator[Line]:
-        """Yield a line for each clock that differs from this machine's, and one on the tokens in Vault."""
+    def summary(self) -> Iterator[CheckResult]:
+        """Yield a result for each clock that differs from this machine's, and one on the tokens in Vault."""
         for other, detail, remedy in self._clocks.differences():
-            yield Line(f"clock {other}", ok=False, detail=detail, remedy=remedy)
+            yield CheckResult(f"clock {other}", ok=False, detail=detail, remedy=remedy)
         if self._statuses:
-            yield _tokens(self._statuses)
+            yield _check_tokens(self._statuses)
 
-    def _account(self, name: str) -> "_Checked":
+    def _account(self, name: str) -> "_AccountCheck":
         check, status = f"account {name}", None
         try:
             account = self._accounts.read(name)
             if isinstance(account, Absence):  # a LIST holds removed ones too
-                return _Checked(Line(check, ok=True, detail=account))
+                return _AccountCheck(CheckResult(check, ok=True, detail=account))
             stored = self._tokens.read(name)
             status = stored_status(name, stored)
             host = self._host_of(account)
         except RefreshError as error:
-            return _Checked(failed(check, error, self._remedy(name, error)), status=status)
+            return _AccountCheck(failure(check, error, self._remedy(name, error)), status=status)
         raw = stored.raw.get_secret_value() if stored.raw else ""
         if other := other_client_id(raw, Expected.of(account), stored.now):
             detail = f"the stored token is of client_id {other}, and the account's is {account.client_id}"
-            return _Checked(Line(check, ok=False, detail=detail, remedy=_ANOTHER_APP.format(name)), host, status)
+            return _AccountCheck(
+                CheckResult(check, ok=False, detail=detail, remedy=_ANOTHER_APP.format(name)), host, status
+            )
         # whether the client_secret is right, only Sentinel could say
         unknown = f"; not read: {', '.join(account.unknown_fields)}" if account.unknown_fields else ""
         detail = f"valid; host {host}; client_secret not verified{unknown}"
-        return _Checked(Line(check, ok=True, detail=detail), host, status)
+        return _AccountCheck(CheckResult(check, ok=True, detail=detail), host, status)
 
     def _remedy(self, name: str, error: RefreshError) -> str:
         if not isinstance(error, InvalidAccountError):
-            return of_vault(error)
+            return vault_remedy(error)
         field = re.match(r"\w+(?=: )", str(error))
         return self._accounts.fix_command(name, field[0]) if field else "give it another name"
 
-    def _host(self, host: str) -> list[Line]:
-        proxy = proxy_line(f"https://{host}/")
-        lines = [proxy] if proxy else []
+    def _host(self, host: str) -> list[CheckResult]:
+        proxy = check_proxy(f"https://{host}/")
+        results = [proxy] if proxy else []
         if proxy and not proxy.ok:
-            return lines
+            return results
         try:
             now = self._reach(host)
         except RefreshError as error:
             remedy = "see the network's way out to it, HTTPS_PROXY and sentinel.ca_cert"
-            return [*lines, failed(f"sentinel {host}", error, remedy)]
-        lines.append(Line(f"sentinel {host}", ok=True, detail="reachable"))
-        return [*lines, *self.clock(host, now)] if now else lines
+            return [*results, failure(f"sentinel {host}", error, remedy)]
+        results.append(CheckResult(f"sentinel {host}", ok=True, detail="reachable"))
+        return [*results, *self.clock(host, now)] if now else results
 
 
-def proxy_line(url: str) -> Line | None:
+def check_proxy(url: str) -> CheckResult | None:
     """Name the proxy that leads to a host; None = there is none."""
     check = f"proxy {urlsplit(url).netloc}"
     try:
         proxy = net.proxy_for(url)
     except net.ExchangeError as error:
-        return Line(check, ok=False, detail=error.detail, remedy=error.remedy)
-    return Line(check, ok=True, detail=proxy) if proxy else None
+        return CheckResult(check, ok=False, detail=error.detail, remedy=error.remedy)
+    return CheckResult(check, ok=True, detail=proxy) if proxy else None
 
 
-def _grouped(lines: Iterable[Line]) -> Iterator[Line]:
-    """Yield one line for all accounts that fail alike, as where the Domain API is out of reach."""
-    alike: dict[tuple[str, str | None], list[Line]] = {}
-    for line in lines:
-        if line.ok:
-            yield line
+def _group_failures(results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    """Yield one result for all accounts that fail alike, as where the Domain API is out of reach."""
+    alike: dict[tuple[str, str | None], list[CheckResult]] = {}
+    for result in results:
+        if result.ok:
+            yield result
         else:
-            alike.setdefault((line.detail, line.remedy), []).append(line)
+            alike.setdefault((result.detail, result.remedy), []).append(result)
     for same in alike.values():
-        names = [line.check.partition(" ")[2] for line in same[:_MOST_NAMES]]
-        more = f" and {len(same) - _MOST_NAMES} more" if len(same) > _MOST_NAMES else ""
+        names = [result.check.partition(" ")[2] for result in same[:_MAX_NAMES]]
+        more = f" and {len(same) - _MAX_NAMES} more" if len(same) > _MAX_NAMES else ""
         yield replace(same[0], check=f"account{'s' if len(same) > 1 else ''} {', '.join(names)}{more}")
 
 
-def _tokens(statuses: Sequence[AccountStatus]) -> Line:
-    """Return the line on the tokens in Vault. It does not fail: only the worker obtains those that are missing."""
+def _check_tokens(statuses: Sequence[AccountStatus]) -> CheckResult:
+    """Return the result on the tokens in Vault. It does not fail: only the worker obtains those that are missing."""
     without = [status for status in statuses if not status.is_served]
     failing = [status for status in statuses if status.is_served and status.state is State.FAILING]
     if not without and not failing:
-        return Line("tokens", ok=True, detail=f"all {len(statuses)} live; no client_secret was tried")
+        return CheckResult("tokens", ok=True, detail=f"all {len(statuses)} live; no client_secret was tried")
     causes = Counter(status.last_error or "" for status in (*without, *failing))
     if [*causes] == [NO_TOKEN]:
         detail = f"{len(without)} of {len(statuses)} accounts have no token yet; no client_secret was tried"
-        return Line("tokens", ok=True, detail=detail)
-    told = "; ".join(f"{count}x {cause}" for cause, count in causes.most_common(_MOST_CAUSES))
-    return Line(
+        return CheckResult("tokens", ok=True, detail=detail)
+    latest = "; ".join(f"{count}x {cause}" for cause, count in causes.most_common(_MAX_CAUSES))
+    return CheckResult(
         "tokens",
         ok=True,
         detail=f"warning: {len(without)} of {len(statuses)} accounts without a live token, "
-        f"{len(failing)} failing with one; latest attempts: {told}; no client_secret was tried",
+        f"{len(failing)} failing with one; latest attempts: {latest}; no client_secret was tried",
         remedy="fix what they failed by, then: --refresh-all --expires-within 15m",
     )
 
 
-def failed(check: str, error: RefreshError, remedy: str) -> Line:
-    """Return the line of an error, with the error's remedy if it has one."""
-    return Line(check, ok=False, detail=error.detail, remedy=error.remedy or remedy)
+def failure(check: str, error: RefreshError, remedy: str) -> CheckResult:
+    """Return the result of an error, with the error's remedy if it has one."""
+    return CheckResult(check, ok=False, detail=error.detail, remedy=error.remedy or remedy)
 
 
-def of_vault(error: RefreshError) -> str:
+def vault_remedy(error: RefreshError) -> str:
     if error.status == FORBIDDEN:
         return "add the rights that are missing above to the policy; if none is, another policy denies this path"
     return "see Vault itself"

@@ -798,5 +798,5 @@ def test_more_accounts_than_100000_are_told_and_no_more_of_them_taken_in(
         session.login.close()
     assert {len(each) for each in names} == {taken}
     said = [line for line in logs if line["event"] == "accounts.synced"]
-    assert len(said) == len(store.left_out) == told, "once, however often they are listed"
+    assert len(said) == len(store.unlisted_folders) == told, "once, however often they are listed"
     assert all("more than 100000 accounts" in line["error"] for line in said)

@@ -24,7 +24,7 @@ from tests.trust.logged import events, modules, nodes
 from tests.unit.ops.test_metrics import Scraped
 from tests.unit.ops.test_page import page
 from worker import cli, process, settings
-from worker.check_accounts import Line
+from worker.check_accounts import CheckResult
 from worker.core import account
 from worker.core.appjwt import Check
 from worker.core.errors import Kind, RefreshError, Stage
@@ -296,7 +296,7 @@ def _members(function: ast.FunctionDef) -> list[str]:
 
 def test_every_field_of_an_object_in_json_is_there() -> None:
     compare("JSON, --refresh", rows("--refresh", "field"), [each.name for each in fields(RefreshResult)])
-    compare("JSON, --check", rows("--check", "field"), [each.name for each in fields(Line)])
+    compare("JSON, --check", rows("--check", "field"), [each.name for each in fields(CheckResult)])
     status = [*AccountStatus.of("le1", State.OK, remaining=0.0).as_json()]
     compare("JSON, --status", rows("--status", "field"), status)
     (on_page,) = json.loads(page(AccountRecord("le1")).json())["accounts"]

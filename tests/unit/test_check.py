@@ -11,7 +11,7 @@ import pytest
 
 from tests.builders import HOUR, ISSUED, make_account, make_token, stored_secret
 from worker.check import Preflight
-from worker.check_accounts import AccountChecks, Line
+from worker.check_accounts import AccountChecks, CheckResult
 from worker.core.account import Absence, Account
 from worker.core.errors import (
     InvalidAccountError,
@@ -74,7 +74,7 @@ class Vault:
     retained: timedelta | RefreshError | None = None
     rights: Sequence[Granted] | RefreshError = (Granted(),)
     listed: frozenset[str] | RefreshError = frozenset({"a"})
-    left_out: dict[str, RefreshError] = field(default_factory=dict)
+    unlisted_folders: dict[str, RefreshError] = field(default_factory=dict)
     account: Account | Absence | RefreshError = field(default_factory=make_account)
     skew: timedelta = timedelta()
     """Lead of its clock."""
@@ -155,7 +155,7 @@ def check(
     shelf: Shelf | None = None,
     liveperson: LivePerson | None = None,
     progress: Callable[[int, int], object] = lambda *_: None,
-) -> list[Line]:
+) -> list[CheckResult]:
     vault, liveperson = vault or Vault(), liveperson or LivePerson()
     preflight = Preflight(
         vault=vault,
@@ -177,7 +177,7 @@ def check(
         return list(preflight.run(pool, progress))
 
 
-def failed(lines: list[Line]) -> Line:
+def failed(lines: list[CheckResult]) -> CheckResult:
     """Return the one line that failed."""
     (line,) = [line for line in lines if not line.ok]
     return line
@@ -226,7 +226,7 @@ def test_what_makes_the_rest_pointless_ends_it(vault: Vault, last: str, remedy: 
 
 def test_a_namespace_that_is_ignored_fails_and_the_rest_is_told_too() -> None:
     lines = check(Vault(namespace="it is ignored"))
-    assert failed(lines) == Line("vault.namespace", False, "it is ignored", "unset vault.namespace")
+    assert failed(lines) == CheckResult("vault.namespace", False, "it is ignored", "unset vault.namespace")
     assert lines[1] == failed(lines)
     assert lines[-2].check == f"sentinel {HOST}"
 
@@ -250,26 +250,26 @@ def test_a_mount_that_deletes_tokens_is_told_with_the_command_that_stops_it(
 ) -> None:
     lines = check(Vault(retained=retained))
     (line,) = [line for line in lines if line.check == "tokens.mount delete_version_after"]
-    assert line == Line("tokens.mount delete_version_after", ok, detail, remedy)
+    assert line == CheckResult("tokens.mount delete_version_after", ok, detail, remedy)
     assert lines[-2].check == f"sentinel {HOST}"
 
 
 def test_a_missing_right_is_named_with_the_line_that_the_policy_needs() -> None:
     line = failed(check(Vault(rights=[Granted(), Granted(Right("b/*"), missing=["create", "read"])])))
-    assert line == Line("right b/*", False, "missing: create, read", "add to the policy: the line of b/*")
+    assert line == CheckResult("right b/*", False, "missing: create, read", "add to the policy: the line of b/*")
 
 
 def test_a_right_too_many_is_a_warning_and_nothing_fails() -> None:
     lines = check(Vault(rights=[Granted(excess=["delete", "sudo"])]))
     line = next(line for line in lines if line.check.startswith("right"))
-    assert line == Line("right secret/data/x/*", True, "granted; warning: it may also delete, sudo")
+    assert line == CheckResult("right secret/data/x/*", True, "granted; warning: it may also delete, sudo")
     assert all(line.ok for line in lines)
 
 
 def test_rights_that_cannot_be_asked_for_are_told_and_the_rest_goes_on() -> None:
     lines = check(Vault(rights=forbidden()))
     remedy = 'add to the policy: path "sys/capabilities-self" { capabilities = ["update"] }'
-    assert failed(lines) == Line("rights", False, "status 403, permission denied", remedy)
+    assert failed(lines) == CheckResult("rights", False, "status 403, permission denied", remedy)
     assert lines[-2].check == f"sentinel {HOST}"
     assert failed(check(Vault(rights=away()))).remedy == "see Vault itself"
 
@@ -291,7 +291,7 @@ def test_an_account_that_is_kept_out_or_deleted_is_no_failure_and_no_host_is_ask
     absence: Absence, detail: str
 ) -> None:
     liveperson, given_back = LivePerson(), Shelf(UnmanagedSecretError("not ours"))
-    assert check(Vault(account=absence), given_back, liveperson)[-1] == Line("account a", True, detail)
+    assert check(Vault(account=absence), given_back, liveperson)[-1] == CheckResult("account a", True, detail)
     assert liveperson.reached == []
 
 
@@ -312,7 +312,7 @@ def test_an_account_that_cannot_be_used_is_told_with_what_mends_it(error: Refres
 
 def test_a_unmanaged_secret_is_told_with_the_command_that_hands_it_over() -> None:
     line = failed(check(shelf=Shelf(UnmanagedSecretError("not ours", "vault kv metadata patch x"))))
-    assert line == Line("account a", False, "not ours", "vault kv metadata patch x")
+    assert line == CheckResult("account a", False, "not ours", "vault kv metadata patch x")
 
 
 def test_fields_of_an_account_that_nobody_reads_are_named_for_one_may_be_misspelt() -> None:
@@ -339,17 +339,17 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def proxies(lines: list[Line]) -> list[Line]:
+def proxies(lines: list[CheckResult]) -> list[CheckResult]:
     return [line for line in lines if line.check.startswith("proxy ")]
 
 
 def test_the_proxy_to_each_host_is_named_without_its_password(proxy: pytest.MonkeyPatch) -> None:
     hosts = ("vault.example:8200", "domains.example", HOST)
     lines = check()
-    assert proxies(lines) == [Line(f"proxy {host}", True, PROXY) for host in hosts]
+    assert proxies(lines) == [CheckResult(f"proxy {host}", True, PROXY) for host in hosts]
     assert [line.check for line in lines if HOST in line.check] == [f"proxy {HOST}", f"sentinel {HOST}"]
     proxy.setenv("NO_PROXY", "domains.example")
-    assert proxies(check()) == [Line(f"proxy {host}", True, PROXY) for host in (hosts[0], HOST)]
+    assert proxies(check()) == [CheckResult(f"proxy {host}", True, PROXY) for host in (hosts[0], HOST)]
 
 
 def test_a_proxy_that_cannot_be_used_is_a_line_with_its_remedy_and_nothing_is_tried_through_it(
@@ -370,9 +370,9 @@ def test_a_proxy_that_cannot_be_used_is_a_line_with_its_remedy_and_nothing_is_tr
 
 def test_a_folder_whose_accounts_are_not_found_is_told_with_what_to_do() -> None:
     deep = with_remedy(RefreshError(Stage.CREDENTIALS, Kind.PERMANENT, "it is too deep"), "move them up")
-    lines = check(Vault(left_out={"x/deep": deep, "x/denied": forbidden()}))
+    lines = check(Vault(unlisted_folders={"x/deep": deep, "x/denied": forbidden()}))
     first, second = [line for line in lines if not line.ok]
-    assert first == Line("folder x/deep", False, "it is too deep", "move them up")
+    assert first == CheckResult("folder x/deep", False, "it is too deep", "move them up")
     assert (second.check, second.detail) == ("folder x/denied", "status 403, permission denied")
     assert "add the rights" in str(second.remedy)
     assert lines[-2].check == f"sentinel {HOST}"
@@ -459,7 +459,7 @@ def test_a_given_token_that_may_be_used_a_few_times_only_cannot_last() -> None:
 
 def test_tokens_that_live_are_counted() -> None:
     line = check(Vault(listed=frozenset("abc")), Shelf(stored_secret(make_token())))[-1]
-    assert line == Line("tokens", True, "all 3 live; no client_secret was tried")
+    assert line == CheckResult("tokens", True, "all 3 live; no client_secret was tried")
 
 
 def test_accounts_without_a_live_token_are_a_warning_with_what_their_latest_attempts_failed_by() -> None:
@@ -475,7 +475,7 @@ def test_accounts_without_a_live_token_are_a_warning_with_what_their_latest_atte
 
 def test_accounts_that_no_attempt_was_made_for_yet_are_no_warning() -> None:
     line = check(Vault(listed=frozenset("ab")))[-1]
-    assert line == Line("tokens", True, "2 of 2 accounts have no token yet; no client_secret was tried")
+    assert line == CheckResult("tokens", True, "2 of 2 accounts have no token yet; no client_secret was tried")
 
 
 def test_many_accounts_that_fail_alike_are_one_line() -> None:

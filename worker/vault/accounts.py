@@ -40,20 +40,20 @@ class AccountStore:
     def __init__(self, kv: Kv, *, prefix: str) -> None:
         self._kv = kv
         self._prefix = prefix
-        self.left_out: Mapping[str, RefreshError] = {}
+        self.unlisted_folders: Mapping[str, RefreshError] = {}
         """Folders whose accounts the latest `names` lacks, and why. Each is reported once."""
 
     def names(self) -> frozenset[str]:
-        """Return every account's name, at any depth; what it leaves out is in `left_out`."""
-        left_out: dict[str, RefreshError] = {}
-        walk = self._walk("", 0, left_out)
+        """Return every account's name, at any depth; what it leaves out is in `unlisted_folders`."""
+        unlisted_folders: dict[str, RefreshError] = {}
+        walk = self._walk("", 0, unlisted_folders)
         names = frozenset(islice(walk, _MOST))
         if next(walk, None) is not None:
-            left_out[self._prefix or "/"] = _TOO_MANY
-        for folder, error in left_out.items():
-            if folder not in self.left_out:
+            unlisted_folders[self._prefix or "/"] = _TOO_MANY
+        for folder, error in unlisted_folders.items():
+            if folder not in self.unlisted_folders:
                 log.warning("accounts.synced", folder=folder, error=str(error))
-        self.left_out = left_out
+        self.unlisted_folders = unlisted_folders
         return names
 
     def read(self, name: str) -> Account | Absence:
@@ -99,22 +99,22 @@ class AccountStore:
             return None
         return before if before.account_id == current.account_id else None
 
-    def _walk(self, folder: str, depth: int, left_out: dict[str, RefreshError]) -> Iterator[str]:
+    def _walk(self, folder: str, depth: int, unlisted_folders: dict[str, RefreshError]) -> Iterator[str]:
         path = self._below(folder).rstrip("/")
         if depth > _DEEPEST:
-            left_out[path] = _TOO_DEEP
+            unlisted_folders[path] = _TOO_DEEP
             return
         try:
             keys = self._kv.list(path)
         except RefreshError as error:
             if error.status == requests.codes.forbidden and depth:
                 # a known account in it stays, for absence from a LIST removes none
-                left_out[path] = error
+                unlisted_folders[path] = error
                 return
             raise
         for key in keys:
             if key.endswith("/"):
-                yield from self._walk(folder + key, depth + 1, left_out)
+                yield from self._walk(folder + key, depth + 1, unlisted_folders)
             else:
                 yield folder + key
 
