@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 OK, ACCOUNT_FAILED, WRONG_INPUT, VAULT_UNUSABLE = 0, 1, 2, 3
 _FORBIDDEN = 403
 
-_ABOUT = """\
+_DESCRIPTION = """\
 Keep a live LivePerson AppJWT for every account in HashiCorp Vault or OpenBao.
 Without a mode, run the daemon: it refreshes each token well before its expiry.
 """
 
-_MORE = """\
+_EPILOG = """\
 exit status: 0 all well, 1 an account failed or has no live token, or a check
 failed, 2 wrong flags or settings, 3 Vault cannot be used, 130 interrupted
 settings: the environment (APPJWT_VAULT_ADDRESS, ...) overrides the TOML file
@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="appjwt-worker",
         usage="%(prog)s [mode] [options]",
-        description=_ABOUT,
-        epilog=_MORE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=25),
         add_help=False,
         allow_abbrev=False,
@@ -150,7 +150,7 @@ def _run(flags: argparse.Namespace) -> int:
         process.print_error(f"Vault cannot be used: {error}{hint}")
         status = VAULT_UNUSABLE
     finally:
-        _finish(components)  # what runs may still log in
+        _drain(components)  # what runs may still log in
         components.session.close()
     if status != process.INTERRUPTED:
         process.interrupt_on_signals()
@@ -164,7 +164,7 @@ def _daemon(loaded: "Settings", components: "Components") -> int:
     from worker.ops import logs
 
     try:
-        made, timer, http, cleanup = serving.build(loaded, components)
+        daemon, timer, http, cleanup = serving.build(loaded, components)
         # with one thread of its own, work waits at worst; without any it would be lost
         components.pool.call(lambda: None)
         timer.start()
@@ -175,7 +175,7 @@ def _daemon(loaded: "Settings", components: "Components") -> int:
         return WRONG_INPUT
     except (RuntimeError, OSError) as error:  # there is less room than a moment ago
         process.restart(error)
-    if not mainloop.run(made, timer, components.pool, http, components.session.close, cleanup):
+    if not mainloop.run(daemon, timer, components.pool, http, components.session.close, cleanup):
         logs.QUEUE.flush()
         os._exit(OK)  # threads that still wait for an answer would hold the interpreter
     return OK
@@ -190,8 +190,8 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", components: "Compo
 
     components.pool.call(components.session.login.keep_alive)
     names = flags.refresh or sorted(components.accounts.names())
-    less_than = float("inf") if flags.expires_within is None else flags.expires_within
-    refresh = wiring.manual_refresh(components, ForceRefresh(less_than, dry_run=flags.dry_run))
+    expires_within = float("inf") if flags.expires_within is None else flags.expires_within
+    refresh = wiring.manual_refresh(components, ForceRefresh(expires_within, dry_run=flags.dry_run))
     signals = process.stop_requests(exit_at_second=True)
     with terminal.progress_bar("refreshing", len(names), shown=flags.refresh_all) as progress:
         refresh.run(names, progress, lambda: not signals.empty())
@@ -199,7 +199,7 @@ def _refresh(flags: argparse.Namespace, settings: "Settings", components: "Compo
     if interrupted:
         process.print_error("interrupted: waiting for the running attempts; interrupt again to end at once")
         refresh.stop()
-        _finish(components)
+        _drain(components)
     else:
         process.interrupt_on_signals()
     rows = [asdict(result) for result in refresh.results(named=not flags.refresh_all)]
@@ -221,8 +221,8 @@ def _status(flags: argparse.Namespace, settings: "Settings", components: "Compon
     components.pool.call(components.session.login.keep_alive)
     statuses = status.statuses(components.accounts.names(), components.tokens, components.pool)
     rows = [each.as_json() for each in statuses]
-    ended = sum(not each.is_served for each in statuses)
-    summary = f"{_counted(len(rows), 'account')}, {ended} without a live token"
+    without_token = sum(not each.is_served for each in statuses)
+    summary = f"{_pluralize(len(rows), 'account')}, {without_token} without a live token"
     shown = terminal.status_table(statuses) if rows and flags.output != "json" else None
     if shown:
         process.print_report(f"{shown}\n{summary}")
@@ -232,7 +232,7 @@ def _status(flags: argparse.Namespace, settings: "Settings", components: "Compon
             for row, each in zip(rows, statuses, strict=True)
         ]
         _show(flags, {"accounts": rows}, table, summary if rows else _no_account(settings))
-    return ACCOUNT_FAILED if ended else OK
+    return ACCOUNT_FAILED if without_token else OK
 
 
 def _check(flags: argparse.Namespace, settings: "Settings", components: "Components") -> int:
@@ -242,16 +242,16 @@ def _check(flags: argparse.Namespace, settings: "Settings", components: "Compone
     from worker.ops import terminal
 
     with terminal.progress_bar("checking", None, shown=True) as progress:
-        lines = list(wiring.preflight(settings, components).run(components.pool, progress))
-    rows = [asdict(line) for line in lines]
-    failed = [line.check for line in lines if not line.ok]
+        results = list(wiring.preflight(settings, components).run(components.pool, progress))
+    rows = [asdict(result) for result in results]
+    failed = [result.check for result in results if not result.ok]
     _show(flags, {"checks": rows}, rows, f"{len(rows) - len(failed)} passed, {len(failed)} failed")
-    if not any(line.check == "login" and line.ok for line in lines):
+    if not any(result.check == "login" and result.ok for result in results):
         return VAULT_UNUSABLE
     return ACCOUNT_FAILED if failed else OK
 
 
-def _finish(components: "Components") -> None:
+def _drain(components: "Components") -> None:
     """Start no further work, and wait until what runs is done."""
     components.pool.shutdown(wait=False, cancel_futures=True)
     components.pool.join()
@@ -266,7 +266,7 @@ def _show(flags: argparse.Namespace, document: dict[str, Any], rows: list[dict[s
         process.print_report("\n\n".join([*([terminal.as_table(rows)] if rows else []), summary]))
 
 
-def _counted(number: int, what: str) -> str:
+def _pluralize(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
