@@ -38,13 +38,13 @@ _PREFIX = "APPJWT_"
 _FILE_VARIABLE = "APPJWT_CONFIG"
 _KUBERNETES_SERVICE_LINK = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_.*)?|_PORT|_PORT_[0-9]+_.*)")
 _SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_EARLIEST, _LATEST = 0.05, 0.95
+_MIN_FRACTION, _MAX_FRACTION = 0.05, 0.95
 """Fractions of the lifetime: a refresh at its start would be a hot loop, one at its end too late."""
-_VAULTS_OWN_NAMES = {"ADDR": "address", "CACERT": "ca_cert", "CAPATH": "ca_cert"} | {
+_VAULT_NAMES = {"ADDR": "address", "CACERT": "ca_cert", "CAPATH": "ca_cert"} | {
     name: name.lower() for name in ("NAMESPACE", "CLIENT_CERT", "CLIENT_KEY", "TLS_SERVER_NAME", "TOKEN")
 }
 """Of two names for one setting the first that is set counts."""
-_UNREAD_NAMES = frozenset(
+_UNSUPPORTED_NAMES = frozenset(
     {"AGENT_ADDR", "CACERT_BYTES", "CLIENT_TIMEOUT", "HEADERS", "HTTP_PROXY", "PROXY_ADDR", "SKIP_VERIFY", "SRV_LOOKUP"}
 )
 """They change how Vault's own clients connect, and who sets one expects that here too."""
@@ -150,7 +150,7 @@ class SentinelSettings(_Table):
     max_per_second: float = Field(20, gt=0, le=1000)
 
     @model_validator(mode="after")
-    def _encrypted(self) -> Self:
+    def _requires_https(self) -> Self:
         if self.domain_api.startswith("http:") and not is_loopback(urlsplit(self.domain_api).hostname):
             raise ValueError("sentinel.domain_api: plain http only to loopback")
         return self
@@ -161,11 +161,12 @@ class RefreshSettings(_Table):
     jitter: float = Field(0.05, ge=0, le=0.2)
 
     @model_validator(mode="after")
-    def _inside_the_life(self) -> Self:
-        earliest, latest = (round(share, 6) for share in (self.at - self.jitter, self.at + self.jitter))
-        if earliest < _EARLIEST or latest > _LATEST:
+    def _within_lifetime(self) -> Self:
+        min_fraction, max_fraction = (round(fraction, 6) for fraction in (self.at - self.jitter, self.at + self.jitter))
+        if min_fraction < _MIN_FRACTION or max_fraction > _MAX_FRACTION:
             raise ValueError(
-                f"refresh.at, refresh.jitter: at - jitter must be {_EARLIEST} or more, at + jitter {_LATEST} or less"
+                f"refresh.at, refresh.jitter: at - jitter must be {_MIN_FRACTION} or more, "
+                f"at + jitter {_MAX_FRACTION} or less"
             )
         return self
 
@@ -207,7 +208,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _prefixes_are_disjoint(self) -> Self:
         one, other = (f"{each.prefix}/" if each.prefix else "" for each in (self.accounts, self.tokens))
         if self.accounts.mount == self.tokens.mount and (one.startswith(other) or other.startswith(one)):
             root = "" if one and other else "; an empty one is the whole mount: set another accounts.mount"
@@ -236,7 +237,7 @@ def load(file: Path | None) -> Settings:
     faults = [*_unknown_variables(), *_unknown_keys(values)]
     tables: dict[str, Any] = {table: content for table, content in values.items() if isinstance(content, dict)}
     vault = tables.setdefault("vault", {})
-    for name, key in _VAULTS_OWN_NAMES.items():
+    for name, key in _VAULT_NAMES.items():
         found = os.environ.get(f"VAULT_{name}") or os.environ.get(f"BAO_{name}")
         if found and not (key == "token" and ("token_file" in vault or os.environ.get(f"{_PREFIX}VAULT_TOKEN_FILE"))):
             vault.setdefault(key, found)
@@ -256,9 +257,9 @@ def load(file: Path | None) -> Settings:
     return loaded
 
 
-def unread_variables() -> list[str]:
+def unsupported_variables() -> list[str]:
     """Return the variables of Vault's own clients that are set, would change how it is reached, and are not read."""
-    candidates = sorted(f"{vendor}_{name}" for vendor in ("VAULT", "BAO") for name in _UNREAD_NAMES)
+    candidates = sorted(f"{vendor}_{name}" for vendor in ("VAULT", "BAO") for name in _UNSUPPORTED_NAMES)
     return [name for name in candidates if os.environ.get(name, "").lower() not in _FALSE]
 
 

@@ -25,7 +25,7 @@ from worker.refresh import ForceRefresh, Refresher
 from worker.schedule.accounts import AccountScheduler
 from worker.schedule.boottime import boottime
 from worker.schedule.dispatch import Limits, Pool
-from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings, unread_variables, variable
+from worker.settings import SentinelSettings, Settings, SettingsError, VaultSettings, unsupported_variables, variable
 from worker.vault.accounts import AccountStore
 from worker.vault.kv import VaultKv
 from worker.vault.login import AppRoleLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
@@ -83,9 +83,9 @@ class Components:
 
 def build(settings: Settings) -> Components:
     """SettingsError where a file that a setting names cannot be used."""
-    if unread := unread_variables():
+    if unsupported := unsupported_variables():
         hint = "see vault.address, vault.ca_cert, vault.timeout and HTTPS_PROXY; a certificate is always verified"
-        log.warning("settings.unread", variables=unread, hint=hint)
+        log.warning("settings.unread", variables=unsupported, hint=hint)
     vault, sentinel = settings.vault, settings.sentinel
     vault_http = _vault_http(vault)
     session = VaultSession(

@@ -165,13 +165,13 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def test_the_variables_of_vaults_own_clients_are_there_read_or_not() -> None:
-    read = {f"VAULT_{name}": f"vault.{key}" for name, key in settings._VAULTS_OWN_NAMES.items()}  # noqa: SLF001
+    read = {f"VAULT_{name}": f"vault.{key}" for name, key in settings._VAULT_NAMES.items()}  # noqa: SLF001
     documented = {
         name: row["setting"].split(",")[0].strip("`") for name, row in rows("Environment", "variable").items()
     }
     compare("Environment", map(str, documented.items()), map(str, read.items()))
     section = REFERENCE.read_text(encoding="utf-8").partition("names those that are set:")[2].partition("\n\n")[0]
-    unread = settings._UNREAD_NAMES  # noqa: SLF001
+    unread = settings._UNSUPPORTED_NAMES  # noqa: SLF001
     compare("Environment, not read", spans(section), (f"VAULT_{name}" for name in unread))
 
 

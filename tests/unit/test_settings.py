@@ -536,12 +536,12 @@ def test_a_whole_mount_holds_no_other_prefix(table: str, file: Callable[[str], P
 
 @pytest.mark.parametrize("vendor", ["VAULT", "BAO"])
 def test_names_of_vaults_own_that_would_change_the_way_to_it_are_named_as_not_read(vendor: str, env: Env) -> None:
-    assert settings.unread_variables() == []
+    assert settings.unsupported_variables() == []
     read = {f"{vendor}_{name}": "x" for name in ("ADDR", "NAMESPACE", "CACERT", "TOKEN")}
     env(**read, **{f"{vendor}_SKIP_VERIFY": "false", f"{vendor}_SRV_LOOKUP": "0", f"{vendor}_PROXY_ADDR": ""})
-    assert settings.unread_variables() == []
+    assert settings.unsupported_variables() == []
     env(**{f"{vendor}_SKIP_VERIFY": "true", f"{vendor}_PROXY_ADDR": "http://proxy", f"{vendor}_FORMAT": "json"})
-    assert settings.unread_variables() == [f"{vendor}_PROXY_ADDR", f"{vendor}_SKIP_VERIFY"]
+    assert settings.unsupported_variables() == [f"{vendor}_PROXY_ADDR", f"{vendor}_SKIP_VERIFY"]
 
 
 _TOKEN, _TOKEN_FILE = "vault.token (APPJWT_VAULT_TOKEN)", "vault.token_file (APPJWT_VAULT_TOKEN_FILE)"
