@@ -14,7 +14,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOST = re.compile(r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OUR_HEADER = re.compile(
+_RESERVED_HEADER = re.compile(
     r"accept(-encoding)?|connection|content-.*|host|transfer-encoding|user-agent|x-vault-.*", re.IGNORECASE
 )
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -34,7 +34,7 @@ def duration(value: object) -> timedelta:
         raise ValueError("is longer than any duration can be") from None
 
 
-def _trimmed(value: object) -> object:
+def _reject_surrounding_space(value: object) -> object:
     """Refuse a space or line break at either end: an error or a terminal would not show it."""
     if isinstance(value, str) and value != value.strip():
         end, blank = ("begins", value[0]) if value[0].isspace() else ("ends", value[-1])
@@ -47,7 +47,7 @@ def _lower(value: object) -> object:
 
 
 def _verification(value: object) -> object:
-    return lower if (lower := _lower(value)) in ("off", "jwks") else _trimmed(value)
+    return lower if (lower := _lower(value)) in ("off", "jwks") else _reject_surrounding_space(value)
 
 
 def _hosts(value: object) -> object:
@@ -58,7 +58,7 @@ def _hosts(value: object) -> object:
 
 
 def _host_name(value: object) -> object:
-    _trimmed(value)
+    _reject_surrounding_space(value)
     if isinstance(value, str) and not _HOST_NAME.fullmatch(value):
         raise ValueError("must be a host name such as vault.example.com")
     return value
@@ -72,13 +72,13 @@ def _headers(value: object) -> object:
     for name, text in value.items() if isinstance(value, dict) else [("", "")]:
         if not (isinstance(text, str) and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(text)):
             raise ValueError("must be headers, as a table or as Name=value,Name=value, in printable ASCII")
-        if _OUR_HEADER.fullmatch(name):
+        if _RESERVED_HEADER.fullmatch(name):
             raise ValueError("must be further headers: not X-Vault-Token, Content-Type and others of each request")
     return value
 
 
 def _url(value: object) -> object:
-    _trimmed(value)
+    _reject_surrounding_space(value)
     with contextlib.suppress(ValueError):  # an invalid port or IPv6 address
         parts = urlsplit(value if isinstance(value, str) and _URL.fullmatch(value) else "")
         if parts.hostname and parts.port != 0:
@@ -87,7 +87,7 @@ def _url(value: object) -> object:
 
 
 def _listen(value: object) -> object:
-    _trimmed(value)
+    _reject_surrounding_space(value)
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})", value) if isinstance(value, str) else None
     if value != "" and not (match and int(match[2]) < 2**16):
         raise ValueError("must be HOST:PORT such as 127.0.0.1:8080, or empty for none")
@@ -95,7 +95,7 @@ def _listen(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    _trimmed(value)
+    _reject_surrounding_space(value)
     path = value.strip("/") if isinstance(value, str) else ""
     if not re.fullmatch(r"[A-Za-z0-9_@.+=-]+(/[A-Za-z0-9_@.+=-]+)*", path) or not all(
         each.strip(".") for each in path.split("/")
@@ -112,8 +112,8 @@ Duration = Annotated[timedelta, BeforeValidator(duration)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Url = Annotated[str, BeforeValidator(_url)]
 Listen = Annotated[str, BeforeValidator(_listen)]
-Text = Annotated[str, BeforeValidator(_trimmed)]
-File = Annotated[Path, BeforeValidator(_trimmed)]
+Text = Annotated[str, BeforeValidator(_reject_surrounding_space)]
+File = Annotated[Path, BeforeValidator(_reject_surrounding_space)]
 HostName = Annotated[str, BeforeValidator(_host_name)]
 Headers = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_headers)]
 VaultPath = Annotated[str, BeforeValidator(_path)]
