@@ -122,7 +122,7 @@ def check_and_set_over_a_second_read() -> Iterator[None]:
     write = TokenStore.write
 
     def late(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
-        version = self._kv.get(self._below(name)).number
+        version = self._kv.get(self._path_in_mount(name)).number
         return write(self, name, token, fields, replace(replaces, version=version))
 
     with _instead(TokenStore, "write", late):
@@ -136,7 +136,7 @@ def metadata_before_data() -> Iterator[None]:
 
     def marked_first(self: TokenStore, name: str, token: AppJWT, fields: Any, replaces: StoredSecret) -> Written:
         patch = MetadataPatch({"managed_by": MANAGED_BY}, max_versions=5)
-        self._kv.patch_metadata(self._below(name), patch, create=True)
+        self._kv.patch_metadata(self._path_in_mount(name), patch, create=True)
         return write(self, name, token, fields, replace(replaces, managed=True))
 
     with _instead(TokenStore, "write", marked_first):
@@ -166,7 +166,7 @@ def an_unmanaged_secret_is_overwritten() -> Iterator[None]:
         try:
             return read(self, name)
         except UnmanagedSecretError:
-            found = self._kv.get(self._below(name))
+            found = self._kv.get(self._path_in_mount(name))
             return StoredSecret(found.number, None, None, None, managed=True, deletion_time=None, now=found.now)
 
     with _instead(TokenStore, "read", bold):

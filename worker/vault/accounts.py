@@ -13,24 +13,24 @@ from worker.core.account import Absence, Account, join_path
 from worker.core.errors import InvalidAccountError, Kind, RefreshError, Stage
 from worker.vault.kv import Kv, SecretVersion
 
-_DEEPEST: Final = 8
-_MOST: Final = 100_000
+_MAX_DEPTH: Final = 8
+_MAX_ACCOUNTS: Final = 100_000
 """Accounts. A known one stays, for absence from a LIST removes none."""
 _TOO_DEEP: Final = RefreshError(
     Stage.CREDENTIALS,
     Kind.PERMANENT,
-    f"it is more than {_DEEPEST} folders deep: the accounts in it are not found",
+    f"it is more than {_MAX_DEPTH} folders deep: the accounts in it are not found",
     remedy="move them up",
 )
 _TOO_MANY: Final = RefreshError(
     Stage.CREDENTIALS,
     Kind.PERMANENT,
-    f"it has more than {_MOST} accounts: only the first {_MOST} are managed",
+    f"it has more than {_MAX_ACCOUNTS} accounts: only the first {_MAX_ACCOUNTS} are managed",
     remedy="give the others to another installation, with a prefix of its own",
 )
-_OVERLAP: Final = timedelta(hours=24)
+_ROTATION_OVERLAP: Final = timedelta(hours=24)
 """How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
-_LOOKED_BACK: Final = 5
+_MAX_VERSIONS: Final = 5
 """Versions: other fields may have been edited since."""
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ class AccountStore:
         """Return every account's name, at any depth; what it leaves out is in `unlisted_folders`."""
         unlisted_folders: dict[str, RefreshError] = {}
         walk = self._walk("", 0, unlisted_folders)
-        names = frozenset(islice(walk, _MOST))
+        names = frozenset(islice(walk, _MAX_ACCOUNTS))
         if next(walk, None) is not None:
             unlisted_folders[self._prefix or "/"] = _TOO_MANY
         for folder, error in unlisted_folders.items():
@@ -63,13 +63,13 @@ class AccountStore:
 
     def path(self, name: str) -> str:
         """Return the account's path with its mount, for people."""
-        return f"{self._kv.mount}/{self._below(name)}"
+        return f"{self._kv.mount}/{self._path_in_mount(name)}"
 
     def previous(self, current: Account) -> Account | None:
         """Return the account with the client_secret before its newest if that changed within a day; KV v2 only."""
         newer = self._get(current.name)
-        for number in range(newer.number - 1, 0, -1)[:_LOOKED_BACK]:
-            if newer.created is None or newer.now - newer.created > _OVERLAP:
+        for number in range(newer.number - 1, 0, -1)[:_MAX_VERSIONS]:
+            if newer.created is None or newer.now - newer.created > _ROTATION_OVERLAP:
                 return None
             older = self._get(current.name, number)
             if older.data is None:
@@ -83,25 +83,25 @@ class AccountStore:
         """Return the command that sets a field of an account's secret."""
         value = "@FILE" if field == "client_secret" else "VALUE"  # a secret is not for the shell's history
         v2 = self._kv.version() > 1
-        what = f"patch {{}} {field}={value}" if v2 else "put {} client_id=VALUE client_secret=@FILE"
-        return "vault kv " + what.format(f"-mount={self._kv.mount} {self._below(name)}")
+        command = f"patch {{}} {field}={value}" if v2 else "put {} client_id=VALUE client_secret=@FILE"
+        return "vault kv " + command.format(f"-mount={self._kv.mount} {self._path_in_mount(name)}")
 
     def _get(self, name: str, version: int | None = None) -> SecretVersion:
         account.check_name(name)
-        return self._kv.get(self._below(name), version)
+        return self._kv.get(self._path_in_mount(name), version)
 
     def _same_account(self, current: Account, older: Mapping[str, object]) -> Account | None:
         try:
-            before = account.parse(current.name, {**older, "enabled": True})  # as the newest version has it
+            previous = account.parse(current.name, {**older, "enabled": True})  # as the newest version has it
         except InvalidAccountError:
             return None
-        if isinstance(before, Absence) or before.client_id != current.client_id:
+        if isinstance(previous, Absence) or previous.client_id != current.client_id:
             return None
-        return before if before.account_id == current.account_id else None
+        return previous if previous.account_id == current.account_id else None
 
     def _walk(self, folder: str, depth: int, unlisted_folders: dict[str, RefreshError]) -> Iterator[str]:
-        path = self._below(folder).rstrip("/")
-        if depth > _DEEPEST:
+        path = self._path_in_mount(folder).rstrip("/")
+        if depth > _MAX_DEPTH:
             unlisted_folders[path] = _TOO_DEEP
             return
         try:
@@ -118,5 +118,5 @@ class AccountStore:
             else:
                 yield folder + key
 
-    def _below(self, name: str) -> str:
+    def _path_in_mount(self, name: str) -> str:
         return join_path(self._prefix, name)

@@ -44,12 +44,12 @@ class TokenStore:
 
     def path(self, name: str) -> str:
         """Return the token's path with its mount, for people and log lines."""
-        return f"{self._kv.mount}/{self._below(name)}"
+        return f"{self._kv.mount}/{self._path_in_mount(name)}"
 
     def read(self, name: str) -> StoredSecret:
         """Return what is stored. UnmanagedSecretError if it is not ours, InvalidAccountError (name), VaultError."""
         check_name(name)
-        found = self._kv.get(self._below(name))
+        found = self._kv.get(self._path_in_mount(name))
         custom_metadata = found.custom_metadata if found.number else self._metadata_without_data(name)
         data: Mapping[str, object] = found.data or {}
         managed = custom_metadata.get("managed_by") == MANAGED_BY
@@ -74,31 +74,31 @@ class TokenStore:
         CasMismatchError if another version is there, VaultError; after one without status the outcome is unknown.
         """
         data = {"access_token": token.raw.get_secret_value(), **fields, "managed_by": MANAGED_BY}
-        written = self._kv.put(self._below(name), data, replaces.version)
+        written = self._kv.put(self._path_in_mount(name), data, replaces.version)
         if not replaces.managed:
             self._mark(name)
         return Written(written.number, _retention(written), written.request_id)
 
     def write_status(self, name: str, patch: Mapping[str, str | None]) -> None:
         """Merge the account's state into the metadata of its token's path. A None removes its key."""
-        self._kv.patch_metadata(self._below(name), MetadataPatch(patch), create=True)
+        self._kv.patch_metadata(self._path_in_mount(name), MetadataPatch(patch), create=True)
 
     def clear_status(self, name: str) -> None:
         """Remove our state from a path that proved to be somebody else's."""
-        self._kv.patch_metadata(self._below(name), MetadataPatch(dict.fromkeys(STATUS_KEYS)))
+        self._kv.patch_metadata(self._path_in_mount(name), MetadataPatch(dict.fromkeys(STATUS_KEYS)))
 
     def retention_command(self, name: str | None = None) -> str:
         """Return the command that makes Vault keep the token until it is replaced; None = every token of the mount."""
         mount = f"vault write {self._kv.mount}/config delete_version_after=0s"
         if name is None:
             return mount
-        path = f"vault kv metadata put -mount={self._kv.mount} -delete-version-after=0s {self._below(name)}"
+        path = f"vault kv metadata put -mount={self._kv.mount} -delete-version-after=0s {self._path_in_mount(name)}"
         return f"{path}; for the whole mount: {mount}"
 
     def _metadata_without_data(self, name: str) -> Mapping[str, str]:
         """Return the custom_metadata of a path that never had a version, none if the policy does not show it."""
         try:
-            return self._kv.get_metadata(self._below(name))
+            return self._kv.get_metadata(self._path_in_mount(name))
         except RefreshError as error:
             if error.status != requests.codes.forbidden:
                 raise
@@ -107,7 +107,7 @@ class TokenStore:
     def _mark(self, name: str) -> None:
         """Mark the path as ours. Until that succeeds our data marks it, and the next refresh tries again."""
         try:
-            self._kv.patch_metadata(self._below(name), _MARK)
+            self._kv.patch_metadata(self._path_in_mount(name), _MARK)
         except RefreshError as error:
             log.warning("vault.warning", account=name, vault_path=self.path(name), warning=str(error))
 
@@ -115,11 +115,11 @@ class TokenStore:
         return UnmanagedSecretError(
             f"{self.path(name)} holds a secret that is not ours",
             f"vault kv metadata patch -mount={self._kv.mount} "
-            f"-custom-metadata=managed_by={MANAGED_BY} {self._below(name)}",
+            f"-custom-metadata=managed_by={MANAGED_BY} {self._path_in_mount(name)}",
             has_our_status=is_our_status(custom_metadata),
         )
 
-    def _below(self, name: str) -> str:
+    def _path_in_mount(self, name: str) -> str:
         return join_path(self._prefix, name)
 
 
