@@ -11,7 +11,7 @@ RENEW_AT: Final = 0.5
 """Fraction of a lease after which it is renewed."""
 RENEW_RETRY: Final = 5.0
 """Seconds between renewals at least, also after one that failed."""
-SPARE_USES: Final = 3
+RESERVED_USES: Final = 3
 """Uses of a limited login that are reserved: to renew it, to look it up and to revoke it takes one each."""
 
 
@@ -42,40 +42,40 @@ class ActiveLogin:
     """Requests that Vault allows; inf = unlimited."""
     _used: int = 0
     _in_flight: int = 0
-    _replaced: bool = False
+    _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def is_used_up(self) -> bool:
-        return self.uses - self._used <= SPARE_USES
+    def is_exhausted(self) -> bool:
+        return self.uses - self._used <= RESERVED_USES
 
-    def begin(self) -> bool:
+    def acquire(self) -> bool:
         """Reserve a use for a request; False if none is left."""
         with self._lock:
-            if self._replaced or self.is_used_up:
+            if self._retired or self.is_exhausted:
                 return False
             self._used += 1
             self._in_flight += 1
             return True
 
-    def restore(self) -> None:
+    def refund_use(self) -> None:
         """Take back the use of a request that a rate limit refused: Vault did not look at its token."""
         with self._lock:
             self._used -= 1
 
-    def end(self) -> bool:
-        """Finish a request; True if it was the last of a login that was replaced."""
+    def release(self) -> bool:
+        """Finish a request; True if it was the last of a login that was retired."""
         with self._lock:
             self._in_flight -= 1
-            return self._replaced and not self._in_flight
+            return self._retired and not self._in_flight
 
-    def replace(self) -> bool:
+    def retire(self) -> bool:
         """Allow no more requests; True if none is in flight."""
         with self._lock:
-            self._replaced = True
+            self._retired = True
             return not self._in_flight
 
-    def spend(self) -> None:
+    def count_use(self) -> None:
         """Count a request about the login itself, which no reservation precedes."""
         with self._lock:
             self._used += 1

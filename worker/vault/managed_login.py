@@ -14,7 +14,7 @@ import requests
 import structlog
 
 from worker.core.errors import Kind, RefreshError, ThrottledError
-from worker.vault.active_login import RENEW_AT, RENEW_RETRY, SPARE_USES, ActiveLogin, Lease
+from worker.vault.active_login import RENEW_AT, RENEW_RETRY, RESERVED_USES, ActiveLogin, Lease
 from worker.vault.errors import LoginRefusedError, RequestFailure, VaultError, not_vaults
 from worker.vault.login import HEADER_SAFE, Login, remedy_for, uses_of, wants_somebody
 from worker.vault.operation import Operation
@@ -86,7 +86,7 @@ class ManagedLogin:
     def keep_alive(self) -> float:
         """Log in or renew if that is due; return the steady moment of the next renewal."""
         active, asked = self._active, self._clock()
-        is_usable = active and asked < active.lease.end and not active.is_used_up
+        is_usable = active and asked < active.lease.end and not active.is_exhausted
         if active and is_usable and asked < active.lease.renew_at and not self._credentials_changed():
             return active.lease.renew_at
         # while one thread renews, the others use the current login; without a usable one they wait
@@ -125,7 +125,7 @@ class ManagedLogin:
 
     def logins_for(self, requests: float) -> float:
         """Return the number of logins that so many requests take; 0 if uses are unlimited."""
-        return requests / (self.uses - SPARE_USES)
+        return requests / (self.uses - RESERVED_USES)
 
     def close(self) -> None:
         """Revoke the login if it is ours."""
@@ -137,15 +137,15 @@ class ManagedLogin:
     def _use(self) -> Iterator[ActiveLogin]:
         """Log in or renew if that is due, and reserve one use of the login."""
         self.keep_alive()
-        while not ((active := self._active) and active.begin()):
+        while not ((active := self._active) and active.acquire()):
             self.keep_alive()
         try:
             yield active
         except ThrottledError:
-            active.restore()
+            active.refund_use()
             raise
         finally:
-            if active.end():
+            if active.release():
                 self._revoke(active.client)
 
     def _is_token_invalid(self, used: ActiveLogin, failure: RequestFailure) -> bool:
@@ -157,7 +157,7 @@ class ManagedLogin:
             return True  # another thread noticed it
         if self._clock() < self._relogin_from:
             return False  # the newest login was refused as well, and so would be another one
-        used.spend()
+        used.count_use()
         try:
             used.client.auth.token.lookup_self()
         except RequestFailure as answer:
@@ -180,7 +180,7 @@ class ManagedLogin:
         active, now = self._active, self._clock()
         if active is None:
             self._log_in(asked, self._next_cause)
-        elif now >= active.lease.end or active.is_used_up:
+        elif now >= active.lease.end or active.is_exhausted:
             self._log_in(asked, Cause.ENDING)
         elif now >= active.lease.renew_at or self._credentials_changed():
             self._renew(active, now)
@@ -211,7 +211,7 @@ class ManagedLogin:
             return Cause.CREDENTIALS_CHANGED
         if not lease.renewable:
             return Cause.ENDING
-        active.spend()
+        active.count_use()
         try:
             with self._counted(Operation.RENEW):
                 answer = active.client.auth.token.renew_self()
@@ -257,7 +257,7 @@ class ManagedLogin:
         log.info("vault.login", method=self._login.method, cause=cause, expires_in=auth["lease_duration"])
         if cause is Cause.START:
             self._on_first_login()
-        if before and before.replace():
+        if before and before.retire():
             self._revoke(before.client)
 
     def _in_backoff(self) -> bool:
