@@ -201,7 +201,7 @@ def _by_vault(value: Input) -> str:
         base_uri="https://vault.test",
         token=value["secret"],
         session=_session,
-        on_answer=lambda _response: None,
+        on_response=lambda _response: None,
         on_warnings=lambda *_: None,
     )
     try:

@@ -9,14 +9,14 @@ from hvac.adapters import RawAdapter
 
 from worker import net
 from worker.core.redact import redacted
-from worker.vault.errors import RequestFailure, mapping, not_vaults, said, texts
+from worker.vault.errors import RequestFailure, error_text, mapping, texts, unexpected_response
 
 _REMEDIES = {
     412: "try again: this server lags behind the active node",
     429: "raise the quota that refuses: vault list sys/quotas/rate-limit",
 }
-_WANTS_TLS = b"HTTP request to an HTTPS server"  # what Go's servers say to who speaks in clear, with status 400
-_SECRET = frozenset({"secret_id", "jwt", "access_token", "client_secret", "client_token"})
+_TLS_REQUIRED = b"HTTP request to an HTTPS server"  # what Go's servers say to who speaks in clear, with status 400
+_SECRET_FIELDS = frozenset({"secret_id", "jwt", "access_token", "client_secret", "client_token"})
 """Fields of requests and answers that no text may quote."""
 
 
@@ -26,13 +26,13 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
     def __init__(
         self,
         *,
-        on_answer: Callable[[requests.Response], None],
+        on_response: Callable[[requests.Response], None],
         on_warnings: Callable[[str, list[str], list[str]], None],
         **kwargs: Any,
     ) -> None:
         """:param on_warnings: called with a path, the warnings in the answer, and the secrets that none may quote."""
         super().__init__(**kwargs)
-        self._on_answer = on_answer
+        self._on_response = on_response
         self._on_warnings = on_warnings
 
     def without_namespace(self) -> "VaultAdapter":
@@ -50,28 +50,28 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
             response = super().request(method, url, headers, **kwargs)
         except net.ExchangeError as error:
             raise RequestFailure(str(error), remedy=error.remedy, detail=error.detail) from error
-        self._on_answer(response)
-        if not response.ok and _WANTS_TLS in response.content:
+        self._on_response(response)
+        if not response.ok and _TLS_REQUIRED in response.content:
             raise RequestFailure("it speaks https, not http: see vault.address")
         body = net.parse_json(response) if response.content else {}
         if method == "patch" and not response.content:
             body = {"errors": []}  # a 404 to a PATCH has no body; nothing is taken for removed by it
         status, path = response.status_code, url.removeprefix("/v1/")
         if not response.ok:
-            told = redacted(said(body), *self._secrets(kwargs))
+            message = redacted(error_text(body), *self._secrets(kwargs))
             refusal = RequestFailure(
-                f"status {status}{told}",
+                f"status {status}{message}",
                 status=status,
                 body=body,
                 remedy=_REMEDIES.get(status),
                 request=(method, path),
                 retry_after=net.retry_after(response),
             )
-            if status == requests.codes.not_found and not told and not refusal.is_not_found:
-                raise not_vaults(status)  # a gateway without a route, say: no secret is gone
+            if status == requests.codes.not_found and not message and not refusal.is_not_found:
+                raise unexpected_response(status)  # a gateway without a route, say: no secret is gone
             raise refusal
         if not isinstance(body, dict):
-            raise not_vaults()
+            raise unexpected_response()
         warnings = texts(body.get("warnings"))
         if warnings and not mapping(body.get("auth")).get("mfa_requirement"):  # which fails the login in words of ours
             self._on_warnings(path, warnings, [*self._secrets(kwargs, body)])
@@ -83,4 +83,6 @@ class VaultAdapter(RawAdapter):  # type: ignore[misc] # hvac ships no types
         yield from self.session.secrets
         for body in (mapping(request.get("json")), mapping(mapping(answer).get("data")), mapping(answer)):
             fields = {**body, **mapping(body.get("auth")), **mapping(body.get("data"))}
-            yield from (value for key, value in fields.items() if isinstance(value, str) and value and key in _SECRET)
+            yield from (
+                value for key, value in fields.items() if isinstance(value, str) and value and key in _SECRET_FIELDS
+            )

@@ -10,12 +10,12 @@ import requests
 from worker.core.errors import Kind, RefreshError, Stage
 
 _WRONG_VERSION: Final = "Invalid path for a versioned K/V"  # a version 1 path, on a mount that is version 2
-_PASSING_TEXTS: Final = ("from non-versioned to versioned data", _WRONG_VERSION)  # during and after a mount's upgrade
+_TRANSIENT_TEXTS: Final = ("from non-versioned to versioned data", _WRONG_VERSION)  # during and after a mount's upgrade
 _UNKNOWN_NAMESPACE: Final = "failed to look up namespace from the token"  # HashiCorp's server, with status 500
-_NOT_VAULTS: Final = "the answer is not Vault's"
+_UNEXPECTED_RESPONSE: Final = "the answer is not Vault's"
 _LIST_HEAD: Final = re.compile(r"\d+ errors? occurred:\s*\*\s+")
 _LIST_ITEM: Final = re.compile(r"\s*\n\s*\*\s+")
-_LONGEST_TEXT: Final = 200
+_MAX_TEXT_LENGTH: Final = 200
 
 
 class RequestFailure(Exception):  # noqa: N818 - the error is made of it
@@ -48,7 +48,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
         self.detail: Final = text if detail is None else detail
         self.request: Final = request
         self.retry_after: Final = retry_after
-        if kind is None and any(each in text for each in _PASSING_TEXTS):
+        if kind is None and any(each in text for each in _TRANSIENT_TEXTS):
             kind = Kind.TRANSIENT
         if kind is None and self.is_namespace_unknown:
             kind = Kind.PERMANENT
@@ -61,8 +61,8 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
         A 404 with an error text is about the mount or the namespace.
         """
         body = mapping(self.body)
-        is_vaults = body.get("errors") == [] or "metadata" in mapping(body.get("data"))
-        return self.status == requests.codes.not_found and is_vaults
+        is_from_vault = body.get("errors") == [] or "metadata" in mapping(body.get("data"))
+        return self.status == requests.codes.not_found and is_from_vault
 
     @property
     def is_namespace_unknown(self) -> bool:
@@ -82,7 +82,7 @@ class RequestFailure(Exception):  # noqa: N818 - the error is made of it
     @property
     def is_wrong_version(self) -> bool:
         """Return True if the KV mount is of version 2 by now, and the path is one of version 1."""
-        return _WRONG_VERSION in said(self.body)
+        return _WRONG_VERSION in error_text(self.body)
 
 
 class VaultError(RefreshError):
@@ -156,12 +156,12 @@ class UnexpectedResponseError(VaultError):
     """A success, but not in Vault's form: sent by a gateway in front of Vault, or by another server at its address."""
 
     def __init__(self) -> None:
-        super().__init__(_NOT_VAULTS)
+        super().__init__(_UNEXPECTED_RESPONSE)
 
 
-def not_vaults(status: int | None = None) -> RequestFailure:
+def unexpected_response(status: int | None = None) -> RequestFailure:
     """Return the failure of an answer that is not in Vault's form; whether the request took effect is unknown."""
-    return RequestFailure(_NOT_VAULTS if status is None else f"status {status}, and {_NOT_VAULTS}")
+    return RequestFailure(_UNEXPECTED_RESPONSE if status is None else f"status {status}, and {_UNEXPECTED_RESPONSE}")
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -169,15 +169,15 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def said(body: Any) -> str:
+def error_text(body: Any) -> str:
     """Return Vault's errors, or if there are none its warnings, on one line that begins with a comma."""
     lines = "; ".join(
         _LIST_HEAD.sub("", each).strip() for each in texts(mapping(body).get("errors", mapping(body).get("warnings")))
     )
     text = " ".join(_LIST_ITEM.sub("; ", lines).split())
-    return f", {text[:_LONGEST_TEXT]}" if text else ""
+    return f", {text[:_MAX_TEXT_LENGTH]}" if text else ""
 
 
 def texts(value: object) -> list[str]:
     """Return a list's items as texts, each cut to 200 characters; an empty list if the value is no list."""
-    return [str(each)[:_LONGEST_TEXT] for each in value] if isinstance(value, list) else []
+    return [str(each)[:_MAX_TEXT_LENGTH] for each in value] if isinstance(value, list) else []

@@ -15,7 +15,7 @@ import structlog
 
 from worker.core.errors import Kind, RefreshError, ThrottledError
 from worker.vault.active_login import RENEW_AT, RENEW_RETRY, RESERVED_USES, ActiveLogin, Lease
-from worker.vault.errors import LoginRefusedError, RequestFailure, VaultError, not_vaults
+from worker.vault.errors import LoginRefusedError, RequestFailure, VaultError, unexpected_response
 from worker.vault.login import HEADER_SAFE, Login, remedy_for, uses_of, wants_somebody
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
@@ -221,7 +221,7 @@ class ManagedLogin:
                 raise VaultError.of(failure, "renewal of the login") from failure
             return Cause.RENEWAL_REFUSED  # at the maximum TTL OpenBao refuses with a 500
         except (LookupError, TypeError, ValueError) as error:
-            raise VaultError.of(not_vaults(), "renewal of the login") from error
+            raise VaultError.of(unexpected_response(), "renewal of the login") from error
         if renewed.length < lease.length * RENEW_AT and self._login.revocable:
             return Cause.ENDING  # capped by its maximum TTL
         active.lease = renewed
@@ -238,13 +238,13 @@ class ManagedLogin:
                 auth = self._login(client)
             lease, token = Lease.of(auth, self._clock()), auth["client_token"]
             if not HEADER_SAFE.fullmatch(token):
-                raise not_vaults()
+                raise unexpected_response()
             client.token = token
             active = ActiveLogin(client, lease, uses_of(auth))
         except (RequestFailure, LookupError, TypeError, ValueError) as error:
             if client.token:
                 self._revoke(client)
-            failure = error if isinstance(error, RequestFailure) else not_vaults()
+            failure = error if isinstance(error, RequestFailure) else unexpected_response()
             method = self._login.method
             error_class = LoginRefusedError if wants_somebody(method, failure.status) else VaultError
             # no account's fault, and transient: a Kubernetes API that is down, or an old file, looks like a refusal

@@ -107,7 +107,7 @@ class VaultSession:
             namespace=namespace,
             timeout=timeout.total_seconds(),
             adapter=VaultAdapter,
-            on_answer=self._answered,
+            on_response=self._answered,
             on_warnings=self._warned,
         )
         self._client = new_client()
