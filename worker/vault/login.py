@@ -58,7 +58,7 @@ class _File:
 
     def read(self) -> str:
         """Return the word; RequestFailure if the file cannot be used."""
-        self._read = self._stamp()
+        self._read = self._identity()
         source = f"vault.{self._what}_file {self._path}"
         try:
             return _single_word(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
@@ -66,9 +66,9 @@ class _File:
             raise RequestFailure(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
     def has_changed(self) -> bool:
-        return self._stamp() not in (None, self._read)
+        return self._identity() not in (None, self._read)
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _identity(self) -> tuple[int, int, int] | None:
         """Identify the file at the path; its time alone does not after `cp -p`."""
         try:
             stat = self._path.stat()
@@ -183,7 +183,7 @@ def remedy_for(method: str, failure: RequestFailure) -> str | None:
     )
 
 
-def wants_somebody(method: str, status: int | None) -> bool:
+def is_permanent_refusal(method: str, status: int | None) -> bool:
     """Return True for a refusal that no waiting helps; most others may be an outage in disguise."""
     return (method, status) == ("approle", requests.codes.bad_request)
 

@@ -16,7 +16,7 @@ import structlog
 from worker.core.errors import Kind, RefreshError, ThrottledError
 from worker.vault.active_login import RENEW_AT, RENEW_RETRY, RESERVED_USES, ActiveLogin, Lease
 from worker.vault.errors import LoginRefusedError, RequestFailure, VaultError, unexpected_response
-from worker.vault.login import HEADER_SAFE, Login, remedy_for, uses_of, wants_somebody
+from worker.vault.login import HEADER_SAFE, Login, is_permanent_refusal, remedy_for, uses_of
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
 
@@ -246,7 +246,7 @@ class ManagedLogin:
                 self._revoke(client)
             failure = error if isinstance(error, RequestFailure) else unexpected_response()
             method = self._login.method
-            error_class = LoginRefusedError if wants_somebody(method, failure.status) else VaultError
+            error_class = LoginRefusedError if is_permanent_refusal(method, failure.status) else VaultError
             # no account's fault, and transient: a Kubernetes API that is down, or an old file, looks like a refusal
             told = error_class.of(failure, f"{method} login", kind=Kind.TRANSIENT, hint=remedy_for(method, failure))
             self._failed = (self._clock(), told)
