@@ -20,7 +20,7 @@ from worker.vault.login import HEADER_SAFE, Login, is_permanent_refusal, remedy_
 from worker.vault.operation import Operation
 from worker.vault.outage import Outage, Use
 
-_RELOGIN_FLOOR = 30.0
+_MIN_RELOGIN_INTERVAL = 30.0
 """Seconds between two logins after a 403: a removed policy must not use up a secret_id."""
 _REVOKE_TIMEOUT = 3.0
 """Seconds: the process must exit in time although Vault does not answer."""
@@ -47,25 +47,25 @@ class ManagedLogin:
         new_client: Callable[[], hvac.Client],
         *,
         outage: Outage,
-        counted: Callable[[Operation], AbstractContextManager[None]],
+        observe: Callable[[Operation], AbstractContextManager[None]],
         clock: Callable[[], float],
         on_first_login: Callable[[], None],
     ) -> None:
         """
         :param new_client: creates a client without a token; one for each login, so that its uses can be counted.
-        :param counted: context manager for each request, for metrics.
+        :param observe: context manager for each request, for metrics.
         """
         self._login = login
         self._new_client = new_client
         self._outage = outage
-        self._counted = counted
+        self._observe = observe
         self._clock = clock
         self._on_first_login = on_first_login
         self._lock = threading.Lock()
         self._active: ActiveLogin | None = None
         self._ended_at = clock()
         self._next_cause = Cause.START
-        self._failed: tuple[float, RefreshError] | None = None
+        self._last_failure: tuple[float, RefreshError] | None = None
         self._refusals = 0
         self._relogin_from = float("-inf")
 
@@ -85,17 +85,17 @@ class ManagedLogin:
 
     def keep_alive(self) -> float:
         """Log in or renew if that is due; return the steady moment of the next renewal."""
-        active, asked = self._active, self._clock()
-        is_usable = active and asked < active.lease.end and not active.is_exhausted
-        if active and is_usable and asked < active.lease.renew_at and not self._credentials_changed():
+        active, requested_at = self._active, self._clock()
+        is_usable = active and requested_at < active.lease.end and not active.is_exhausted
+        if active and is_usable and requested_at < active.lease.renew_at and not self._credentials_changed():
             return active.lease.renew_at
         # while one thread renews, the others use the current login; without a usable one they wait
         if self._lock.acquire(blocking=not is_usable):
             try:
-                self._renew_or_log_in(asked)
+                self._renew_or_log_in(requested_at)
             finally:
                 self._lock.release()
-        return self._active.lease.renew_at if self._active else asked
+        return self._active.lease.renew_at if self._active else requested_at
 
     @property
     def method(self) -> str:
@@ -168,7 +168,7 @@ class ManagedLogin:
         with self._lock:
             if self._active is used:
                 self._active, self._next_cause, self._ended_at = None, Cause.REVOKED, self._clock()
-                self._relogin_from = self._clock() + _RELOGIN_FLOOR
+                self._relogin_from = self._clock() + _MIN_RELOGIN_INTERVAL
         return True
 
     def _revoke(self, client: hvac.Client) -> None:
@@ -176,12 +176,12 @@ class ManagedLogin:
             with contextlib.suppress(RequestFailure):  # it expires by itself
                 client.adapter.post("/v1/auth/token/revoke-self", timeout=_REVOKE_TIMEOUT)
 
-    def _renew_or_log_in(self, asked: float) -> None:
+    def _renew_or_log_in(self, requested_at: float) -> None:
         active, now = self._active, self._clock()
         if active is None:
-            self._log_in(asked, self._next_cause)
+            self._log_in(requested_at, self._next_cause)
         elif now >= active.lease.end or active.is_exhausted:
-            self._log_in(asked, Cause.ENDING)
+            self._log_in(requested_at, Cause.ENDING)
         elif now >= active.lease.renew_at or self._credentials_changed():
             self._renew(active, now)
         # else another thread did it while this one waited
@@ -213,7 +213,7 @@ class ManagedLogin:
             return Cause.ENDING
         active.count_use()
         try:
-            with self._counted(Operation.RENEW):
+            with self._observe(Operation.RENEW):
                 answer = active.client.auth.token.renew_self()
             renewed = Lease.of(answer["auth"], now)
         except RequestFailure as failure:
@@ -228,13 +228,13 @@ class ManagedLogin:
         log.info("vault.renewed", expires_in=renewed.length)
         return None
 
-    def _log_in(self, asked: float, cause: Cause) -> None:
-        """Log in; raise the latest failure instead if it is newer than the steady moment `asked`, or in backoff."""
-        if self._failed and (self._failed[0] > asked or self._in_backoff()):
-            raise self._failed[1]
+    def _log_in(self, requested_at: float, cause: Cause) -> None:
+        """Log in; raise the latest failure instead if it is newer than moment `requested_at`, or in backoff."""
+        if self._last_failure and (self._last_failure[0] > requested_at or self._in_backoff()):
+            raise self._last_failure[1]
         client = self._new_client()
         try:
-            with self._counted(Operation.LOGIN):
+            with self._observe(Operation.LOGIN):
                 auth = self._login(client)
             lease, token = Lease.of(auth, self._clock()), auth["client_token"]
             if not HEADER_SAFE.fullmatch(token):
@@ -248,21 +248,23 @@ class ManagedLogin:
             method = self._login.method
             error_class = LoginRefusedError if is_permanent_refusal(method, failure.status) else VaultError
             # no account's fault, and transient: a Kubernetes API that is down, or an old file, looks like a refusal
-            told = error_class.of(failure, f"{method} login", kind=Kind.TRANSIENT, hint=remedy_for(method, failure))
-            self._failed = (self._clock(), told)
+            login_error = error_class.of(
+                failure, f"{method} login", kind=Kind.TRANSIENT, hint=remedy_for(method, failure)
+            )
+            self._last_failure = (self._clock(), login_error)
             self._refusals = self._refusals + 1 if failure.kind is Kind.PERMANENT else 0
-            raise told from error
-        before, self._active, self._failed, self._refusals = self._active, active, None, 0
+            raise login_error from error
+        previous, self._active, self._last_failure, self._refusals = self._active, active, None, 0
         self._outage.worked(Use.LOGIN)
         log.info("vault.login", method=self._login.method, cause=cause, expires_in=auth["lease_duration"])
         if cause is Cause.START:
             self._on_first_login()
-        if before and before.retire():
-            self._revoke(before.client)
+        if previous and previous.retire():
+            self._revoke(previous.client)
 
     def _in_backoff(self) -> bool:
         """Return True while a retry would only be refused again, or lock the role for all replicas."""
-        if self._failed is None or not self._refusals or self._login.has_changed():
+        if self._last_failure is None or not self._refusals or self._login.has_changed():
             return False
         pauses = self._login.pauses
-        return self._clock() < self._failed[0] + pauses[min(self._refusals, len(pauses)) - 1]
+        return self._clock() < self._last_failure[0] + pauses[min(self._refusals, len(pauses)) - 1]

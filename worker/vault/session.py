@@ -116,7 +116,7 @@ class VaultSession:
             login,
             new_client,
             outage=self.outage,
-            counted=self._counted,
+            observe=self._observe,
             clock=clock,
             on_first_login=self._check_namespace,
         )
@@ -144,7 +144,7 @@ class VaultSession:
 
         def exchange(client: hvac.Client) -> Any:
             try:
-                with self._counted(operation):
+                with self._observe(operation):
                     return request(client)
             except RequestFailure as failure:
                 if failure.is_throttled:
@@ -236,7 +236,7 @@ class VaultSession:
         return sample.date + timedelta(seconds=self._clock() - sample.at)
 
     @contextlib.contextmanager
-    def _counted(self, operation: Operation) -> Iterator[None]:
+    def _observe(self, operation: Operation) -> Iterator[None]:
         self._latest.status, began = None, self._clock()
         try:
             yield
