@@ -33,7 +33,7 @@ def build(
 
     def report(outcome: Outcome, transition: Transition) -> None:
         collector.report(outcome, transition)
-        outage.attempted(outcome, len(components.scheduler))
+        outage.record_attempt(outcome, len(components.scheduler))
         components.events.report(outcome, transition)
 
     def now() -> datetime:
@@ -65,7 +65,7 @@ def build(
         login_expiry=lambda: components.session.login.expiry,
         synced_at=lambda: daemon.synced_at,
     )
-    daemon.on_list = outage.listed
+    daemon.on_list = outage.record_list
     components.session.on_request = collector.observe_vault_request
     components.session.on_clock_jump = lambda jump, paused: daemon.on_clock_jump(jump, paused=paused)
     clocks.on_skew = daemon.on_vault_skewed

@@ -637,11 +637,11 @@ def test_a_write_that_failed_is_not_over_when_a_read_works(logs: Logs) -> None:
     outage = Outage("https://vault", boottime)
     down = VaultError("status 500", status=500)
     for _ in range(3):
-        outage.failed(Use.WRITE, down)
-        outage.worked(Use.READ)
+        outage.record_failure(Use.WRITE, down)
+        outage.record_success(Use.READ)
     assert events(logs) == ["vault.unavailable"]
-    outage.failed(Use.READ, down)
-    outage.worked(Use.WRITE)
+    outage.record_failure(Use.READ, down)
+    outage.record_success(Use.WRITE)
     assert events(logs) == ["vault.unavailable", "vault.recovered"]
 
 

@@ -58,7 +58,7 @@ def nodes(tree: ast.AST, kind: type[T]) -> Iterator[T]:
 
 def _levels(logger: ast.AST, call: ast.Call) -> set[str]:
     """Return the levels at which a call logs; none if it does not."""
-    if isinstance(logger, ast.IfExp):  # say = log.info if … else log.debug
+    if isinstance(logger, ast.IfExp):  # log_sync = log.info if … else log.debug
         return _levels(logger.body, call) | _levels(logger.orelse, call)
     owner, _, method = ast.unparse(logger).rpartition(".")
     if method == "_record":  # of the log queue, which cannot log by a logger
@@ -92,7 +92,7 @@ def _fields(call: ast.Call, where: str) -> set[str]:
 def _of_failed_uses() -> Iterator[str]:
     for tree in modules().values():
         for call in nodes(tree, ast.Call):
-            if isinstance(call.func, ast.Attribute) and call.func.attr == "failed":
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "record_failure":
                 yield from (each.arg for each in call.keywords if each.arg)
 
 
@@ -102,6 +102,6 @@ _BUILT: Mapping[str, Callable[[], Iterable[str]]] = {
 """Names of events that are put together."""
 _SPREAD: Mapping[str, Callable[[], Iterable[str]]] = {
     "token.fields()": lambda: app_jwt().fields(),
-    "more": _of_failed_uses,  # worker.vault.outage: what its callers hand over
+    "fields": _of_failed_uses,  # worker.vault.outage: what its callers hand over
 }
 """Fields that are handed over as a mapping."""

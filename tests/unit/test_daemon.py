@@ -336,7 +336,7 @@ def test_a_failed_sync_is_followed_by_the_next_and_loses_no_account(world: World
 
 def test_a_list_that_is_refused_is_told_once_and_once_more_when_it_works_again(world: World) -> None:
     replica = world.start()
-    replica.daemon.on_list = Outage("https://vault", world.clock).listed
+    replica.daemon.on_list = Outage("https://vault", world.clock).record_list
     world.run(MINUTE)
     with capture_logs() as lines:
         world.vault.denied = {"list"}

@@ -17,11 +17,11 @@ def outage() -> Outage:
 
 
 def fail(outage: Outage, account: str, error: RefreshError = DENIED, accounts: int = 9) -> None:
-    outage.attempted(Outcome(account, Result.FAILED, 0.1, error=error), accounts)
+    outage.record_attempt(Outcome(account, Result.FAILED, 0.1, error=error), accounts)
 
 
 def succeed(outage: Outage, account: str, result: Result = Result.REFRESHED) -> None:
-    outage.attempted(Outcome(account, result, 0.1), 9)
+    outage.record_attempt(Outcome(account, result, 0.1), 9)
 
 
 def test_what_two_accounts_are_refused_while_none_is_refreshed_is_vaults_trouble(outage: Outage) -> None:
@@ -118,11 +118,11 @@ def test_what_is_wrong_with_the_accounts_or_elsewhere_is_not_vaults_trouble(
 
 
 def test_the_latest_error_of_what_fails_first_is_shown(outage: Outage) -> None:
-    outage.failed(Use.READ, VaultError("status 503, sealed", status=503))
-    outage.listed(VaultError("list: status 503, sealed", status=503))
-    outage.worked(Use.READ)
+    outage.record_failure(Use.READ, VaultError("status 503, sealed", status=503))
+    outage.record_list(VaultError("list: status 503, sealed", status=503))
+    outage.record_success(Use.READ)
     assert outage.error == "list: status 503, sealed"
-    outage.listed(VaultError("list: status 403", status=403))
+    outage.record_list(VaultError("list: status 403", status=403))
     assert outage.error == "list: status 403"
-    outage.listed(None)
+    outage.record_list(None)
     assert outage.error is None

@@ -200,9 +200,9 @@ class ManagedLogin:
             lease = active.lease
             active.lease = replace(lease, renew_at=min(now + RENEW_RETRY, lease.end))
             if error.status != requests.codes.too_many_requests:
-                self._outage.failed(Use.LOGIN, error, login_ends_in=lease.end - now)
+                self._outage.record_failure(Use.LOGIN, error, login_ends_in=lease.end - now)
         else:
-            self._outage.worked(Use.LOGIN)
+            self._outage.record_success(Use.LOGIN)
 
     def _try_renew(self, active: ActiveLogin, now: float) -> Cause | None:
         """Renew the login for about its lease's length; return the cause to log in again instead, None if renewed."""
@@ -255,7 +255,7 @@ class ManagedLogin:
             self._refusals = self._refusals + 1 if failure.kind is Kind.PERMANENT else 0
             raise login_error from error
         previous, self._active, self._last_failure, self._refusals = self._active, active, None, 0
-        self._outage.worked(Use.LOGIN)
+        self._outage.record_success(Use.LOGIN)
         log.info("vault.login", method=self._login.method, cause=cause, expires_in=auth["lease_duration"])
         if cause is Cause.START:
             self._on_first_login()

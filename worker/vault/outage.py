@@ -9,7 +9,7 @@ import structlog
 from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.outcome import Outcome, Result, State
 
-_MANY = 2
+_MIN_REFUSED = 2
 """Accounts that are refused while none is refreshed: one alone may be refused for itself."""
 
 log = structlog.get_logger()
@@ -45,23 +45,23 @@ class Outage:
         with self._lock:
             return next(iter(self._failing.values()), None)
 
-    def failed(self, use: Use, error: RefreshError, **more: object) -> None:
+    def record_failure(self, use: Use, error: RefreshError, **fields: object) -> None:
         with self._lock:
-            self._begin(use, error, **more)
+            self._begin(use, error, **fields)
 
-    def worked(self, use: Use) -> None:
+    def record_success(self, use: Use) -> None:
         """End this use's trouble; who can write can read."""
         with self._lock:
             self._end(Use.READ, Use.WRITE) if use is Use.WRITE else self._end(use)
 
-    def listed(self, error: RefreshError | None) -> None:
+    def record_list(self, error: RefreshError | None) -> None:
         """Record a comparison with Vault's list: whatever fails it, a refusal too, stops all that it is for."""
         if error:
-            self.failed(Use.LIST, error)
+            self.record_failure(Use.LIST, error)
         else:
-            self.worked(Use.LIST)
+            self.record_success(Use.LIST)
 
-    def attempted(self, outcome: Outcome, accounts: int) -> None:
+    def record_attempt(self, outcome: Outcome, accounts: int) -> None:
         """Record an attempt. What Vault refuses to a few accounts while none is refreshed, it refuses to all.
 
         An account that was refused while others were refreshed does not count until it succeeds.
@@ -73,7 +73,7 @@ class Outage:
             if error and _is_refusal(error) and outcome.state is State.FAILING:
                 if outcome.account not in self._refused_alone:
                     self._refused.add(outcome.account)
-                if len(self._refused) >= max(1, min(_MANY, accounts - len(self._refused_alone))):
+                if len(self._refused) >= max(1, min(_MIN_REFUSED, accounts - len(self._refused_alone))):
                     self._begin(Use.REFRESH, error)
             else:
                 self._refused.discard(outcome.account)
@@ -85,15 +85,15 @@ class Outage:
             if not self._refused:
                 self._end(Use.REFRESH)
 
-    def _begin(self, use: Use, error: RefreshError, **more: object) -> None:
+    def _begin(self, use: Use, error: RefreshError, **fields: object) -> None:
         if not self._failing:
             self._since = self._clock()
-            log.error("vault.unavailable", address=self._address, error=str(error), status=error.status, **more)
+            log.error("vault.unavailable", address=self._address, error=str(error), status=error.status, **fields)
         self._failing[use] = str(error)
 
     def _end(self, *uses: Use) -> None:
-        over = [self._failing.pop(use) for use in uses if use in self._failing]
-        if over and not self._failing:
+        ended = [self._failing.pop(use) for use in uses if use in self._failing]
+        if ended and not self._failing:
             log.info("vault.recovered", address=self._address, duration=round(self._clock() - self._since, 3))
 
 

@@ -154,20 +154,20 @@ class VaultSession:
         try:
             answer = self.login.call(exchange)
         except RequestFailure as failure:
-            self._failed(use, VaultError.of(failure, purpose, stage=stage))  # before another request is made
+            self._record_failure(use, VaultError.of(failure, purpose, stage=stage))  # before another request is made
             hint = self._forbidden_by_parameters(failure) if use is Use.WRITE else None
             raise VaultError.of(failure, purpose, stage=stage, hint=hint) from failure
         except VaultError as error:  # the login's
-            self._failed(use, error)
+            self._record_failure(use, error)
             raise
-        self.outage.worked(use)
+        self.outage.record_success(use)
         return answer if isinstance(answer, dict) else {}
 
-    def _failed(self, use: Use, error: VaultError) -> None:
+    def _record_failure(self, use: Use, error: VaultError) -> None:
         if error.kind is Kind.TRANSIENT:
-            self.outage.failed(use, error)
+            self.outage.record_failure(use, error)
         else:  # Vault works, and refused this request
-            self.outage.worked(use)
+            self.outage.record_success(use)
 
     def capabilities(self, *paths: str) -> Mapping[str, Collection[str]]:
         """Return what the login may do at each of these paths; raises VaultError."""
