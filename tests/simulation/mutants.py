@@ -471,7 +471,7 @@ def a_rate_limit_is_a_failure() -> Iterator[None]:
 @_mutant(Kind.VAULT_429)
 def retry_after_is_waited_for_past_the_expiry() -> Iterator[None]:
     """Wait as long as any rate limit asks for, whatever the caller."""
-    with _instead(gate, "_LONGEST_PAUSE", float("inf")), _instead(gate, "MAX_FRACTION_OF_REMAINING", float("inf")):
+    with _instead(gate, "_MAX_PAUSE", float("inf")), _instead(gate, "MAX_FRACTION_OF_REMAINING", float("inf")):
         yield
 
 

@@ -18,15 +18,15 @@ from worker.vault.operation import Operation
 
 _PAUSE: Final = timedelta(seconds=1)
 """The closed time where the 429 has no Retry-After, or 0: a server may round down."""
-_SHORTEST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = RETRY_PAUSES[-1].total_seconds()
-_QUIET: Final = 5.0
-"""Seconds without a 429 after which the spell is over."""
-_LONGEST_UNTOLD: Final = 60.0
-"""Seconds after which a spell is logged although it is not over."""
-_LONGEST_WAIT: Final = 1.0
+_MIN_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = RETRY_PAUSES[-1].total_seconds()
+_QUIET_PERIOD: Final = 5.0
+"""Seconds without a 429 after which throttling is over."""
+_LOG_AFTER: Final = 60.0
+"""Seconds after which throttling is logged although it is not over."""
+_MAX_WAIT: Final = 1.0
 """Seconds between two looks whether one may start, at most."""
-_PATIENCE: Final[Mapping[str, float]] = {Operation.WRITE_TOKEN: 30.0, Operation.WRITE_METADATA: 10.0}
+_QUEUE_TIMEOUTS: Final[Mapping[str, float]] = {Operation.WRITE_TOKEN: 30.0, Operation.WRITE_METADATA: 10.0}
 """Seconds that a write waits at most, for what it was decided on grows old. A read waits as long as it takes."""
 
 T = TypeVar("T")
@@ -52,72 +52,72 @@ class Gate:
         self._changed = condition or threading.Condition()
         self.closed_until = -math.inf
         self._limit = math.inf
-        """Requests at a time; inf = there is no spell of 429."""
-        self._resumed = 1.0
+        """Requests at a time; inf = not throttled."""
+        self._slow_start_threshold = 1.0
         """Half of the requests that were too many at a time."""
-        self._closings = 0
+        self._generation = 0
         self._in_flight = 0
         """Requests that were sent since the latest closing."""
-        self._began = 0.0
-        self._told = False
+        self._throttled_since = 0.0
+        self._is_logged = False
 
     def call(self, operation: Operation, send: Callable[[], T]) -> T:
         """Send a request in its turn, and again after a 429; ThrottledError if a write waits for too long."""
-        give_up = self._clock() + _PATIENCE.get(operation, math.inf)
+        deadline = self._clock() + _QUEUE_TIMEOUTS.get(operation, math.inf)
         while True:
-            closings, refusal = self._enter(give_up), None
+            generation, refusal = self._enter(deadline), None
             try:
                 return send()
             except ThrottledError as error:
                 refusal = error
-                if self._clock() >= give_up:
+                if self._clock() >= deadline:
                     raise
             finally:
-                self._leave(closings, refusal)
+                self._leave(generation, refusal)
 
     def close(self) -> None:
-        """Log the spell that there is: no request follows."""
+        """Log the throttling that goes on: no request follows."""
         with self._changed:
-            self._end_spell(self._clock(), is_over=True)
+            self._log_throttling(self._clock(), is_over=True)
 
-    def _enter(self, give_up: float) -> int:
+    def _enter(self, deadline: float) -> int:
         """Wait for the turn of a request; return the number of closings so far."""
         with self._changed:
             now = self._clock()
             if self._limit < math.inf:
-                self._end_spell(now, is_over=now > self.closed_until + _QUIET)
-                self.closed_until = min(self.closed_until, now + self._longest_pause())
-            while self._wait(now) > 0 and now < give_up:
-                self._changed.wait(min(self._wait(now), give_up - now, _LONGEST_WAIT))
+                self._log_throttling(now, is_over=now > self.closed_until + _QUIET_PERIOD)
+                self.closed_until = min(self.closed_until, now + self._max_pause())
+            while self._wait(now) > 0 and now < deadline:
+                self._changed.wait(min(self._wait(now), deadline - now, _MAX_WAIT))
                 now = self._clock()
             self._in_flight += 1
-            return self._closings
+            return self._generation
 
-    def _leave(self, closings: int, refusal: ThrottledError | None) -> None:
+    def _leave(self, generation: int, refusal: ThrottledError | None) -> None:
         with self._changed:
-            if closings != self._closings:
+            if generation != self._generation:
                 return  # it was sent before the latest 429, and shows nothing of the pace since
             if refusal:
                 self._throttle(refusal)
             else:
                 self._in_flight -= 1
-                self._limit = max(self._limit + 1 / self._limit, self._resumed)
+                self._limit = max(self._limit + 1 / self._limit, self._slow_start_threshold)
                 self._changed.notify(2)  # no more, so that each round has twice as many at most
 
     def _throttle(self, refusal: ThrottledError) -> None:
         now = self._clock()
         if self._limit == math.inf:
-            self._began, self._told = now, False
+            self._throttled_since, self._is_logged = now, False
         if self._limit > 1:  # else it was the one that reopens
-            self._resumed = self._in_flight / 2
-        self._closings, self._in_flight, self._limit = self._closings + 1, 0, 1.0
+            self._slow_start_threshold = self._in_flight / 2
+        self._generation, self._in_flight, self._limit = self._generation + 1, 0, 1.0
         pause = (refusal.retry_after or _PAUSE).total_seconds()
-        self.closed_until = now + min(pause, self._longest_pause())
+        self.closed_until = now + min(pause, self._max_pause())
 
-    def _longest_pause(self) -> float:
+    def _max_pause(self) -> float:
         """Return the most seconds that it stays closed, whatever Retry-After asks for: no token may expire by it."""
-        longest = min(_LONGEST_PAUSE, self._min_remaining() * MAX_FRACTION_OF_REMAINING)
-        return max(_SHORTEST_PAUSE, longest)
+        max_pause = min(_MAX_PAUSE, self._min_remaining() * MAX_FRACTION_OF_REMAINING)
+        return max(_MIN_PAUSE, max_pause)
 
     def _wait(self, now: float) -> float:
         """Return for how many seconds no request may start, as far as is known; inf = until one was answered."""
@@ -125,11 +125,11 @@ class Gate:
             return self.closed_until - now
         return 0.0 if self._in_flight + 1 <= self._limit else math.inf
 
-    def _end_spell(self, now: float, *, is_over: bool) -> None:
-        """Log a spell, once; it need not be over for that if it is long."""
-        lasted = min(now, self.closed_until) - self._began
-        if self._limit < math.inf and not self._told and (is_over or lasted > _LONGEST_UNTOLD):
-            self._told = True
-            log.warning("vault.throttled", mount=self._mount, duration=round(lasted, 3))
+    def _log_throttling(self, now: float, *, is_over: bool) -> None:
+        """Log a period of throttling, once; it need not be over for that if it is long."""
+        duration = min(now, self.closed_until) - self._throttled_since
+        if self._limit < math.inf and not self._is_logged and (is_over or duration > _LOG_AFTER):
+            self._is_logged = True
+            log.warning("vault.throttled", mount=self._mount, duration=round(duration, 3))
         if is_over:
             self._limit = math.inf
