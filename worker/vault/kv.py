@@ -99,7 +99,7 @@ class VaultKv:
         self._read = read
         self._only_v2 = only_v2
         self._version: int | None = None
-        self._may_be_cut = False
+        self._may_be_truncated = False
         """A LIST of OpenBao's KV version 2, by a policy's pagination_limit."""
 
     def version(self) -> int:
@@ -157,12 +157,12 @@ class VaultKv:
             # metadata_cas: POST replaces the whole map; whoever came in between must not lose theirs (OpenBao only)
             self._write_metadata("post", path, {**body, "custom_metadata": added, "metadata_cas": 0})
 
-    def _read_upgraded(self, read: Callable[[], T], is_there: Callable[[T], bool]) -> T:
+    def _read_upgraded(self, read: Callable[[], T], is_found: Callable[[T], bool]) -> T:
         """Read, once more with the version asked again where the mount may have been upgraded from version 1."""
         version = self._version
         try:
             found = read()
-            if version != 1 or is_there(found):
+            if version != 1 or is_found(found):
                 return found
         except VaultError as error:
             if not (error.failure and error.failure.is_wrong_version):
@@ -178,26 +178,26 @@ class VaultKv:
             if data.get("type") not in ("kv", "generic"):
                 text = f'{self.mount}: expected a KV mount, found engine "{data.get("type")}"'
                 raise VaultError(text, status=requests.codes.bad_request)
-            real = str(data.get("path", "")).strip("/").removeprefix(f"{self._session.namespace}/")
-            if self.mount.startswith(f"{real}/"):
-                raise self._inside(real, is_v2=version == "2")
+            actual = str(data.get("path", "")).strip("/").removeprefix(f"{self._session.namespace}/")
+            if self.mount.startswith(f"{actual}/"):
+                raise self._nested_mount_error(actual, is_v2=version == "2")
             if version not in ("1", "2"):
                 raise UnexpectedResponseError
             if self._only_v2 and version == "1":
                 text = f"{self.mount} is KV version 1, which has no check-and-set: tokens need KV version 2"
                 raise VaultError(text, status=requests.codes.bad_request)
-            self._may_be_cut = version == "2" and str(data.get("running_plugin_version")).endswith("+builtin.bao")
+            self._may_be_truncated = version == "2" and str(data.get("running_plugin_version")).endswith("+builtin.bao")
             self._version = int(version)
         return self._version
 
-    def _inside(self, real: str, *, is_v2: bool) -> VaultError:
+    def _nested_mount_error(self, actual: str, *, is_v2: bool) -> VaultError:
         """Return the error of a setting that is a path inside a mount: writes would go to other keys than meant."""
         setting = "tokens" if self._read is Operation.READ_TOKEN else "accounts"
-        rest = self.mount.removeprefix(f"{real}/")
+        rest = self.mount.removeprefix(f"{actual}/")
         if is_v2 and rest.partition("/")[0] in ("data", "metadata"):  # of the API, and no part of a secret's path
             rest = rest.partition("/")[2]
-        remedy = f"set {setting}.mount to {real}" + (f", and begin {setting}.prefix with {rest}/" if rest else "")
-        detail = f"{self.mount} is no mount, but a path inside the mount {real}"
+        remedy = f"set {setting}.mount to {actual}" + (f", and begin {setting}.prefix with {rest}/" if rest else "")
+        detail = f"{self.mount} is no mount, but a path inside the mount {actual}"
         return VaultError(f"{detail}: {remedy}", status=requests.codes.bad_request, remedy=remedy, detail=detail)
 
     def _write_metadata(self, method: str, path: str, body: Mapping[str, Any]) -> None:
@@ -231,14 +231,14 @@ class VaultKv:
 
     def _list(self, folder: str) -> Sequence[str]:
         url = f"/v1/{self.mount}/{'metadata/' if self._version_for(Operation.LIST) > 1 else ''}{quote(folder)}"
-        page = self._list_after(url, folder, None)
+        page = self._list_page(url, folder, None)
         keys = dict.fromkeys(page)
-        while page and self._may_be_cut:  # no answer says whether it was
-            page = [key for key in self._list_after(url, folder, page[-1]) if key not in keys]
+        while page and self._may_be_truncated:  # no answer says whether it was
+            page = [key for key in self._list_page(url, folder, page[-1]) if key not in keys]
             keys.update(dict.fromkeys(page))
         return list(keys)
 
-    def _list_after(self, url: str, folder: str, key: str | None) -> Sequence[str]:
+    def _list_page(self, url: str, folder: str, key: str | None) -> Sequence[str]:
         params = {} if key is None else {"after": key}
         try:
             answer = self._session.call(
