@@ -39,13 +39,13 @@ class VaultRights:
 
     def granted(self) -> list[Granted]:
         """Return what the login may do at each path that matters; VaultError."""
-        rights = self._needed()
+        rights = self._required_rights()
         # a policy's * stands for any name: ask for one that nobody has
         paths = {right: right.path.replace("/*", "/" if right.capabilities == ("list",) else "/a") for right in rights}
         found = self._session.capabilities(*paths.values())
-        return [_compared(right, found[path]) for right, path in paths.items()]
+        return [_compare(right, found[path]) for right, path in paths.items()]
 
-    def _needed(self) -> list[Right]:
+    def _required_rights(self) -> list[Right]:
         (kv, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
         mount = kv.mount
         below, tokens_below = join_path(prefix, "*"), join_path(tokens_prefix, "*")
@@ -67,7 +67,7 @@ class VaultRights:
         return rights
 
 
-def _compared(right: Right, granted: Collection[str]) -> Granted:
+def _compare(right: Right, granted: Collection[str]) -> Granted:
     if _ROOT in granted:
         return Granted(right, (), ("do anything: it is root",))
     excess = [each for each in granted if each not in (*right.capabilities, "deny")]
