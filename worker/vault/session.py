@@ -45,11 +45,11 @@ _NAMESPACE_IGNORED: Final = (
 _WRITES = frozenset({Operation.WRITE_TOKEN, Operation.WRITE_METADATA})
 _WRITE_CAPABILITIES = {"patch": {"patch"}}
 """By HTTP method. Others need create and update, since the secret may exist or not."""
-_PARAMETERS = "the policy grants {} here: see its allowed_parameters, denied_parameters and required_parameters"
+_PARAMETERS_HINT = "the policy grants {} here: see its allowed_parameters, denied_parameters and required_parameters"
 
-_FIGURE = re.compile(r"\b\d[\w.]*")
+_NUMBER = re.compile(r"\b\d[\w.]*")
 """A number or a duration such as 1h2m3s."""
-_MOST_WARNINGS: Final = 100
+_MAX_WARNINGS: Final = 100
 """Different warnings that are reported, at most: a warning may quote something else at each request."""
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class _ClockSample:
     """The steady moment of the answer."""
     wall: float
     """This machine's wall clock then."""
-    took: float
+    duration: float
     """Seconds from the request to the answer: the Date is uncertain by so much."""
 
 
@@ -95,7 +95,7 @@ class VaultSession:
         """Returns the seconds until the first token of the running attempts expires."""
         self._gates: dict[str, Gate] = {}
         """By mount."""
-        self._latest = threading.local()
+        self._last_response = threading.local()
         self._warnings: set[str] = set()
         """Vault's own warnings that were reported, without their figures."""
         self._latest_health: Mapping[str, Any] = {}
@@ -107,8 +107,8 @@ class VaultSession:
             namespace=namespace,
             timeout=timeout.total_seconds(),
             adapter=VaultAdapter,
-            on_response=self._answered,
-            on_warnings=self._warned,
+            on_response=self._on_response,
+            on_warnings=self._log_warnings,
         )
         self._client = new_client()
         """Without a login."""
@@ -187,7 +187,7 @@ class VaultSession:
         needed = _WRITE_CAPABILITIES.get(method, {"create", "update"})
         with contextlib.suppress(VaultError):
             if needed <= {*self.capabilities(path)[path]}:
-                return _PARAMETERS.format(" and ".join(sorted(needed)))
+                return _PARAMETERS_HINT.format(" and ".join(sorted(needed)))
         return None
 
     @property
@@ -237,32 +237,32 @@ class VaultSession:
 
     @contextlib.contextmanager
     def _observe(self, operation: Operation) -> Iterator[None]:
-        self._latest.status, began = None, self._clock()
+        self._last_response.status, started = None, self._clock()
         try:
             yield
         finally:
-            self.on_request(operation, self._latest.status, self._clock() - began)
+            self.on_request(operation, self._last_response.status, self._clock() - started)
 
-    def _warned(self, path: str, warnings: Iterable[str], secrets: Iterable[str]) -> None:
+    def _log_warnings(self, path: str, warnings: Iterable[str], secrets: Iterable[str]) -> None:
         """Report Vault's own warnings, each once however its figures differ."""
         for warning in warnings:
-            kind = _FIGURE.sub("0", warning)
-            if kind not in self._warnings and len(self._warnings) < _MOST_WARNINGS:
+            kind = _NUMBER.sub("0", warning)
+            if kind not in self._warnings and len(self._warnings) < _MAX_WARNINGS:
                 self._warnings.add(kind)
                 log.warning("vault.warning", path=path, warning=redacted(warning, *secrets))
 
-    def _answered(self, response: requests.Response) -> None:
-        self._latest.status = response.status_code
+    def _on_response(self, response: requests.Response) -> None:
+        self._last_response.status = response.status_code
         date, at = net.server_time(response), self._clock()
         if date is None:
             return
-        took = response.elapsed.total_seconds()
-        before, sample = self._clock_sample, _ClockSample(date, at, time.time(), took)
+        duration = response.elapsed.total_seconds()
+        previous, sample = self._clock_sample, _ClockSample(date, at, time.time(), duration)
         self._clock_sample = sample
-        if before:
-            passed = at - before.at
-            jump = (date - before.date).total_seconds() - passed
-            tolerance = _CLOCK_TOLERANCE + max(took, before.took)
+        if previous:
+            passed = at - previous.at
+            jump = (date - previous.date).total_seconds() - passed
+            tolerance = _CLOCK_TOLERANCE + max(duration, previous.duration)
             if abs(jump) > tolerance:
-                wall_jump = sample.wall - before.wall - passed
+                wall_jump = sample.wall - previous.wall - passed
                 self.on_clock_jump(jump, jump > 0 and abs(wall_jump - jump) <= tolerance)
