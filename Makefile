@@ -34,7 +34,7 @@ fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES
 licences: $(READY) ## the licence of each thing that the worker brings along
 	@$(BIN)/python -m tests.trust.licences
 
-lint: $(READY) ## style, types, the arrows between the modules, spelling, dependencies, YAML and workflows
+lint: $(READY) ## style, types, imports between the modules, spelling, dependencies, YAML and workflows
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy

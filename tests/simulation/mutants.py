@@ -96,7 +96,7 @@ def find(number: int, seeds: int = 50) -> Found:
     return Found(mutant.name, "", days, seeds)
 
 
-# The fence
+# The check-and-set write rules
 
 
 @_mutant(Kind.MANUAL_ALL, replicas=3, slowest=4.0, gap=60.0)

@@ -1,4 +1,4 @@
-"""The owner of the secret at a token's path, and the worker's rights there: the fence, seen from outside.
+"""The owner of the secret at a token's path, and the worker's rights: the check-and-set write rules, from outside.
 
 It knows the order of all writes and each answer to a process, and nothing of how the worker decides.
 """

@@ -1,4 +1,4 @@
-"""The write behind the fence: failures, races, other people's secrets, and a Vault that deletes tokens."""
+"""The write by check-and-set: failures, races, other people's secrets, and a Vault that deletes tokens."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """The tokens in Vault: what is stored at an account's path, and the write that never overwrites what it has not seen.
 
-The order is the fence: data first, by check-and-set over exactly the version that was read; then the path's metadata,
+The check-and-set write rules: data first, over exactly the version that was read; then the path's metadata,
 and only after a data write that was accepted, for a read may be a standby's old answer.
 """
 
