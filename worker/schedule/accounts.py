@@ -17,10 +17,10 @@ from worker.core.status import status_message
 from worker.schedule.queues import HostQueues, Turn
 from worker.schedule.waitlist import DependencyWaitlist, Vault
 
-_SHORTEST_CYCLE: Final = plan.MIN_PAUSE.total_seconds()
-_SHORTEST_AFTER_END: Final = plan.RETRY_PAUSES[0].total_seconds()
+_MIN_CYCLE: Final = plan.MIN_PAUSE.total_seconds()
+_MIN_CYCLE_EXPIRED: Final = plan.RETRY_PAUSES[0].total_seconds()
 _FAILING: Final = (State.FAILING, State.INVALID, State.UNMANAGED)
-_TIE: Final = 1 / 60
+_TIE_FRACTION: Final = 1 / 60
 """Expiries that differ by less than this share of the lifetime count as equal: a minute of an hour."""
 
 
@@ -161,11 +161,11 @@ class AccountScheduler:
 
     def complete(self, outcome: Outcome, now: float) -> Transition | None:
         """Record an outcome and plan what follows; None = the account was removed meanwhile."""
-        finished = self._queues.finish(outcome.account, requests=_requests(outcome))
+        finished = self._queues.finish(outcome.account, requests=_request_count(outcome))
         record = self._records.get(outcome.account)
         if record is None:
             return None
-        before, error_before, record.running = record.state, record.last_error, False
+        previous_state, previous_error, record.running = record.state, record.last_error, False
         record.host = outcome.host or record.host
         replaced = outcome.result in (Result.REFRESHED, Result.UNCHANGED)
         displaced = outcome.state is State.UNMANAGED or (outcome.reason is Reason.DRIFT and not replaced)
@@ -179,24 +179,24 @@ class AccountScheduler:
                 record.tracked = replace(record.tracked, refresh_at=min(record.tracked.refresh_at, now))
             self._schedule(record, now)
             self.on_vault_available()
-            return Transition(before, before, record.failures, remaining, record.kind, now)
+            return Transition(previous_state, previous_state, record.failures, remaining, record.kind, now)
         started, host_was_unknown = finished or (None, False)
         lag = max(0.0, started - record.due) if started is not None and record.due is not None else None
-        self._remember(record, outcome, now)
+        self._update_record(record, outcome, now)
         is_new = record.failures == 1 and record.expected_token is None
         for name in self._waitlist.record(outcome, record.host, host_was_unknown=host_was_unknown, is_new=is_new):
             self.queue(name)
         due = self._next_due(record, outcome, now, remaining)
         self._schedule(record, due)
-        repeated = record.failures > 1 and (record.state, record.last_error) == (before, error_before)
-        return Transition(before, record.state, record.failures, remaining, record.kind, due, lag, repeated)
+        repeated = record.failures > 1 and (record.state, record.last_error) == (previous_state, previous_error)
+        return Transition(previous_state, record.state, record.failures, remaining, record.kind, due, lag, repeated)
 
     def _schedule(self, record: AccountRecord, due: float | None) -> None:
         record.due = due
         if due is not None and due != float("inf"):
             heapq.heappush(self._due, (due, record.name))
 
-    def _remember(self, record: AccountRecord, outcome: Outcome, now: float) -> None:
+    def _update_record(self, record: AccountRecord, outcome: Outcome, now: float) -> None:
         record.state = outcome.state
         failed = outcome.error if outcome.result is Result.FAILED else None
         record.failures = record.failures + 1 if failed else 0
@@ -213,7 +213,7 @@ class AccountScheduler:
         if record.tracked is None:
             return 0.0
         validity = record.tracked.validity
-        tie = _TIE * (validity.end - validity.start)
+        tie = _TIE_FRACTION * (validity.end - validity.start)
         return validity.end // tie * tie
 
     def _next_due(self, record: AccountRecord, outcome: Outcome, now: float, remaining: float) -> float:
@@ -221,9 +221,9 @@ class AccountScheduler:
             return now + self._recheck_after
         if outcome.error is None:
             # never again at once, however short the token's lifetime is, or however clocks differ about its expiry
-            has_ended = outcome.result is Result.UNCHANGED and not remaining
-            shortest = _SHORTEST_AFTER_END if has_ended else _SHORTEST_CYCLE
-            return max(record.tracked.refresh_at if record.tracked else now, now + shortest)
+            is_expired = outcome.result is Result.UNCHANGED and not remaining
+            min_wait = _MIN_CYCLE_EXPIRED if is_expired else _MIN_CYCLE
+            return max(record.tracked.refresh_at if record.tracked else now, now + min_wait)
         others_wait = self._waitlist.waiting(outcome, record.host) > 1
         takes_turns = others_wait and not remaining and not outcome.error.retry_after
         pause = plan.next_retry(
@@ -241,7 +241,7 @@ class AccountScheduler:
         return now + pause
 
 
-def _requests(outcome: Outcome) -> int:
+def _request_count(outcome: Outcome) -> int:
     """Return how many token requests an attempt made at most: after a refusal the previous secret may be tried."""
     if outcome.result is Result.ADOPTED:
         return 0
