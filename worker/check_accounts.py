@@ -84,12 +84,12 @@ class AccountChecks:
         """Yield the results of all accounts and of their hosts."""
         found: list[_AccountCheck] = []
         progress(0, len(names))
-        for each in pool.side_by_side(self._account, names, self._limits):
+        for each in pool.map_unordered(self._account, names, self._limits):
             found.append(each)
             progress(len(found), len(names))
         yield from _group_failures(sorted((each.result for each in found), key=lambda result: result.check))
         hosts = {each.host for each in found if each.host}
-        reached = pool.side_by_side(self._host, hosts, self._limits)
+        reached = pool.map_unordered(self._host, hosts, self._limits)
         for results in sorted(reached, key=lambda results: results[-1].check.partition(" ")[2]):
             yield from results
         self._statuses = [each.status for each in found if each.status]

@@ -16,7 +16,7 @@ from worker.core.record import AccountRecord
 from worker.refresh import ForceRefresh, Refresher
 from worker.schedule.accounts import AccountScheduler
 
-_LONGEST_WAIT = 0.1
+_MAX_WAIT = 0.1
 """Seconds: where a signal comes just before the main thread waits, Python does not see it until the wait is over."""
 S = TypeVar("S")
 T = TypeVar("T")
@@ -56,18 +56,18 @@ class Pool(ThreadPoolExecutor):
         A signal interrupts the caller alone: of a login that is cut off, nobody has the token to revoke it.
         """
         future = self.submit(fn)
-        while not futures.wait([future], _LONGEST_WAIT).done:
+        while not futures.wait([future], _MAX_WAIT).done:
             pass
         result: T = future.result()
         return result
 
-    def side_by_side(self, fn: Callable[[S], T], items: Iterable[S], limits: Limits) -> Iterator[T]:
+    def map_unordered(self, fn: Callable[[S], T], items: Iterable[S], limits: Limits) -> Iterator[T]:
         """Call it for each item in threads of the pool, within the limits; yield each result as soon as it is known."""
         waiting, running = deque(items), set[Future[T]]()
         start_at = time.monotonic()
         while waiting or running:
             has_slot = bool(waiting) and len(running) < limits.max_in_flight
-            pause = min(start_at - time.monotonic(), _LONGEST_WAIT) if has_slot else _LONGEST_WAIT
+            pause = min(start_at - time.monotonic(), _MAX_WAIT) if has_slot else _MAX_WAIT
             if pause <= 0:
                 running.add(self.submit(fn, waiting.popleft()))
                 start_at = time.monotonic() + 1 / limits.max_per_second
@@ -84,7 +84,7 @@ class Pool(ThreadPoolExecutor):
         while alive := [each for each in threading.enumerate() if each.name.startswith(f"{self._thread_name_prefix}_")]:
             if time.monotonic() >= end:
                 return False
-            alive[0].join(min(_LONGEST_WAIT, max(0.0, end - time.monotonic())))
+            alive[0].join(min(_MAX_WAIT, max(0.0, end - time.monotonic())))
         return True
 
 
@@ -147,7 +147,7 @@ class Dispatcher:
 
     def check_stored(self, name: str, tracked: TrackedToken | None) -> Outcome:
         """Look at the account's stored token; the outcome is to be completed."""
-        return self._guarded(name, lambda: self._refresher.check_stored(name, tracked))
+        return self._catch_exceptions(name, lambda: self._refresher.check_stored(name, tracked))
 
     def complete(self, outcome: Outcome) -> None:
         """Record an outcome, also one that did not come from the queue; it may let others run."""
@@ -174,9 +174,9 @@ class Dispatcher:
             force=self._force,
             others_wait=record.others_wait,
         )
-        self.complete(self._guarded(record.name, refresh))
+        self.complete(self._catch_exceptions(record.name, refresh))
 
-    def _guarded(self, name: str, work: Callable[[], Outcome]) -> Outcome:
+    def _catch_exceptions(self, name: str, work: Callable[[], Outcome]) -> Outcome:
         """Turn a bug at one account into an outcome: it must stop neither that account for good nor the others."""
         started = self._clock()
         try:

@@ -198,7 +198,7 @@ def test_calls_are_made_side_by_side_within_the_limits_and_a_slow_one_keeps_none
 
     names, got = ["slow", *map(str, range(9))], []
     with Pool(8) as pool:
-        for name in pool.side_by_side(call, names, Limits(max_in_flight=3, max_per_second=1000.0)):
+        for name in pool.map_unordered(call, names, Limits(max_in_flight=3, max_per_second=1000.0)):
             got.append(name)
             if len(got) == len(names) - 1:
                 released.set()
@@ -226,7 +226,7 @@ def test_calls_are_made_by_the_threads_there_are_where_no_more_can_be_had() -> N
         pool.submit(call, 0)
         before = threading.stack_size(1 << 46)
         try:
-            got = sorted(pool.side_by_side(call, range(4), Limits(max_in_flight=4, max_per_second=1000.0)))
+            got = sorted(pool.map_unordered(call, range(4), Limits(max_in_flight=4, max_per_second=1000.0)))
         finally:
             threading.stack_size(before)
     assert got == ["0", "1", "2", "3"]
@@ -234,9 +234,9 @@ def test_calls_are_made_by_the_threads_there_are_where_no_more_can_be_had() -> N
 
 def test_calls_start_no_faster_than_they_may() -> None:
     with Pool(8) as pool:
-        at = [*pool.side_by_side(lambda _: time.monotonic(), range(4), Limits(max_in_flight=2, max_per_second=20.0))]
+        at = [*pool.map_unordered(lambda _: time.monotonic(), range(4), Limits(max_in_flight=2, max_per_second=20.0))]
     assert max(at) - min(at) > 0.12
-    assert [*Pool(1).side_by_side(str, (), Limits(1, 1.0))] == []
+    assert [*Pool(1).map_unordered(str, (), Limits(1, 1.0))] == []
 
 
 def test_what_is_to_be_done_after_the_end_is_dropped() -> None:
