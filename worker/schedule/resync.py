@@ -18,20 +18,20 @@ class Resync:
         self._clock = clock
         self.interval = interval
         self._pending: list[str] = []
-        self._began = 0.0
+        self._started = 0.0
 
     def step(self) -> float:
         """Look at one account, and return the moment of the next step."""
         if not self._pending:
-            self._began = self._clock()
+            self._started = self._clock()
             with self._dispatcher.lock:
                 self._pending = self._dispatcher.scheduler.healthy()
         if self._pending:
-            self._look(self._pending.pop())
+            self._check(self._pending.pop())
         pause = _PAUSE if self._pending else self.interval
-        return max(self._began + pause, self._clock() + _PAUSE)
+        return max(self._started + pause, self._clock() + _PAUSE)
 
-    def _look(self, name: str) -> None:
+    def _check(self, name: str) -> None:
         dispatcher = self._dispatcher
         with dispatcher.lock:
             record = dispatcher.scheduler.reserve(name)
@@ -39,11 +39,11 @@ class Resync:
             return
         expected = record.expected_token
         outcome = dispatcher.check_stored(name, expected)
-        same = outcome.tracked and expected and outcome.tracked.fingerprint == expected.fingerprint
-        unchanged = outcome.result is Result.ADOPTED and same
-        unseen = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
-        if unchanged or unseen:
+        is_same = outcome.tracked and expected and outcome.tracked.fingerprint == expected.fingerprint
+        is_unchanged = outcome.result is Result.ADOPTED and is_same
+        is_unreadable = outcome.error is not None and outcome.error.kind is Kind.TRANSIENT
+        if is_unchanged or is_unreadable:
             with dispatcher.lock:
-                dispatcher.scheduler.release(record, outcome.tracked if unchanged else None)
+                dispatcher.scheduler.release(record, outcome.tracked if is_unchanged else None)
         else:
             dispatcher.complete(outcome)
