@@ -30,10 +30,10 @@ class FakeTimer:
     def __init__(self) -> None:
         self.due: dict[str, float] = {}
         self.diverged = False
-        self._calls: dict[str, Callable[[], None]] = {}
+        self._callbacks: dict[str, Callable[[], None]] = {}
 
-    def at(self, name: str, when: float, call: Callable[[], None]) -> None:
-        self.due[name], self._calls[name] = when, call
+    def at(self, name: str, when: float, callback: Callable[[], None]) -> None:
+        self.due[name], self._callbacks[name] = when, callback
 
     def check_clock_jump(self) -> bool:
         """Return True once after a test has set `diverged`."""
@@ -47,7 +47,7 @@ class FakeTimer:
         """Run the jobs whose moment has come, earliest first."""
         for name in sorted((name for name, when in self.due.items() if when <= now), key=lambda name: self.due[name]):
             del self.due[name]
-            self._calls[name]()
+            self._callbacks[name]()
 
 
 class OneThread(Executor):

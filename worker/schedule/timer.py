@@ -19,9 +19,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from worker.schedule.boottime import boottime
 
-_LARGEST_DRIFT: Final = 1.0
+_MAX_DRIFT: Final = 1.0
 """Seconds between two checks: a step of the wall clock is larger, NTP's slewing far smaller."""
-_FARTHEST: Final = timedelta(days=365)
+_MAX_DELAY: Final = timedelta(days=365)
 _ROUNDING: Final = timedelta(milliseconds=1)
 """Dates have microseconds: a job that fires one too early would be armed again at once, and again."""
 
@@ -42,7 +42,7 @@ class SteadyScheduler:
         self._clock = clock
         self._wall = wall
         self._armed: dict[str, tuple[float, Callable[[], None], str]] = {}
-        """By the job's name the steady moment, the call, and the id of APScheduler's job for it."""
+        """By the job's name the steady moment, the callback, and the id of APScheduler's job for it."""
         self._ids = itertools.count()
         self._lock = threading.Lock()
         self._offset = wall() - clock()
@@ -56,15 +56,15 @@ class SteadyScheduler:
         self._scheduler.remove_all_jobs()  # or its thread may end with a traceback: it cannot shut down amid a round
         self._scheduler.shutdown(wait=False)
 
-    def at(self, name: str, when: float, call: Callable[[], None]) -> None:
+    def at(self, name: str, when: float, callback: Callable[[], None]) -> None:
         """Run this job at the steady moment `when`, at once if that is past, in place of its earlier moment."""
         job = str(next(self._ids))  # a new id each time: APScheduler removes a job by its id after it ran
         with self._lock:
-            before, self._armed[name] = self._armed.get(name), (when, call, job)
-        if before:
+            previous, self._armed[name] = self._armed.get(name), (when, callback, job)
+        if previous:
             with contextlib.suppress(JobLookupError):  # it ran, or is about to
-                self._scheduler.remove_job(before[2])
-        wait = min(timedelta(seconds=max(0.0, when - self._clock())), _FARTHEST) + _ROUNDING
+                self._scheduler.remove_job(previous[2])
+        wait = min(timedelta(seconds=max(0.0, when - self._clock())), _MAX_DELAY) + _ROUNDING
         self._scheduler.add_job(
             self._fire,
             "date",
@@ -81,23 +81,23 @@ class SteadyScheduler:
         """
         offset = self._wall() - self._clock()
         jump, self._offset = offset - self._offset, offset
-        if abs(jump) <= _LARGEST_DRIFT:
+        if abs(jump) <= _MAX_DRIFT:
             return False
         hint = "the wall clock was set (no refresh moves), or the steady clock stood still (Vault's clock will tell)"
         log.warning("clock.skewed", against="boottime", skew=round(jump, 3), hint=hint)
-        for name, (when, call, _) in list(self._armed.items()):
-            self.at(name, when, call)
+        for name, (when, callback, _) in list(self._armed.items()):
+            self.at(name, when, callback)
         return True
 
     def _fire(self, name: str, job: str) -> None:
         with self._lock:
-            when, call, armed = self._armed.get(name, (0.0, None, None))
-            if armed != job or call is None:
+            when, callback, armed = self._armed.get(name, (0.0, None, None))
+            if armed != job or callback is None:
                 return  # armed again after APScheduler took this job up
-            early = when > self._clock()
-            if not early:
+            is_early = when > self._clock()
+            if not is_early:
                 del self._armed[name]
-        if early:
-            self.at(name, when, call)  # the wall clock was put forward, and the check has not seen it yet
+        if is_early:
+            self.at(name, when, callback)  # the wall clock was put forward, and the check has not seen it yet
         else:
-            call()
+            callback()
