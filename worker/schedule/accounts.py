@@ -98,12 +98,12 @@ class AccountScheduler:
             self.queue(name)
 
     def on_sync(self) -> None:
-        """Queue the accounts that wait to read, and those that were woken in vain: nothing else may wake them.
+        """Queue the accounts that wait to read, and those that failed again after a wake: nothing else may wake them.
 
         Of the accounts that wait to write, queue one as a probe: a standby without a leader answers reads only.
         """
         self.on_vault_available()
-        for name in self._waitlist.wake_in_vain():
+        for name in self._waitlist.wake_failed():
             self.queue(name)
         if first := self._waitlist.first(Vault.WRITE):
             self.queue(first)

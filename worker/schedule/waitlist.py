@@ -21,7 +21,7 @@ Dependency = Vault | str | None
 class DependencyWaitlist:
     """Failed accounts, by the dependency they wait for.
 
-    An account that is woken and fails for the same dependency again is not woken anew before an attempt at its due
+    An account that is woken and fails for the same dependency again is not woken again before an attempt at its due
     time; one that Vault let down once more is, by the next account that recovers or sync, but only once. So an account
     that is itself to blame is tried at most three times as often because of others' successes. They prove nothing for
     an account that never had a token and that LivePerson refuses: it is not woken until it fails again.
@@ -33,11 +33,11 @@ class DependencyWaitlist:
         self._woken_for: dict[str, Dependency] = {}
         self._tried_for: dict[str, Dependency] = {}
         """Dependency that each running account waited for."""
-        self._woken_in_vain: dict[Vault, dict[str, None]] = {each: {} for each in Vault}
+        self._failed_after_wake: dict[Vault, dict[str, None]] = {each: {} for each in Vault}
         """Accounts that failed because Vault was down again after waking them, by the use of Vault they wait for."""
-        self._woken_twice: set[str] = set()
+        self._rewoken: set[str] = set()
         """Accounts that an account that recovered woke again."""
-        self._twice_in_vain: dict[str, Vault] = {}
+        self._failed_after_rewake: dict[str, Vault] = {}
         """Of those, the ones that failed once more: only a sync, or their due time, lets them run."""
 
     def record(self, outcome: Outcome, host: str | None, *, host_was_unknown: bool, is_new: bool) -> list[str]:
@@ -50,34 +50,34 @@ class DependencyWaitlist:
         self.discard(name)
         woken, woken_for = name in self._woken_for, self._woken_for.pop(name, None)
         tried_for = self._tried_for.pop(name, woken_for)
-        twice = name in self._woken_twice
-        self._woken_twice.discard(name)
+        was_rewoken = name in self._rewoken
+        self._rewoken.discard(name)
         error = outcome.error
         if error and error.stage is Stage.CREDENTIALS and error.retry_after:
             error = None  # a first 404, answered by Vault: woken early, it would be read too soon for the second
         if error and outcome.state is State.FAILING:
             waits_for = _waits_for(outcome, error.stage, host)
             refused = is_new and error.kind is Kind.PERMANENT and not isinstance(waits_for, Vault)
-            in_vain = woken and woken_for == waits_for
-            if in_vain and isinstance(waits_for, Vault) and error.kind is Kind.TRANSIENT:
-                if twice:
-                    self._twice_in_vain[name] = waits_for
+            failed_again = woken and woken_for == waits_for
+            if failed_again and isinstance(waits_for, Vault) and error.kind is Kind.TRANSIENT:
+                if was_rewoken:
+                    self._failed_after_rewake[name] = waits_for
                 else:
-                    self._woken_in_vain[waits_for][name] = None
-            if not refused and not in_vain:
+                    self._failed_after_wake[waits_for][name] = None
+            if not refused and not failed_again:
                 self._names[waits_for][name] = None
                 self._waits_for[name] = waits_for
         proven = _proven_available(outcome, host, host_was_unknown)
         # not at each success, or an account that is itself to blame would be retried without a pause
         recovers = isinstance(tried_for, Vault) and tried_for in proven
-        again = [each for use in proven if isinstance(use, Vault) for each in self._wake_again(use)] if recovers else []
-        return [each for dependency in proven for each in self.wake(dependency)] + again
+        rewoken = [each for use in proven if isinstance(use, Vault) for each in self._rewake(use)] if recovers else []
+        return [each for dependency in proven for each in self.wake(dependency)] + rewoken
 
     def discard(self, name: str) -> None:
         """Stop waiting, since the account is being tried: what becomes available meanwhile does not count as a wake."""
-        if name in self._twice_in_vain:
-            self._tried_for[name] = self._twice_in_vain.pop(name)
-        for use, names in self._woken_in_vain.items():
+        if name in self._failed_after_rewake:
+            self._tried_for[name] = self._failed_after_rewake.pop(name)
+        for use, names in self._failed_after_wake.items():
             if name in names:
                 del names[name]
                 self._tried_for[name] = use
@@ -102,24 +102,24 @@ class DependencyWaitlist:
         """Return the account that has waited longest for this dependency; None = none waits."""
         return next(iter(self._names.get(dependency, ())), None)
 
-    def wake_in_vain(self) -> list[str]:
+    def wake_failed(self) -> list[str]:
         """Remove and return the accounts that failed because Vault was down again after waking them."""
-        names = [*self._twice_in_vain, *(name for names in self._woken_in_vain.values() for name in names)]
-        self._twice_in_vain.clear()
-        for waiting in self._woken_in_vain.values():
+        names = [*self._failed_after_rewake, *(name for names in self._failed_after_wake.values() for name in names)]
+        self._failed_after_rewake.clear()
+        for waiting in self._failed_after_wake.values():
             waiting.clear()
         return names
 
-    def _wake_again(self, use: Vault) -> list[str]:
-        names, self._woken_in_vain[use] = self._woken_in_vain[use], {}
-        self._woken_twice.update(names)
+    def _rewake(self, use: Vault) -> list[str]:
+        names, self._failed_after_wake[use] = self._failed_after_wake[use], {}
+        self._rewoken.update(names)
         self._woken_for.update(dict.fromkeys(names, use))
         return list(names)
 
     def forget(self, name: str) -> None:
         """Remove all traces of a removed account."""
         self._woken_for.pop(name, None)
-        self._woken_twice.discard(name)
+        self._rewoken.discard(name)
         self.discard(name)
         self._tried_for.pop(name, None)
 
