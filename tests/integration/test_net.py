@@ -254,9 +254,9 @@ def test_the_deadline_holds_when_a_name_is_looked_up_for_ever_and_one_thread_ask
 
 
 def test_an_answer_may_be_large_and_not_larger(tls: Tls, session: Open) -> None:
-    with Answering(http(b" " * net.MAX_ANSWER), tls=tls()) as server:
-        assert len(post(session(), server.url).content) == net.MAX_ANSWER
-    with Answering(http(b" " * (net.MAX_ANSWER + 1)), tls=tls()) as server:
+    with Answering(http(b" " * net.MAX_BODY_BYTES), tls=tls()) as server:
+        assert len(post(session(), server.url).content) == net.MAX_BODY_BYTES
+    with Answering(http(b" " * (net.MAX_BODY_BYTES + 1)), tls=tls()) as server:
         assert failure(session(), server.url) == f"127.0.0.1:{server.port}: the answer is larger than 4096 KiB"
 
 
@@ -763,7 +763,7 @@ def test_nothing_is_left_open_whatever_came(tls: Tls, session: Open) -> None:
         functools.partial(Server, silent, tls=tls()),
         functools.partial(Server, SLOW["drips the body"], tls=tls()),
         functools.partial(Server, SLOW["drips headers"]),
-        functools.partial(Answering, http(b" " * (net.MAX_ANSWER + 1)), tls=tls()),
+        functools.partial(Answering, http(b" " * (net.MAX_BODY_BYTES + 1)), tls=tls()),
         functools.partial(Answering, http(b"", "Location: /", status="307 Elsewhere"), tls=tls()),
         functools.partial(Answering, http(b"12345")[:-2], tls=tls(), keep_alive=False),
         functools.partial(Answering, http(), tls=tls(authority=trustme.CA())),

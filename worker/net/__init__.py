@@ -7,7 +7,7 @@ Vault. What an answer means is left to the callers.
 from worker.net.errors import ExchangeError, RedirectError
 from worker.net.http import (
     DATE_RESOLUTION,
-    MAX_ANSWER,
+    MAX_BODY_BYTES,
     Session,
     http_date,
     parse_json,
@@ -20,7 +20,7 @@ from worker.net.tls import TlsFileError
 
 __all__ = [
     "DATE_RESOLUTION",
-    "MAX_ANSWER",
+    "MAX_BODY_BYTES",
     "ExchangeError",
     "RedirectError",
     "Session",

@@ -20,7 +20,7 @@ class _Exchange(threading.local):
 
     end = 0.0
     on_new_connection = False
-    answered = False
+    response_started = False
 
 
 exchange = _Exchange()
@@ -29,20 +29,20 @@ exchange = _Exchange()
 def begin_exchange(timeout: float) -> None:
     """Give this thread's next exchange so many seconds."""
     exchange.end = time.monotonic() + timeout
-    exchange.on_new_connection = exchange.answered = False
+    exchange.on_new_connection = exchange.response_started = False
 
 
-def has_died_unanswered() -> bool:
+def failed_before_response() -> bool:
     """Return True if the exchange failed on a reused connection before the first byte of an answer, with time left."""
-    return not (exchange.on_new_connection or exchange.answered) and time.monotonic() < exchange.end
+    return not (exchange.on_new_connection or exchange.response_started) and time.monotonic() < exchange.end
 
 
 def remaining() -> float:
     """Return the seconds until this thread's deadline; TimeoutError if it is past."""
-    left = exchange.end - time.monotonic()
-    if left <= 0:
+    time_left = exchange.end - time.monotonic()
+    if time_left <= 0:
         raise TimeoutError
-    return left
+    return time_left
 
 
 class _DeadlineMixin:
@@ -54,7 +54,7 @@ class _DeadlineMixin:
     def recv_into(self, *args: Any) -> int:
         self.limit()
         received: int = super().recv_into(*args)  # type: ignore[misc]
-        exchange.answered = exchange.answered or received > 0
+        exchange.response_started = exchange.response_started or received > 0
         return received
 
     def send(self, *args: Any) -> int:
@@ -70,9 +70,9 @@ class _DeadlineMixin:
             super().settimeout(value)  # type: ignore[misc]
 
     def limit(self) -> None:
-        left = remaining()
-        if abs((self.gettimeout() or 0.0) - left) > _EPSILON:  # type: ignore[attr-defined]
-            self.settimeout(left)
+        time_left = remaining()
+        if abs((self.gettimeout() or 0.0) - time_left) > _EPSILON:  # type: ignore[attr-defined]
+            self.settimeout(time_left)
 
 
 class Socket(_DeadlineMixin, socket.socket):
@@ -104,13 +104,13 @@ class _Resolver:
             if answer is None:
                 answer = Future()
                 try:
-                    threading.Thread(target=self._ask, args=(host, port, answer), name="dns", daemon=True).start()
+                    threading.Thread(target=self._look_up, args=(host, port, answer), name="dns", daemon=True).start()
                 except RuntimeError as error:  # no thread: those who wait would never get an answer
                     raise OSError from error
                 self._inflight[host, port] = answer
         return answer.result(remaining())
 
-    def _ask(self, host: str, port: int, answer: Future[_Addresses]) -> None:
+    def _look_up(self, host: str, port: int, answer: Future[_Addresses]) -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except Exception as error:  # noqa: BLE001 - raised in the threads that wait

@@ -23,7 +23,7 @@ MAX_IDLE = 55.0
 
 _MAX_AGE = 300.0
 """Seconds, more or less by a fifth: a moved name and a balancer's choice show in new connections only."""
-_AGE_SPREAD = 0.2
+_AGE_JITTER = 0.2
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 _MAX_UNACKNOWLEDGED = 3000
 """Milliseconds in which the other machine must acknowledge a request on a reused connection, however busy it is."""
@@ -57,7 +57,7 @@ class _ConnectionMixin:
         bounded.exchange.on_new_connection = True
         super().connect()  # type: ignore[misc]
         self._last_used_at = self._clock()
-        age = _MAX_AGE * random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - no secret
+        age = _MAX_AGE * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)  # noqa: S311 - no secret
         self._expires_at = self._last_used_at + age
 
     def getresponse(self) -> Any:

@@ -59,10 +59,10 @@ def describe(error: BaseException, timeout: float) -> str:
         RuntimeError: "no thread can be started",
     }
     for link in reversed(chain):
-        for kind, words in known.items():
+        for kind, text in known.items():
             if isinstance(link, kind):
                 by_proxy = any(isinstance(each, urllib3.exceptions.ProxyError) for each in chain if each is not link)
-                return ("the proxy failed: " if by_proxy else "") + words.format(link, _tls_failure(link))
+                return ("the proxy failed: " if by_proxy else "") + text.format(link, _tls_failure(link))
     root = chain[-1]
     system = root.strerror if isinstance(root, OSError) else None
     return system.lower() if system else f"the answer is broken ({type(root).__name__})"
@@ -83,4 +83,4 @@ def _tls_failure(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
     if not isinstance(reason, str):  # OpenSSL has none where the connection was reset
         return "connection lost"
-    return "TLS failed: " + next((words for end, words in _ALERTS.items() if reason.endswith(end)), reason)
+    return "TLS failed: " + next((text for end, text in _ALERTS.items() if reason.endswith(end)), reason)

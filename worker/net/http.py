@@ -21,7 +21,7 @@ from worker.net.errors import ExchangeError, RedirectError, describe, is_timeout
 from worker.net.proxies import select_proxy
 from worker.net.tls import Tls, TlsFileError
 
-MAX_ANSWER = 4 * 1024 * 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
 """Bytes of body. The largest answer there is, Vault's LIST of 100,000 names, stays below 4 MiB."""
 
 DATE_RESOLUTION = timedelta(seconds=1)
@@ -69,8 +69,8 @@ class _Adapter(HTTPAdapter):
             raise ExchangeError(f"{host}: the answer is larger than {self._max_body_bytes // 1024} KiB")
         if response.is_redirect:
             # the target is not quoted: it may hold what the request held, in any form
-            same = _host(response.headers["location"]) in (None, _host(response.url))
-            target = "another path" if same else "another host"
+            same_host = _host(response.headers["location"]) in (None, _host(response.url))
+            target = "another path" if same_host else "another host"
             text = f"{host}: a redirect ({response.status_code}) to {target} was not followed"
             raise RedirectError(text, response)
         return response
@@ -126,7 +126,7 @@ class _Adapter(HTTPAdapter):
         try:
             response = self._attempt(request, timeout)
         except (OSError, urllib3.exceptions.HTTPError):
-            if not bounded.has_died_unanswered():
+            if not bounded.failed_before_response():
                 raise
         else:
             if not (self._retry_on_new_connection and cannot_serve(response.status_code)):
@@ -134,7 +134,7 @@ class _Adapter(HTTPAdapter):
         return self._attempt(request, timeout)
 
     def _attempt(self, request: requests.PreparedRequest, timeout: float) -> requests.Response:
-        began = self._clock()
+        started = self._clock()
         response = super().send(request, timeout=timeout)
         raw = response.raw
         try:
@@ -148,7 +148,7 @@ class _Adapter(HTTPAdapter):
         finally:
             raw.close()  # a connection whose answer was read to its end is back in the pool
         response.raw = io.BytesIO(content)
-        response.elapsed = timedelta(seconds=self._clock() - began)
+        response.elapsed = timedelta(seconds=self._clock() - started)
         return response
 
     def _new_pool(self, scheme: str, netloc: str) -> Pool:
@@ -220,7 +220,7 @@ def session(
     server_name: str | None = None,
     headers: Mapping[str, str] | None = None,
     max_idle_connections: int = 8,
-    max_body_bytes: int = MAX_ANSWER,
+    max_body_bytes: int = MAX_BODY_BYTES,
     retry_on_new_connection: bool = False,
     on_reload_failed: Callable[[TlsFileError], object] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -239,7 +239,7 @@ def session(
     :param on_reload_failed: called once for each replacement of a file that cannot be used; the old one serves on.
     :param clock: seconds that neither jump with the wall clock nor stop while the machine sleeps.
     """
-    own = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
+    default_headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
     adapter = _Adapter(
         Tls(ca_cert, client_cert, on_reload_failed),
         server_name=server_name,
@@ -248,7 +248,7 @@ def session(
         retry_on_new_connection=retry_on_new_connection,
         clock=clock,
     )
-    return Session(adapter, own, headers or {})
+    return Session(adapter, default_headers, headers or {})
 
 
 def parse_json(response: requests.Response) -> Any:

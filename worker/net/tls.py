@@ -10,7 +10,7 @@ from pathlib import Path
 from worker.net import bounded
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-_NOT_A_PAIR = "KEY_VALUES_MISMATCH"
+_KEY_MISMATCH = "KEY_VALUES_MISMATCH"
 
 
 class TlsFileError(Exception):
@@ -64,14 +64,14 @@ class Tls:
             return True
 
     def _load(self) -> ssl.SSLContext:
-        context = _trusting(self._ca_cert) if self._ca_cert else ssl.create_default_context()
+        context = _trust_context(self._ca_cert) if self._ca_cert else ssl.create_default_context()
         context.sslsocket_class = bounded.TLSSocket
         if self._client_cert:
-            _identify(context, *self._client_cert)
+            _load_client_cert(context, *self._client_cert)
         return context
 
 
-def _trusting(ca_cert: str) -> ssl.SSLContext:
+def _trust_context(ca_cert: str) -> ssl.SSLContext:
     file = ca_cert
     try:
         files = _pem_files(ca_cert)
@@ -82,7 +82,7 @@ def _trusting(ca_cert: str) -> ssl.SSLContext:
         for file in files[1:]:
             context.load_verify_locations(file)
     except OSError as error:
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else _in_words(error)
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else _reason(error)
         raise TlsFileError("ca_cert", file, reason) from error
     return context
 
@@ -95,22 +95,22 @@ def _pem_files(path: str) -> list[str]:
     return [str(each) for each in files if _CERTIFICATE in each.read_bytes()]
 
 
-def _identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def _load_client_cert(context: ssl.SSLContext, certificate: str, key: str) -> None:
     for option, file in (("client_cert", certificate), ("client_key", key)):  # OpenSSL would not say which
         try:
             Path(file).read_bytes()
         except OSError as error:
-            raise TlsFileError(option, file, _in_words(error)) from error
+            raise TlsFileError(option, file, _reason(error)) from error
     try:
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         reason = f"{key} is another certificate's key"
-        if error.reason != _NOT_A_PAIR:
+        if error.reason != _KEY_MISMATCH:
             reason = f"it must hold a certificate, and {key} its key without a passphrase, both as PEM"
         raise TlsFileError("client_cert", certificate, reason) from error
 
 
-def _in_words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return (error.strerror or "unknown").lower()
 
 
@@ -119,11 +119,11 @@ def _fingerprint(path: str) -> object:
     try:
         status = os.stat(path)  # noqa: PTH116 - at each request
         if stat.S_ISDIR(status.st_mode):
-            return sorted((entry.name, *_marks(entry.stat())) for entry in os.scandir(path))
+            return sorted((entry.name, *_identity(entry.stat())) for entry in os.scandir(path))
     except OSError:
         return None
-    return _marks(status)
+    return _identity(status)
 
 
-def _marks(status: os.stat_result) -> tuple[int, int, int]:
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
