@@ -14,13 +14,13 @@ from worker.core.errors import Kind, RefreshError, Stage
 _HOST = re.compile(
     r"(?=.{1,253}(:|$))([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[1-9][0-9]{0,4})?"
 )
-_FORM: Final = "a bare host, such as va.sentinel.liveperson.net, with its port where that is not 443"
+_HOST_FORMAT: Final = "a bare host, such as va.sentinel.liveperson.net, with its port where that is not 443"
 _HTTPS_PORT: Final = ":443"
 _FAILURE_BACKOFF: Final = 30.0
 """Seconds in which, after a failed look-up, the known hosts serve without another."""
 _MIN_CACHE_AGE: Final = 60.0
 """Seconds for which a look-up is used whatever its host does: an outage there must not become one more here."""
-_ANSWER: Final = "the Domain API's answer"
+_DOMAIN_API_SOURCE: Final = "the Domain API's answer"
 ACCOUNT_REMEDY: Final = "see the account's account_id and sentinel_domain"
 
 
@@ -59,7 +59,7 @@ class HostResolver:
         if known and (now < looked_up_at + self._cache_ttl or now < self._failing_until):
             return known
         try:
-            host = self._allow(self._lookup.look_up(account.account_id, timeout), _ANSWER)
+            host = self._allow(self._lookup.look_up(account.account_id, timeout), _DOMAIN_API_SOURCE)
         except RefreshError as error:
             if error.kind is Kind.TRANSIENT:
                 self._failing_until = self._clock() + _FAILURE_BACKOFF  # not everyone has to wait for it
@@ -85,17 +85,19 @@ class HostResolver:
 
     def _allow(self, host: object, source: str) -> str:
         """Return the host in its plain form if a secret may be sent to it."""
-        plain = host.lower().removesuffix(_HTTPS_PORT) if isinstance(host, str) else ""
-        if not _HOST.fullmatch(plain):
+        normalized = host.lower().removesuffix(_HTTPS_PORT) if isinstance(host, str) else ""
+        if not _HOST.fullmatch(normalized):
             # it is not quoted: in an account's secret two fields may have changed places
-            raise domain_error(Kind.PERMANENT, f"{source} is no host name: it must be {_FORM}", ACCOUNT_REMEDY)
+            raise domain_error(Kind.PERMANENT, f"{source} is no host name: it must be {_HOST_FORMAT}", ACCOUNT_REMEDY)
         # a suffix stands for its subdomains on the default port; an exact host is compared with its port
-        if not any(plain.endswith(each) if each.startswith(".") else plain == each for each in self._allowed):
+        if not any(normalized.endswith(each) if each.startswith(".") else normalized == each for each in self._allowed):
             # nor is what could be a secret
-            named = plain if "." in plain or source == _ANSWER else "a host"
-            text = f"{source} is {named}, which sentinel.allowed_hosts does not allow"
-            raise domain_error(Kind.PERMANENT, text, f"if secrets may go there, add {named} to sentinel.allowed_hosts")
-        return plain
+            shown_host = normalized if "." in normalized or source == _DOMAIN_API_SOURCE else "a host"
+            text = f"{source} is {shown_host}, which sentinel.allowed_hosts does not allow"
+            raise domain_error(
+                Kind.PERMANENT, text, f"if secrets may go there, add {shown_host} to sentinel.allowed_hosts"
+            )
+        return normalized
 
 
 def domain_error(
