@@ -24,14 +24,14 @@ from worker.core.appjwt import AppJWT, Check, TokenRefusedError
 from worker.core.errors import Kind, RefreshError, Stage
 
 _PATH = "/sentinel/well-known/jwks"
-_FRESH_FOR = 3600.0
-_FLOOR = 60.0
+_CACHE_TTL = 3600.0
+_MIN_FETCH_INTERVAL = 60.0
 """Seconds between two fetches from one host, whatever tokens come: an unknown key must not cause a storm."""
-_FLOOR_WITHOUT_KEYS = 5.0
+_MIN_FETCH_INTERVAL_WITHOUT_KEYS = 5.0
 """The same while no key is known: no token can be published meanwhile."""
-_MOST_KEYS = 32
+_MAX_KEYS = 32
 """Of one host: each may be tried on each token."""
-_WEAK = 2048
+_MIN_KEY_BITS = 2048
 """Bits under which a key is reported. LivePerson's own sample token is signed by one of 1024."""
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.DOTALL)
 
@@ -39,7 +39,7 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \
 log = structlog.get_logger()
 
 
-class _AnyLength(RSAAlgorithm):
+class _AnyKeyLength(RSAAlgorithm):
     """RS256 without the library's warning about a short key at every token."""
 
     def check_key_length(self, key: Any) -> None:
@@ -47,7 +47,7 @@ class _AnyLength(RSAAlgorithm):
 
 
 _JWS = jwt.PyJWS(algorithms=[])
-_JWS.register_algorithm("RS256", _AnyLength(RSAAlgorithm.SHA256))
+_JWS.register_algorithm("RS256", _AnyKeyLength(RSAAlgorithm.SHA256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Key:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
+class _CachedKeys:
     keys: Sequence[_Key] = ()
     at: float = float("-inf")
     error: RefreshError | None = None
@@ -91,7 +91,7 @@ class PublishedKeys:
         self._clock = clock
         self._locks: dict[str, threading.Lock] = {}
         """One per host: a slow host delays no other."""
-        self._cache: dict[str, _Fetched] = {}
+        self._cache: dict[str, _CachedKeys] = {}
         self._reported: set[tuple[str, int]] = set()
 
     def verify(self, token: AppJWT, host: str, timeout: timedelta) -> None:
@@ -99,14 +99,14 @@ class PublishedKeys:
 
         An unknown signature causes another fetch, at most once a minute.
         """
-        known = self._cache.get(host, _Fetched())
-        if self._clock() < known.at + _FRESH_FOR and _signed_by_any(token, known.keys):
+        cached = self._cache.get(host, _CachedKeys())
+        if self._clock() < cached.at + _CACHE_TTL and _signed_by_any(token, cached.keys):
             return
-        known = self._fetched(host, timeout, seen=known.at)
-        if not _signed_by_any(token, known.keys):
+        cached = self._fetch_if_stale(host, timeout, seen=cached.at)
+        if not _signed_by_any(token, cached.keys):
             text = f"expected one by a key that {host} publishes, got kid {token.kid[:80]!r}"
             refused = TokenRefusedError(Check.SIGNATURE, text)
-            raise known.error or refused
+            raise cached.error or refused
 
     def retain_hosts(self, hosts: set[str]) -> None:
         """Forget the keys of all other hosts."""
@@ -115,18 +115,18 @@ class PublishedKeys:
             self._locks.pop(host, None)
         self._reported = {each for each in self._reported if each[0] in self._cache}
 
-    def _fetched(self, host: str, timeout: timedelta, seen: float) -> _Fetched:
+    def _fetch_if_stale(self, host: str, timeout: timedelta, seen: float) -> _CachedKeys:
         with self._locks.setdefault(host, threading.Lock()):
-            known = self._cache.get(host, _Fetched())
-            floor = _FLOOR if known.keys else _FLOOR_WITHOUT_KEYS
-            if known.at > seen or self._clock() < known.at + floor:
-                return known  # another thread fetched them meanwhile, or it is too soon
+            cached = self._cache.get(host, _CachedKeys())
+            min_interval = _MIN_FETCH_INTERVAL if cached.keys else _MIN_FETCH_INTERVAL_WITHOUT_KEYS
+            if cached.at > seen or self._clock() < cached.at + min_interval:
+                return cached  # another thread fetched them meanwhile, or it is too soon
             try:
-                known = _Fetched(self._fetch(host, timeout), self._clock())
+                cached = _CachedKeys(self._fetch(host, timeout), self._clock())
             except RefreshError as error:
-                known = _Fetched(known.keys, self._clock(), error)
-            self._cache[host] = known
-            return known
+                cached = _CachedKeys(cached.keys, self._clock(), error)
+            self._cache[host] = cached
+            return cached
 
     def _fetch(self, host: str, timeout: timedelta) -> list[_Key]:
         try:
@@ -146,7 +146,7 @@ def _unavailable(text: str, host: str) -> RefreshError:
 
 def _report_weak(keys: Iterable[_Key], source: str, reported: set[tuple[str, int]]) -> None:
     """Log each size under 2048 bits, once."""
-    sizes = {(source, key.public.key_size) for key in keys if key.public.key_size < _WEAK}
+    sizes = {(source, key.public.key_size) for key in keys if key.public.key_size < _MIN_KEY_BITS}
     for _, bits in sorted(sizes - reported):
         log.warning("key.weak", bits=bits, source=source)
     reported |= sizes
@@ -167,7 +167,7 @@ def _signed_by(token: AppJWT, key: RSAPublicKey) -> bool:
 def _from_jwks(document: Any) -> list[_Key]:
     found = document.get("keys") if isinstance(document, dict) else None
     keys = []
-    for each in found[:_MOST_KEYS] if isinstance(found, list) else []:
+    for each in found[:_MAX_KEYS] if isinstance(found, list) else []:
         try:
             key = jwt.PyJWK(each, algorithm="RS256").key
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, KeyError):
