@@ -16,9 +16,9 @@ from worker.core.errors import Kind, RefreshError, Stage
 from worker.core.redact import redacted
 from worker.core.unchecked import TokenResponse
 
-_EXCERPT = 160
+_MAX_EXCERPT = 160
 _BEARER = "Bearer"
-_LONGEST_TYPE = 40
+_MAX_TYPE_LENGTH = 40
 _OAUTH_ERRORS = frozenset(
     {"invalid_request", "invalid_client", "invalid_grant"}
     | {"unauthorized_client", "unsupported_grant_type", "invalid_scope"}
@@ -64,38 +64,38 @@ class SentinelClient:
         secret = account.client_secret.get_secret_value()
         url, form = _REQUESTS[account.api_version or self._api_version]
         form = {"client_id": account.client_id, "client_secret": secret, **form}
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             response = self._http.post(
                 url.format(host=host, account_id=account.account_id), data=form, timeout=timeout.total_seconds()
             )
         except net.ExchangeError as error:
-            self.on_request(host, None, time.monotonic() - began, None)
+            self.on_request(host, None, time.monotonic() - started, None)
             raise RefreshError(
                 Stage.SENTINEL, Kind.TRANSIENT, str(error), host=host, timed_out=error.timed_out
             ) from error
         status, now = response.status_code, net.server_time(response)
-        self.on_request(host, status, time.monotonic() - began, now)
-        answer = net.parse_json(response) if response.ok else None
-        found = answer if isinstance(answer, dict) else {}
-        token = found.get("access_token")
+        self.on_request(host, status, time.monotonic() - started, now)
+        parsed = net.parse_json(response) if response.ok else None
+        body = parsed if isinstance(parsed, dict) else {}
+        token = body.get("access_token")
         if not isinstance(token, str) or not token:
-            raise _refusal(host, response, found, secret)
-        token_type = _BEARER if found.get("token_type") is None else found["token_type"]
+            raise _refusal(host, response, body, secret)
+        token_type = _BEARER if body.get("token_type") is None else body["token_type"]
         if not isinstance(token_type, str) or token_type.lower() != _BEARER.lower():
-            shown = redacted(str(token_type), secret)[:_LONGEST_TYPE]
+            shown = redacted(str(token_type), secret)[:_MAX_TYPE_LENGTH]
             raise TokenRefusedError(Check.TOKEN_TYPE, f"expected {_BEARER}, got {shown or 'nothing'}")
         return TokenResponse(raw=SecretStr(token), token_type=token_type, now=now)
 
 
-def _refusal(host: str, response: requests.Response, found: Mapping[str, Any], secret: str) -> RefreshError:
+def _refusal(host: str, response: requests.Response, body: Mapping[str, Any], secret: str) -> RefreshError:
     """Return the error of an answer without a token."""
     status, text = response.status_code, f"{host} answers {response.status_code}"
-    if response.ok and "error" not in found:
+    if response.ok and "error" not in body:
         return RefreshError(Stage.SENTINEL, Kind.TRANSIENT, f"{text} without an access_token", status=status, host=host)
-    if response.ok and str(found["error"]) in _OAUTH_ERRORS:
+    if response.ok and str(body["error"]) in _OAUTH_ERRORS:
         status = requests.codes.bad_request  # which is the status that these codes come with
-    excerpt = redacted(_beginning(response.content), secret)[:_EXCERPT]
+    excerpt = redacted(_excerpt(response.content), secret)[:_MAX_EXCERPT]
     return RefreshError(
         Stage.SENTINEL,
         Kind.of(Stage.SENTINEL, status),
@@ -106,10 +106,10 @@ def _refusal(host: str, response: requests.Response, found: Mapping[str, Any], s
     )
 
 
-def _beginning(body: bytes) -> str:
+def _excerpt(body: bytes) -> str:
     """Return the first characters, up to a word's end: half of a secret could not be recognised.
 
     Not requests' `text`: that believes any charset, and without one guesses from all of the body.
     """
-    text = body[: _EXCERPT * 4].decode(errors="replace")
-    return text if len(body) <= _EXCERPT * 4 else _LAST_WORD.sub("", text)
+    text = body[: _MAX_EXCERPT * 4].decode(errors="replace")
+    return text if len(body) <= _MAX_EXCERPT * 4 else _LAST_WORD.sub("", text)
