@@ -43,24 +43,26 @@ def main() -> int:
         names: list[str] = []
         for size in _SIZES:
             add(made, names, size)
-            _tell(f"{size} accounts, the new ones from nothing", refreshes.all_of(made, "--expires-within", "1m"))
+            _log_progress(
+                f"{size} accounts, the new ones from nothing", refreshes.all_of(made, "--expires-within", "1m")
+            )
             if size == _SIZES[0]:
                 result["commands"] = refreshes.commands(made)
             else:
-                result["growth"][size] = _tell(f"growth to {size}", refreshes.cpu_of_one(made, size, _COMPARED))
+                result["growth"][size] = _log_progress(f"growth to {size}", refreshes.cpu_of_one(made, size, _COMPARED))
             if size == _COMPARED:
                 result["refresh"] = refreshes.compared(made, names, _ROUNDS)
-                result["profile"] = _tell("profile", refreshes.profile(made, names))
+                result["profile"] = _log_progress("profile", refreshes.profile(made, names))
             if size != 100:  # noqa: PLR2004 - it is there for the growth alone
                 minted = time.monotonic()
                 refreshes.all_of(made)
-                result["steady"].append(_tell(f"daemon of {size}", daemons.boottime(made, size, minted)))
+                result["steady"].append(_log_progress(f"daemon of {size}", daemons.boottime(made, size, minted)))
     with tempfile.TemporaryDirectory() as folder, world(folder, _SHORT_LIFE) as made:
         add(made, [], _COMPARED)
-        result["cold"] = _tell("cold start", daemons.cold(made, _COMPARED))
-        result["replicas"] = [_tell("replicas", daemons.replicas(made, number)) for number in (1, 2, 4)]
-    result["kept"] = _tell("kept", _in_a_process("benchmarks.kept", _SIZES[-1]))
-    result["virtual"] = [_tell("virtual clock", _in_a_process("benchmarks.virtual", size)) for size in _VIRTUAL]
+        result["cold"] = _log_progress("cold start", daemons.cold(made, _COMPARED))
+        result["replicas"] = [_log_progress("replicas", daemons.replicas(made, number)) for number in (1, 2, 4)]
+    result["kept"] = _log_progress("kept", _in_a_process("benchmarks.kept", _SIZES[-1]))
+    result["virtual"] = [_log_progress("virtual clock", _in_a_process("benchmarks.virtual", size)) for size in _VIRTUAL]
     (EVIDENCE / "performance.json").write_text(json.dumps(result, indent=1) + "\n")
     (EVIDENCE / "performance.md").write_text(page(result))
     sys.stdout.write(page(result))
@@ -85,7 +87,7 @@ def page(result: dict[str, Any]) -> str:
     template = jinja2.Template((Path(__file__).parent / "performance.md.j2").read_text(), trim_blocks=True)
     small, large = result["steady"][-2:]
     growth = list(result["growth"].values())
-    told: str = template.render(
+    rendered: str = template.render(
         r=result,
         ours=result["refresh"]["appjwt-worker"],
         idle=daemons.WATCHED,
@@ -93,18 +95,18 @@ def page(result: dict[str, Any]) -> str:
         per_account=(large["memory_mib"] - small["memory_mib"]) * 1024 / (large["accounts"] - small["accounts"]),
         growth=growth[-1] / growth[0],
     )
-    return told + "\n"
+    return rendered + "\n"
 
 
 def _in_a_process(module: str, *arguments: object) -> dict[str, Any]:
     """Run a module in a process; return the JSON on its last line."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=_ROOT)
-    told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return result
 
 
-def _tell(what: str, figure: Any) -> Any:
+def _log_progress(what: str, figure: Any) -> Any:
     sys.stderr.write(f"{what}: {figure}\n")
     return figure
 

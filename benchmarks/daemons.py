@@ -29,7 +29,7 @@ class Process:
         self._log = Path(tempfile.mkstemp()[1])
         environment = {**world.environment(), **settings, "APPJWT_HTTP_LISTEN": "127.0.0.1:0"}
         environment |= {"APPJWT_LOG_LEVEL": "info", "APPJWT_LOG_FORMAT": "json"}
-        self.began = time.monotonic()
+        self.started = time.monotonic()
         command = world.command()
         if host:
             command = ["unshare", "-r", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host, *command]
@@ -37,10 +37,10 @@ class Process:
             self._process = subprocess.Popen(command, env=environment, stderr=out, stdout=out)
 
     def __enter__(self) -> Self:
-        while not (said := re.search(r'"http": "([^"]+)"', self._log.read_text())):
+        while not (match := re.search(r'"http": "([^"]+)"', self._log.read_text())):
             assert self._process.poll() is None, self._log.read_text()[-2000:]
             time.sleep(0.02)
-        self._url = f"http://{said[1]}"
+        self._url = f"http://{match[1]}"
         return self
 
     def __exit__(
@@ -54,7 +54,7 @@ class Process:
         """Seconds since the start."""
         while requests.get(f"{self._url}/readyz", timeout=30).status_code != requests.codes.ok:
             time.sleep(0.05)
-        return time.monotonic() - self.began
+        return time.monotonic() - self.started
 
     def cpu(self) -> float:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -67,9 +67,9 @@ class Process:
         return int(found[1]) / 1024
 
     def metrics(self) -> "Metrics":
-        began = time.monotonic()
+        started = time.monotonic()
         text = requests.get(f"{self._url}/metrics", timeout=30).text
-        return Metrics(text, time.monotonic() - began)
+        return Metrics(text, time.monotonic() - started)
 
 
 class Metrics:
@@ -99,7 +99,7 @@ def boottime(world: World, accounts: int, minted: float) -> dict[str, Any]:
         start_cpu, start_mints = daemon.cpu(), world.liveperson.mints() - mints
         if accounts > 10:  # noqa: PLR2004 - of ten none is due within a minute anyway
             life = world.liveperson.token_life.total_seconds()
-            ages = daemon.began - minted
+            ages = daemon.started - minted
             time.sleep(max(0.0, minted + _EARLIEST * life + ages - time.monotonic()))
         return {
             "accounts": accounts,
@@ -117,7 +117,7 @@ def cold(world: World, accounts: int) -> dict[str, Any]:
             time.sleep(0.1)
         while world.liveperson.mints() < accounts:
             time.sleep(0.1)
-        return {"seconds": round(time.monotonic() - daemon.began, 1), "cpu_s": round(daemon.cpu(), 1)}
+        return {"seconds": round(time.monotonic() - daemon.started, 1), "cpu_s": round(daemon.cpu(), 1)}
 
 
 def replicas(world: World, number: int) -> dict[str, Any]:

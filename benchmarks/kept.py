@@ -25,8 +25,8 @@ def main(accounts: int) -> None:
         )
         heapq.heappush(due, (1e9 + begins, records[-1].name))
     gc.collect()
-    kept = tracemalloc.get_traced_memory()[0]
-    sys.stdout.write(json.dumps({"accounts": accounts, "bytes": round(kept / accounts)}) + "\n")
+    retained_bytes = tracemalloc.get_traced_memory()[0]
+    sys.stdout.write(json.dumps({"accounts": accounts, "bytes": round(retained_bytes / accounts)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ _inner = [0.0]
 def _timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def timed(*arguments: Any, **named: Any) -> Any:
         _inner.append(0.0)
-        began = time.thread_time()
+        started = time.thread_time()
         try:
             return function(*arguments, **named)
         finally:
-            took = time.thread_time() - began
-            _spent[part] += took - _inner.pop()  # type: ignore[assignment] # a Counter may hold seconds
-            _inner[-1] += took
+            elapsed = time.thread_time() - started
+            _spent[part] += elapsed - _inner.pop()  # type: ignore[assignment] # a Counter may hold seconds
+            _inner[-1] += elapsed
 
     return timed
 
@@ -55,11 +55,11 @@ def main(names: list[str]) -> None:
                 setattr(owner, name, _timed(part, getattr(owner, name)))
         components.session.login.keep_alive()
         _spent.clear()
-        began = time.thread_time()
+        started = time.thread_time()
         for name in names:
             outcome = components.refresher.refresh(name, force=ForceRefresh())
             components.events.report(outcome, Transition(State.OK, State.OK, 0, 0.0, None, float("inf")))
-        whole = time.thread_time() - began
+        whole = time.thread_time() - started
     _spent[_REST] = whole - sum(_spent.values())  # type: ignore[assignment]
     shares = {part: round(_spent[part] / whole, 3) for part in (*_PARTS, _REST)}
     sys.stdout.write(json.dumps({"ms": round(whole / len(names) * 1000, 3), "shares": shares}) + "\n")

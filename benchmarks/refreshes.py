@@ -28,7 +28,7 @@ class Run:
 
 
 def run(command: list[str], environment: Mapping[str, str], names: list[str] | None = None) -> Run:
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     ended = subprocess.run(
         command,
         input=json.dumps(names),
@@ -39,7 +39,7 @@ def run(command: list[str], environment: Mapping[str, str], names: list[str] | N
         cwd=Path(__file__).parents[1],
     )
     assert ended.returncode == 0, [line for line in ended.stderr.splitlines() if "token.refreshed" not in line][:5]
-    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     done = json.loads(ended.stdout)["refreshed"] if "{" in ended.stdout else int(ended.stdout)
     return Run(done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
 
@@ -80,8 +80,8 @@ def _medians(runs: list[Run], floor: list[Run]) -> dict[str, float]:
     return {
         "per_cpu_second": round(statistics.median(each.done / each.cpu for each in runs), 1),
         "per_second": round(statistics.median(each.done / each.wall for each in runs), 1),
-        "by_cpu": round(statistics.median(beside.cpu / each.cpu for each, beside in pairs), 2),
-        "by_wall": round(statistics.median(beside.wall / each.wall for each, beside in pairs), 2),
+        "by_cpu": round(statistics.median(other.cpu / each.cpu for each, other in pairs), 2),
+        "by_wall": round(statistics.median(other.wall / each.wall for each, other in pairs), 2),
     }
 
 
@@ -92,8 +92,8 @@ def profile(world: World, names: list[str]) -> dict[str, Any]:
     ended = subprocess.run(
         command, input=json.dumps(names), env=_settings(world), stdout=subprocess.PIPE, text=True, check=True
     )
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return told
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
 
 
 def cpu_of_one(world: World, accounts: int, worth: int) -> float:
@@ -113,9 +113,9 @@ def commands(world: World) -> dict[str, float]:
     for name, flags in {"--version": ["--version"], "--status": ["--status", "--output", "json"]}.items():
         times = []
         for _ in range(5):
-            began = time.monotonic()
+            started = time.monotonic()
             subprocess.run(world.command(*flags), env=world.environment(), capture_output=True, check=True)
-            times.append(time.monotonic() - began)
+            times.append(time.monotonic() - started)
         found[name] = round(statistics.median(times), 3)
     return found
 

@@ -33,13 +33,13 @@ def main(accounts: int) -> None:
     world.begin()
     cold = accounts / _COLD_PER_SECOND + 60
     world.live(cold)
-    done, began = len(world.oracle.mints), time.process_time()
+    done, started = len(world.oracle.mints), time.process_time()
     lags.clear()
     world.live(cold + _WATCHED)
     renewed = len(world.oracle.mints) - done
-    cpu = time.process_time() - began
+    cpu = time.process_time() - started
     lags.sort()
-    told = {
+    result = {
         "accounts": accounts,
         "minutes": round(_WATCHED / 60),
         "refreshes": renewed,
@@ -48,7 +48,7 @@ def main(accounts: int) -> None:
         "lag_p99_s": round(lags[len(lags) * 99 // 100], 3),
         "broken": len(world.oracle.violations),
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":
