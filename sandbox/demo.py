@@ -89,8 +89,8 @@ class Reader:
             )
         except (hvac.exceptions.VaultError, requests.RequestException):
             return None
-        told = answer["data"]["data"]
-        return (told, answer["data"]["metadata"]["version"]) if "fingerprint" in told else None
+        fields = answer["data"]["data"]
+        return (fields, answer["data"]["metadata"]["version"]) if "fingerprint" in fields else None
 
     def may_write(self) -> bool:
         try:
@@ -163,11 +163,11 @@ def _watch(
     next(scenes)
     print("\nPer account: the token's fingerprint, and what is left of its life.")
     print(f"\n{'':8}" + "".join(f"{account}, region {region}".ljust(_WIDTH) for account, region in _ACCOUNTS.items()))
-    told = False
+    is_reported = False
     while not stops and (not seconds or (worker.poll() is None and time.monotonic() - began < seconds)):
-        if worker.poll() is not None and not told:
+        if worker.poll() is not None and not is_reported:
             _say("The worker is gone, so nobody renews the tokens. In the other terminal: appjwt-worker starts one.")
-            told = True
+            is_reported = True
         at = time.monotonic() - began
         found = {account: reader.read(account) for account in _ACCOUNTS}
         cells = [_cell(each[0], seen.take(account, *each)) if each else "no token" for account, each in found.items()]
@@ -227,7 +227,7 @@ def _worker(world: World) -> Iterator[tuple[subprocess.Popen[str], threading.Eve
     """Run the daemon as a separate process, and print its log in short."""
     process = subprocess.Popen(world.command(), env=world.environment(), stderr=subprocess.PIPE, text=True)
     ready = threading.Event()
-    lines = threading.Thread(target=_tell, args=(process, ready), daemon=True)
+    lines = threading.Thread(target=_forward_output, args=(process, ready), daemon=True)
     lines.start()
     try:
         yield process, ready
@@ -239,7 +239,7 @@ def _worker(world: World) -> Iterator[tuple[subprocess.Popen[str], threading.Eve
             process.stderr.close()
 
 
-def _tell(process: subprocess.Popen[str], ready: threading.Event) -> None:
+def _forward_output(process: subprocess.Popen[str], ready: threading.Event) -> None:
     """Print the log in short; `ready` once every account has a token."""
     waiting = set(_ACCOUNTS)
     for line in process.stderr or ():

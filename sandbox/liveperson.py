@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sandbox.faults import DROP, Fault, Faults, Service
-from sandbox.wire import Answer, hang_up, instead, of_json, send
+from sandbox.wire import Answer, abort, json_response, override_response, send
 
 _HEADER = {"kid": "appjwt-13-05-17", "typ": "JWT", "alg": "RS256"}
 _FORM = "application/x-www-form-urlencoded"
@@ -203,18 +203,18 @@ class LivePerson:
 
     def _domain(self, call: _Call) -> Answer:
         if call.query.get("version") != "1.0":
-            return of_json(400, {"error": "version=1.0 is required"})
+            return json_response(400, {"error": "version=1.0 is required"})
         if (account := self._accounts.get(call.account_id)) is None:
-            return of_json(404, {"error": "no such account"})
+            return json_response(404, {"error": "no such account"})
         entries = {
             service: {"service": service, "account": call.account_id, "baseURI": self.hosts[account.region]}
             for service in ("sentinel", "idp", "asyncMessagingEnt")
         }
         if (service := call.path.get("service")) is None:
-            return of_json(200, {"baseURIs": list(entries.values())})
+            return json_response(200, {"baseURIs": list(entries.values())})
         if service not in entries:
-            return of_json(404, {"error": "no such service"})
-        return of_json(200, entries[service])
+            return json_response(404, {"error": "no such service"})
+        return json_response(200, entries[service])
 
     def _sentinel_v1(self, call: _Call) -> Answer:
         if call.query.get("v") != "1.0" or call.query.get("grant_type") != "client_credentials":
@@ -231,7 +231,9 @@ class LivePerson:
     def _jwks(self, call: _Call) -> Answer:
         del call
         keys = [json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key)) for key in self.published_keys]
-        return of_json(200, {"keys": [{**key, "kid": _HEADER["kid"], "use": "sig", "alg": "RS256"} for key in keys]})
+        return json_response(
+            200, {"keys": [{**key, "kid": _HEADER["kid"], "use": "sig", "alg": "RS256"} for key in keys]}
+        )
 
     def _grant(self, call: _Call) -> Answer:
         """Check account and credentials, as every version of the API does, and mint."""
@@ -247,7 +249,7 @@ class LivePerson:
         if app is None or app.credentials != Credentials(form["client_id"], form["client_secret"]):
             return _oauth_error(401, "invalid_client", "unknown client or wrong secret")
         token = self._mint(call, app)
-        return of_json(200, {"access_token": token, "token_type": "Bearer"}, _fingerprint(token))
+        return json_response(200, {"access_token": token, "token_type": "Bearer"}, _fingerprint(token))
 
     def _mint(self, call: _Call, app: _App) -> str:
         if call.fault.same_token and app.last_exp > call.now:
@@ -268,40 +270,42 @@ class LivePerson:
 
     def _consumer_jws(self, call: _Call) -> Answer:
         if call.query.get("v") != "1.0":
-            return of_json(400, {"errorCode": 40001, "message": "v=1.0 is required"})
+            return json_response(400, {"errorCode": 40001, "message": "v=1.0 is required"})
         if refusal := self._refuse_app_jwt(call):
             return refusal
         try:
             consumer = json.loads(call.body)["ext_consumer_id"]
         except (ValueError, KeyError, TypeError):
-            return of_json(400, {"errorCode": 40002, "message": "a JSON body with ext_consumer_id is required"})
+            return json_response(400, {"errorCode": 40002, "message": "a JSON body with ext_consumer_id is required"})
         claims = {"sub": consumer, "aud": call.account_id, "iss": "idp", "iat": int(call.now)}
-        return of_json(201, {"token": self._signed(_HEADER, claims)})
+        return json_response(201, {"token": self._signed(_HEADER, claims)})
 
     def _conversation(self, call: _Call) -> Answer:
         """Answer as the Send API does: each command of the body is answered by its id."""
         if call.query.get("v") != "3":
-            return of_json(400, {"errorCode": 40001, "message": "v=3 is required"})
+            return json_response(400, {"errorCode": 40001, "message": "v=3 is required"})
         if refusal := self._refuse_app_jwt(call):
             return refusal
         if (jws := call.headers.get("X-LP-ON-BEHALF")) is None:
-            return of_json(401, {"errorCode": 40104, "message": "the ConsumerJWS is missing"})
+            return json_response(401, {"errorCode": 40104, "message": "the ConsumerJWS is missing"})
         if not self._is_signed(jws, call.account_id, "iat", "sub"):
-            return of_json(401, {"errorCode": 40103, "message": "the ConsumerJWS is invalid"})
+            return json_response(401, {"errorCode": 40103, "message": "the ConsumerJWS is invalid"})
         try:
-            return of_json(200, [{"code": "OK", "reqId": each["id"], "body": {}} for each in json.loads(call.body)])
+            return json_response(
+                200, [{"code": "OK", "reqId": each["id"], "body": {}} for each in json.loads(call.body)]
+            )
         except (ValueError, KeyError, TypeError):
-            return of_json(400, {"errorCode": 40002, "message": "a JSON list of commands is required"})
+            return json_response(400, {"errorCode": 40002, "message": "a JSON list of commands is required"})
 
     def _refuse_app_jwt(self, call: _Call) -> Answer | None:
         """Return the answer to a call without a valid AppJWT for an account that is here."""
         account = self._accounts.get(call.account_id)
         if account is None or account.region != call.region:
-            return of_json(404, {"errorCode": 40401, "message": "no such account here"})
+            return json_response(404, {"errorCode": 40401, "message": "no such account here"})
         if not (token := call.headers.get("Authorization")):
-            return of_json(401, {"errorCode": 40105, "message": "the AppJWT is missing"})
+            return json_response(401, {"errorCode": 40105, "message": "the AppJWT is missing"})
         if not self._is_signed(token, call.account_id, "exp", "azp"):
-            return of_json(401, {"errorCode": 40102, "message": "the AppJWT is invalid or has expired"})
+            return json_response(401, {"errorCode": 40102, "message": "the AppJWT is invalid or has expired"})
         return None
 
     def _is_signed(self, token: str, account_id: str, *required: str) -> bool:
@@ -356,7 +360,7 @@ class LivePerson:
                     ("sentinel", "POST", "/sentinel/api/account/{account}/app/token", self._sentinel_v1),
                     ("sentinel", "POST", "/sentinel/api/v2/account/{account}/app/token", self._sentinel_v2),
                     ("jwks", "GET", "/sentinel/well-known/{account:jwks}", self._jwks),
-                    ("clock", "GET", "/{account:.{0}}", lambda _: of_json(404, {})),
+                    ("clock", "GET", "/{account:.{0}}", lambda _: json_response(404, {})),
                     ("idp", "POST", "/api/account/{account}/consumer", self._consumer_jws),
                     ("send", "POST", "/api/account/{account}/messaging/consumer/conversation", self._conversation),
                 )
@@ -389,10 +393,10 @@ class LivePerson:
                 self.seen.append(Seen(service, account, region, 0))
                 if fault.hang:
                     await asyncio.Event().wait()
-                return hang_up(request)
+                return abort(request)
             await asyncio.sleep(fault.delay)
             now = time.time() + fault.skew.total_seconds()
-            if (answer := instead(fault, body)) is None and request.method != method:
+            if (answer := override_response(fault, body)) is None and request.method != method:
                 answer = Answer(405, headers={"Allow": method})
             if answer is None:
                 path, query, headers = request.match_info, request.query, request.headers
@@ -421,7 +425,7 @@ def _fingerprint(token: str) -> str:
 
 def _oauth_error(status: int, error: str, description: str) -> Answer:
     """RFC 6749, 5.2."""
-    return of_json(status, {"error": error, "error_description": description})
+    return json_response(status, {"error": error, "error_description": description})
 
 
 def _overridden(values: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:

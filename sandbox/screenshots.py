@@ -56,9 +56,9 @@ def troubled(folder: Path) -> Iterator[tuple[World, str]]:
             subprocess.Popen(world.command(), env=world.environment(), stdout=out, stderr=subprocess.STDOUT) as worker,
         ):
             try:
-                while not (said := re.search(r'"http": ?"([^"]+)"', log.read_text())):
+                while not (match := re.search(r'"http": ?"([^"]+)"', log.read_text())):
                     time.sleep(0.1)
-                url = f"http://{said[1]}/"
+                url = f"http://{match[1]}/"
                 while requests.get(f"{url}status.json", timeout=5).text.count('"next_attempt": "') < 8:  # noqa: PLR2004
                     time.sleep(0.2)
                 time.sleep(4)

@@ -28,11 +28,11 @@ class Answer:
     """Of the token in it."""
 
 
-def of_json(status: int, document: object, fingerprint: str | None = None) -> Answer:
+def json_response(status: int, document: object, fingerprint: str | None = None) -> Answer:
     return Answer(status, json.dumps(document).encode(), fingerprint=fingerprint)
 
 
-def instead(fault: Fault, request_body: bytes) -> Answer | None:
+def override_response(fault: Fault, request_body: bytes) -> Answer | None:
     """Return the answer that a fault gives in the service's place, if it does."""
     if fault.redirect_to is not None:
         return Answer(fault.status or 307, headers={"Location": fault.redirect_to})
@@ -59,7 +59,7 @@ async def send(request: web.Request, answer: Answer, fault: Fault, now: float) -
     return web.Response(status=answer.status, headers=headers, body=body)
 
 
-def hang_up(request: web.Request) -> web.StreamResponse:
+def abort(request: web.Request) -> web.StreamResponse:
     """Close the connection as it is, without TLS's goodbye."""
     if request.transport is not None:
         request.transport.abort()
