@@ -48,17 +48,17 @@ def _status(done: Done) -> str:
     accounts = done.document["accounts"]
     states = Counter(account["state"] for account in accounts)
     errors = Counter(account["last_error"] for account in accounts if account["last_error"])
-    told = ", ".join(f"{count} {state}" for state, count in states.items())
-    return _short(f"exit {done.status}: {told}{f'; {errors.most_common(1)[0][0]}' if errors else ''}")
+    summary = ", ".join(f"{count} {state}" for state, count in states.items())
+    return _short(f"exit {done.status}: {summary}{f'; {errors.most_common(1)[0][0]}' if errors else ''}")
 
 
 def _check(done: Done) -> str:
     failed = [line for line in done.document["checks"] if not line["ok"]]
     warned = [line for line in done.document["checks"] if "warning" in line["detail"]]
     lines = failed or [line for line in warned if line["check"] == "tokens"]
-    told = "; ".join(f"{line['check']}: {line['detail']}" for line in lines[:1]) or "all passed"
+    summary = "; ".join(f"{line['check']}: {line['detail']}" for line in lines[:1]) or "all passed"
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    return f"exit {done.status}: {_short(told)}{more}"
+    return f"exit {done.status}: {_short(summary)}{more}"
 
 
 def _page(address: str) -> str:

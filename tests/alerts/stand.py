@@ -88,8 +88,8 @@ class Alertmanager:
 
     def inhibited(self) -> dict[str, bool]:
         """Return for each alert that fires whether another one inhibits its notification."""
-        told = requests.get(f"http://{self.address}/api/v2/alerts", timeout=5).json()
-        return {each["labels"]["alertname"]: bool(each["status"]["inhibitedBy"]) for each in told}
+        alerts = requests.get(f"http://{self.address}/api/v2/alerts", timeout=5).json()
+        return {each["labels"]["alertname"]: bool(each["status"]["inhibitedBy"]) for each in alerts}
 
 
 class Prometheus:
@@ -132,8 +132,8 @@ class Prometheus:
             return False
 
     def firing(self) -> set[str]:
-        told = requests.get(f"{self.url}/api/v1/alerts", timeout=5).json()["data"]["alerts"]
-        return {alert["labels"]["alertname"] for alert in told if alert["state"] == "firing"}
+        alerts = requests.get(f"{self.url}/api/v1/alerts", timeout=5).json()["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def query(self, expr: str) -> list[Any]:
         answer = requests.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=5).json()

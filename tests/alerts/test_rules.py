@@ -139,8 +139,8 @@ def test_the_chart_brings_the_same_rules_and_dashboard() -> None:
     render = pytest.importorskip("tests.chart.render", reason="Helm's engine is not made for this machine")
     objects = render.rendered(render.values(prometheusRule={"enabled": True}, dashboard={"enabled": True}))
     assert objects["PrometheusRule"]["spec"] == yaml.safe_load(RULES.read_text())
-    told = objects["Dashboard"]["data"]["appjwt-worker.json"]
-    assert told.strip() == DASHBOARD.read_text().strip()
+    rendered = objects["Dashboard"]["data"]["appjwt-worker.json"]
+    assert rendered.strip() == DASHBOARD.read_text().strip()
 
 
 def test_alerts_and_dashboard_have_the_limits_that_every_screen_has() -> None:

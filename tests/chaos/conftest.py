@@ -75,9 +75,9 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             of_kind[row.stand].append(row)
     runs: Runs = {row: Future() for rows in of_kind.values() for row in rows}
     tmp_path_factory.getbasetemp()  # threads that asked for it at once would each make one
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ThreadPoolExecutor(1) as background:
         if any("soaked" in getattr(item, "fixturenames", ()) for item in request.session.items):
-            request.config.stash[_SOAKED] = beside.submit(_soak, tmp_path_factory)
+            request.config.stash[_SOAKED] = background.submit(_soak, tmp_path_factory)
         for kind, rows in of_kind.items():
             for first in range(0, len(rows), _ROWS_A_STAND):
                 pool.submit(_run_lane, kind, rows[first : first + _ROWS_A_STAND], runs, tmp_path_factory)

@@ -31,7 +31,7 @@ class Row:
     fault: Fault
     says: str = ""
     """Pattern for the error of each failed attempt; empty = none fails."""
-    lasts: float = 0.3
+    duration: float = 0.3
     """Share of a token's life. The first token is about to be due when it begins, so that less than half is left; up to
     this much a reader must not notice. 0 = as long as it takes."""
     sign: str = "refresh.failed"
@@ -80,7 +80,7 @@ def _run(row: Row, stand: Stand) -> Result:
     stand.bites, result.book, mark = None, watch.open(), stand.mark()
     began = time.monotonic()
     with row.fault(stand):
-        time.sleep(max(0.0, row.lasts * stand.life - (time.monotonic() - began)))
+        time.sleep(max(0.0, row.duration * stand.life - (time.monotonic() - began)))
     result.length = time.monotonic() - began
     result.recovery = stand.wait_until_fresh(_LONGEST_RECOVERY)
     assert stand.rendering
@@ -110,9 +110,9 @@ def _wrong(row: Row, result: Result, lines: list[Line]) -> Iterable[str]:
             yield f"{count} {name}"
     if any(line["event"] == "account.removed" for line in lines):
         yield "an account was removed"
-    for said in {line["error"] for line in lines if line["event"] == "refresh.failed"}:
-        if not row.says or not re.search(row.says, said):
-            yield f"it says {said!r}"
+    for message in {line["error"] for line in lines if line["event"] == "refresh.failed"}:
+        if not row.says or not re.search(row.says, message):
+            yield f"it says {message!r}"
     yield from _repeated(row, result, lines)
 
 

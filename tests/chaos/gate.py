@@ -21,7 +21,7 @@ _DATE = re.compile(rb"Date: ([^\r]+)")
 
 
 @dataclass
-class Held:
+class HeldRequest:
     """A request that waits at the gate for a decision."""
 
     what: re.Pattern[str]
@@ -29,21 +29,21 @@ class Held:
     every: bool = False
     """Not the next one alone."""
     caught: threading.Event = field(default_factory=threading.Event)
-    _told: threading.Event = field(default_factory=threading.Event)
+    _released: threading.Event = field(default_factory=threading.Event)
     _goes_on: bool = False
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._goes_on = True
-        self._told.set()
+        self._released.set()
 
     def drop(self) -> None:
         """Abandon the request, as if its client had disconnected: it is not done, or its answer is not sent."""
-        self._told.set()
+        self._released.set()
 
     async def wait(self) -> None:
         """Wait for the decision; raise ConnectionAbortedError if it is to drop the request."""
         self.caught.set()
-        while not self._told.is_set():  # noqa: ASYNC110 - told from another thread
+        while not self._released.is_set():  # noqa: ASYNC110 - set from another thread
             await asyncio.sleep(0.01)
         if not self._goes_on:
             raise ConnectionAbortedError
@@ -76,7 +76,7 @@ class Gate(Server):
         self.cuts = False
         """Cut each answer in the middle."""
         self.passed: list[Passed] = []
-        self._holding: Held | None = None
+        self._holding: HeldRequest | None = None
 
     def lead_to(self, vaults: Sequence[str]) -> None:
         """Lead new connections to these."""
@@ -94,9 +94,9 @@ class Gate(Server):
             forgotten.add(writer.get_extra_info("peername")[1])
         return forgotten
 
-    def hold(self, what: str, moment: Moment, *, every: bool = False) -> Held:
+    def hold(self, what: str, moment: Moment, *, every: bool = False) -> HeldRequest:
         """Hold the next request whose method and path match, or every one until they are let go."""
-        self._holding = held = Held(re.compile(what), moment, every)
+        self._holding = held = HeldRequest(re.compile(what), moment, every)
         return held
 
     async def _carry(self, reader: StreamReader, writer: StreamWriter) -> None:

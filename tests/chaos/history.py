@@ -93,32 +93,32 @@ class Result:
 
 def events(audit: Path) -> list[Event]:
     """Return the events in Vault's order. The file is read twice, as it may be larger than the memory."""
-    asked: dict[str, float] = {}
+    requests: dict[str, float] = {}
     writers: dict[tuple[str, str], str | None] = {}
     versions: dict[tuple[str, str], Event] = {}
     rest: list[Event] = []
     for line, kind, name in _lines(audit, "request"):
-        asking = line["request"]
-        asked[asking["id"]] = _moment(line["time"])
-        if kind == "data" and asking["operation"] in _WRITES:
-            writers[name, _text(asking["data"]["data"])] = _worker(line)
+        request = line["request"]
+        requests[request["id"]] = _moment(line["time"])
+        if kind == "data" and request["operation"] in _WRITES:
+            writers[name, _text(request["data"]["data"])] = _worker(line)
     for line, kind, name in _lines(audit, "response"):
-        asking = line["request"]
+        request = line["request"]
         if "error" in line:
-            if _done(kind, asking) == "metadata" and _FORWARDED not in line["error"]:
-                moment, sent = asked[asking["id"]], _custom_metadata(asking)
+            if _done(kind, request) == "metadata" and _FORWARDED not in line["error"]:
+                moment, sent = requests[request["id"]], _custom_metadata(request)
                 rest.append(Event(moment, name, "attempted", _worker(line), data=sent))
             continue
-        if kind == "data" and asking["operation"] != "delete":
-            shown = _shown(line, name, asked[asking["id"]])
-            written, version = asking["operation"] in _WRITES, (name, shown.created)
+        if kind == "data" and request["operation"] != "delete":
+            shown = _shown(line, name, requests[request["id"]])
+            written, version = request["operation"] in _WRITES, (name, shown.created)
             if shown.created and shown.data and (written or version not in versions):
                 worker = shown.worker if written else writers[name, _text(shown.data)]
                 versions[version] = replace(shown, at=_moment(shown.created), what="data", worker=worker)
             if shown.worker and not written:
                 rest.append(replace(shown, data={"managed_by": shown.data.get("managed_by")}))
-        elif (what := _done(kind, asking)) and not _refused(line):
-            rest.append(Event(_moment(line["time"]), name, what, _worker(line), data=_custom_metadata(asking)))
+        elif (what := _done(kind, request)) and not _refused(line):
+            rest.append(Event(_moment(line["time"]), name, what, _worker(line), data=_custom_metadata(request)))
     return sorted([*versions.values(), *rest], key=lambda event: event.at)
 
 
@@ -126,37 +126,37 @@ def _worker(line: Mapping[str, Any]) -> str | None:
     return ((line.get("auth") or {}).get("metadata") or {}).get("role_name")
 
 
-def _custom_metadata(asking: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (asking.get("data") or {}).get("custom_metadata") or {}
+def _custom_metadata(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (request.get("data") or {}).get("custom_metadata") or {}
 
 
 def _shown(line: dict[str, Any], name: str, at: float) -> Event:
     """Return the path's newest version as an answer shows it."""
-    asking, told = line["request"], line["response"].get("data") or {}
-    if "http_raw_body" in told:  # as in the answer about a deleted version
-        told = json.loads(told["http_raw_body"])["data"] or {}
-    metadata, data = (told, asking["data"]["data"]) if asking["operation"] in _WRITES else _parts(told)
+    request, body = line["request"], line["response"].get("data") or {}
+    if "http_raw_body" in body:  # as in the answer about a deleted version
+        body = json.loads(body["http_raw_body"])["data"] or {}
+    metadata, data = (body, request["data"]["data"]) if request["operation"] in _WRITES else _parts(body)
     marked = (metadata.get("custom_metadata") or {}).get("managed_by") == MANAGED_BY
     number, created = metadata.get("version", 0), metadata.get("created_time", "")
     return Event(at, name, "viewed", _worker(line), number, created, data, marked)
 
 
-def _parts(told: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    return told.get("metadata") or {}, told.get("data") or {}
+def _parts(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    return body.get("metadata") or {}, body.get("data") or {}
 
 
 def _refused(line: Mapping[str, Any]) -> bool:
     """Return True for an error in a complete answer, as a standby sends while it does not know the path yet."""
-    told = line["response"].get("data") or {}
-    return int(told.get("http_status_code", 0)) >= 400
+    body = line["response"].get("data") or {}
+    return int(body.get("http_status_code", 0)) >= 400
 
 
-def _done(kind: str, asking: Mapping[str, Any]) -> str | None:
+def _done(kind: str, request: Mapping[str, Any]) -> str | None:
     if kind == "metadata":
-        if asking["operation"] == "delete":
+        if request["operation"] == "delete":
             return "wiped"
-        return "metadata" if asking["operation"] in _WRITES and _custom_metadata(asking) else None
-    return "gone" if kind == "destroy" or asking["operation"] == "delete" else None
+        return "metadata" if request["operation"] in _WRITES and _custom_metadata(request) else None
+    return "gone" if kind == "destroy" or request["operation"] == "delete" else None
 
 
 def judge(happened: Sequence[Event], quiet: Iterable[str], outages: Sequence[Outage], until: float) -> Verdict:
@@ -177,7 +177,7 @@ def _expired(name: str, versions: Sequence[Event], outages: Sequence[Outage], un
         ended, replaced = float(before.data["exp"]), after.at if after else until
         if replaced <= ended:
             continue
-        if any(begun <= ended and replaced <= over + _GRACE for begun, over in outages):
+        if any(start <= ended and replaced <= end + _GRACE for start, end in outages):
             verdict.counts["expired in outages longer than what remained"] += 1
         else:
             verdict.counts["expired"] += 1
@@ -190,7 +190,7 @@ def report(result: Result) -> str:
     counts = {
         **{what: verdict.counts[what] for what in _FIRST},
         **{f"exception: {what}": count for what, count in sorted(verdict.exceptions.items())},
-        f"outages, {sum(over - begun for begun, over in result.outages):.0f} s in all": len(result.outages),
+        f"outages, {sum(end - start for start, end in result.outages):.0f} s in all": len(result.outages),
         **dict(sorted(verdict.counts.items())),
     }
     faults = f"{len(result.faults)} faults: " + ", ".join(f"{kind} ({kinds[kind]})" for kind in sorted(kinds)) + "."

@@ -27,8 +27,8 @@ from typing import Any, Self, TypeVar
 from sandbox.raft import Cluster, RaftNode
 from tests.integration.servers import Server, pipe
 
-Thing = TypeVar("Thing")
-Way = tuple[int, int]
+T = TypeVar("T")
+Link = tuple[int, int]
 """From one namespace to another: cut, it leaves the way back as it is."""
 
 TOOLS = ("ip", "root", "/dev/net/tun")
@@ -54,7 +54,7 @@ class Space:
         self._thread = ThreadPoolExecutor(1, f"space-{number}", initializer=_unshare)
         self.interface = self.do(self._connect)
 
-    def do(self, work: Callable[[], Thing]) -> Thing:
+    def do(self, work: Callable[[], T]) -> T:
         return self._thread.submit(work).result()
 
     def close(self) -> None:
@@ -73,8 +73,8 @@ class Network:
 
     def __init__(self, spaces: int) -> None:
         self.spaces = {number: Space(number) for number in range(1, spaces + 1)}
-        self._cut: frozenset[Way] = frozenset()
-        self._delayed: dict[Way, float] = {}
+        self._cut: frozenset[Link] = frozenset()
+        self._delayed: dict[Link, float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._route, name="router")
 
@@ -91,30 +91,30 @@ class Network:
             os.close(space.interface)
 
     @contextmanager
-    def cut(self, ways: Collection[Way]) -> Iterator[None]:
-        self._cut = frozenset(ways)
+    def cut(self, links: Collection[Link]) -> Iterator[None]:
+        self._cut = frozenset(links)
         try:
             yield
         finally:
             self._cut = frozenset()
 
     @contextmanager
-    def delayed(self, ways: Collection[Way], chance: Random) -> Iterator[None]:
+    def delayed(self, links: Collection[Link], chance: Random) -> Iterator[None]:
         """Delay each way by a different time, up to half a second."""
-        self._delayed = {way: chance.uniform(0.02, 0.5) for way in ways}
+        self._delayed = {link: chance.uniform(0.02, 0.5) for link in links}
         try:
             yield
         finally:
             self._delayed = {}
 
     @contextmanager
-    def flapping(self, ways: Collection[Way], chance: Random) -> Iterator[None]:
+    def flapping(self, links: Collection[Link], chance: Random) -> Iterator[None]:
         """Cut a random part of these ways at any moment, and another one a second later."""
         over = threading.Event()
 
         def flap() -> None:
             while not over.wait(chance.uniform(0.2, 1.0)):
-                self._cut = frozenset(way for way in ways if chance.random() < _FLAPS)
+                self._cut = frozenset(link for link in links if chance.random() < _FLAPS)
 
         thread = threading.Thread(target=flap)
         thread.start()
@@ -133,11 +133,11 @@ class Network:
             pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else 0.1
             for interface in select.select([*interfaces.values()], [], [], min(pause, 0.1))[0]:
                 packet = os.read(interface, _LARGEST)
-                way = (packet[15], packet[19])  # the last bytes of the addresses, in IPv4
-                if packet[0] >> 4 != 4 or way[1] not in interfaces or way in self._cut:
+                link = (packet[15], packet[19])  # the last bytes of the addresses, in IPv4
+                if packet[0] >> 4 != 4 or link[1] not in interfaces or link in self._cut:
                     continue
-                due = time.monotonic() + self._delayed.get(way, 0.0)
-                heapq.heappush(waiting, (due, next(count), interfaces[way[1]], packet))
+                due = time.monotonic() + self._delayed.get(link, 0.0)
+                heapq.heappush(waiting, (due, next(count), interfaces[link[1]], packet))
             while waiting and waiting[0][0] <= time.monotonic():
                 _, _, interface, packet = heapq.heappop(waiting)
                 os.write(interface, packet)
@@ -181,13 +181,13 @@ class Forwarder(Server):
 
     async def _forward(self, reader: StreamReader, writer: StreamWriter) -> None:
         there_reader, there_writer = await self._connect()
-        ways = [asyncio.ensure_future(pipe(reader, there_writer)), asyncio.ensure_future(pipe(there_reader, writer))]
+        pipes = [asyncio.ensure_future(pipe(reader, there_writer)), asyncio.ensure_future(pipe(there_reader, writer))]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for each in pipes:
+                each.cancel()
+            await asyncio.gather(*pipes, return_exceptions=True)
             there_writer.transport.abort()
 
     async def _connect(self) -> tuple[StreamReader, StreamWriter]:

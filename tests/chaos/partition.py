@@ -22,7 +22,7 @@ from threading import Event
 import requests
 
 from tests.chaos.history import Outage, Result, events, judge
-from tests.chaos.network import PORT, Forwarder, Network, Space, SpacedCluster, Way
+from tests.chaos.network import PORT, Forwarder, Link, Network, Space, SpacedCluster
 from tests.integration.processes import Daemon, Scene, Settings, eventually
 from tests.simulation.ownership import MANAGED_BY
 
@@ -178,21 +178,21 @@ class Stage:
         worker = chance.choice(WORKERS)
         among_nodes = set(itertools.permutations(NODES, 2))
         every = set(itertools.permutations([*NODES, *WORKERS], 2))
-        ways: dict[str, set[Way]] = {
-            "a node cut off from the others": {way for way in among_nodes if one in way},
+        links: dict[str, set[Link]] = {
+            "a node cut off from the others": {link for link in among_nodes if one in link},
             "a node unheard by the others": {(one, other) for other in others},
             "a node that hears none of the others": {(other, one) for other in others},
             "two nodes cut apart": {(one, others[0]), (others[0], one)},
             "a worker unheard by Vault": {(worker, node) for node in NODES},
             "a worker that hears no answer": {(node, worker) for node in NODES},
             "both workers on the side of one node": {
-                *(way for way in among_nodes if one in way),
+                *(link for link in among_nodes if one in link),
                 *((worker, other) for worker in WORKERS for other in others),
             },
         }
         length = partial(chance.uniform, 0.1, 0.35)
         return {
-            **{name: (partial(network.cut, cut), chance.choice([length(), _LONG])) for name, cut in ways.items()},
+            **{name: (partial(network.cut, cut), chance.choice([length(), _LONG])) for name, cut in links.items()},
             "all nodes cut apart": (partial(network.cut, among_nodes), _LONG),
             "everything flapping": (partial(network.flapping, every, chance), length()),
             "everything slow": (partial(network.delayed, every, chance), length()),
@@ -202,11 +202,11 @@ class Stage:
         """Return the times in which no probe could write for so long that a worker could not either."""
         gaps = [gap for gap in itertools.pairwise(sorted(self.written)) if gap[1] - gap[0] > _UNUSABLE]
         joined: list[Outage] = []
-        for begun, over in gaps:
-            if joined and begun - joined[-1][1] < _USABLE:
+        for started, over in gaps:
+            if joined and started - joined[-1][1] < _USABLE:
                 joined[-1] = (joined[-1][0], over)
             else:
-                joined.append((begun, over))
+                joined.append((started, over))
         return joined
 
 
@@ -232,16 +232,18 @@ def _partition(folder: Path, network: Network, seconds: float, seed: int, over: 
         vault = Vault([node.address for node in cluster.nodes], cluster.nodes[0].root_token, chance)
         stage = Stage(scene, network, cluster, vault, chance, over)
         workers = {number: network.spaces[number] for number in WORKERS}
-        ways = {number: Forwarder([(node.address, PORT) for node in nodes]) for number in WORKERS}
-        for number, way in ways.items():
-            workers[number].do(partial(stack.enter_context, way))
-        daemons = [_worker(stack, scene, workers[number], f"worker-{number}", way.url) for number, way in ways.items()]
+        links = {number: Forwarder([(node.address, PORT) for node in nodes]) for number in WORKERS}
+        for number, link in links.items():
+            workers[number].do(partial(stack.enter_context, link))
+        daemons = [
+            _worker(stack, scene, workers[number], f"worker-{number}", link.url) for number, link in links.items()
+        ]
         eventually(lambda: all(stage.is_fresh(name) for name in (*_QUIET, *_TOUCHED)))
         with ThreadPoolExecutor(_PARTS) as pool:
             parts = [stage.be_a_stranger, stage.be_a_stranger, stage.be_new, stage.be_a_reader]
             running = [pool.submit(part) for part in parts]
-            for number, way in ways.items():  # a thread is in the space of who started it
-                probe = partial(stage.probe, Vault([way.url], vault.token, chance))
+            for number, link in links.items():  # a thread is in the space of who started it
+                probe = partial(stage.probe, Vault([link.url], vault.token, chance))
                 running.append(workers[number].do(partial(pool.submit, probe)))
             try:
                 faults = stage.break_things(seconds)

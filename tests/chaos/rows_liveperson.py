@@ -123,7 +123,7 @@ ROWS = [
         neighbours,
         half_hang,
         f"{_HOST}: no complete answer within",
-        lasts=1.2,
+        duration=1.2,
         at_once=True,
     ),
     Row(
@@ -157,7 +157,7 @@ ROWS = [
         "Domain API down, daemon restarted",
         restarted_directly,
         domain_api_down_and_a_restart,
-        lasts=0.1,
+        duration=0.1,
         goes_on=False,
         short=True,
     ),

@@ -103,8 +103,8 @@ def other_data(stand: Stand, name: str, path: str) -> None:
 
 def no_end_beside(stand: Stand, name: str, path: str) -> None:
     del name
-    beside = {"exp": str(_YEAR_2099), "expires_at": "2099-01-01T00:00:00Z", PLANTED: "yes"}
-    stand.kv.create_or_update_secret(path, {**_data(stand, path), **beside})
+    planted_fields = {"exp": str(_YEAR_2099), "expires_at": "2099-01-01T00:00:00Z", PLANTED: "yes"}
+    stand.kv.create_or_update_secret(path, {**_data(stand, path), **planted_fields})
 
 
 def no_end(stand: Stand, name: str, path: str) -> None:
@@ -127,7 +127,7 @@ def foreign(stand: Stand) -> Iterator[None]:
 
 
 def _row(name: str, fault: Callable[[Stand], AbstractContextManager[None]], **more: Any) -> Row:
-    return Row(_GROUP, name, direct, fault, **{"sign": "token.repaired", "lasts": 0.0, "at_once": True, **more})
+    return Row(_GROUP, name, direct, fault, **{"sign": "token.repaired", "duration": 0.0, "at_once": True, **more})
 
 
 ROWS = [
@@ -138,7 +138,7 @@ ROWS = [
     _row("metadata deleted", each(without_metadata)),
     _row("overwritten with another's token", each(others_token)),
     _row("overwritten without managed_by", each(other_data)),
-    _row("foreign secret", foreign, says="holds a secret that is not ours", sign="refresh.failed", lasts=0.2),
+    _row("foreign secret", foreign, says="holds a secret that is not ours", sign="refresh.failed", duration=0.2),
     _row("exp of 2099 planted beside", seen(no_end_beside)),
     _row("token until 2099 planted", each(no_end)),
 ]

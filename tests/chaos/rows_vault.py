@@ -242,7 +242,7 @@ def leader_steps_down(stand: Stand) -> Iterator[None]:
     held = stand.way.hold(_WRITE, "before")
     assert held.caught.wait(stand.life)
     stand.cluster.step_down()
-    held.let_go()
+    held.release()
     yield
 
 
@@ -297,7 +297,7 @@ def moved_to_another_cluster(stand: Stand) -> Iterator[None]:
     stand.scene.openbao, stand.vaults, stand.watch.vaults = new, [new], [new]
     assert stand.rendering
     stand.rendering.lead_to(new)
-    held.let_go()
+    held.release()
     yield
     stand.bites = _sealed_answers(stand, before)
 
@@ -323,15 +323,15 @@ ROWS = [
     Row(_GROUP, "killed and restarted", one_node, killed, _LOST, outages=(1, 1), short=True),
     Row(_GROUP, "frozen", direct, frozen, _SILENT, outages=(1, 1)),
     Row(_GROUP, "sealed and unsealed", direct, sealed, "status 503", outages=(1, 1)),
-    Row(_GROUP, "login revoked", gated, revoked, lasts=0, sign="vault.login"),
+    Row(_GROUP, "login revoked", gated, revoked, duration=0, sign="vault.login"),
     Row(_GROUP, "slow", gated, slow),
-    Row(_GROUP, "its clock 90 s behind", gated, behind, lasts=1.2),
+    Row(_GROUP, "its clock 90 s behind", gated, behind, duration=1.2),
     Row(_GROUP, "429 of a rate limit", gated, throttled, sign="vault.throttled"),
     Row(_GROUP, "cut in the middle of an answer", gated, cut, _LOST, outages=(1, 1)),
     Row(_GROUP, "mount gone", gated, moved, "secret/|mounts/secret", outages=(0, 1)),
     Row(_GROUP, "login ends while frozen", short_logins, frozen, _SILENT, outages=(1, 1)),
-    Row(_GROUP, "renewals capped", short_logins, nothing, lasts=0.7, sign="vault.login"),
-    Row(_GROUP, "logins of 25 uses", few_uses, nothing, lasts=0.7, sign="vault.login"),
+    Row(_GROUP, "renewals capped", short_logins, nothing, duration=0.7, sign="vault.login"),
+    Row(_GROUP, "logins of 25 uses", few_uses, nothing, duration=0.7, sign="vault.login"),
     Row(_GROUP, "secret_id rotated", gated, secret_id_rotated, "invalid role or secret ID", outages=(1, 1)),
     Row(_GROUP, "list cut by pagination_limit", paged, paged_list),
     Row(_GROUP, "gateway says 404, empty", gated, without_route(_NO_ROUTE), _NOT_VAULTS, outages=(1, 1)),
@@ -360,6 +360,14 @@ ROWS = [
         _LEADERLESS,
         outages=(0, 2),
     ),
-    Row(_THREE, "leader steps down amid a write", three_nodes, leader_steps_down, _LEADERLESS, lasts=0, outages=(1, 2)),
+    Row(
+        _THREE,
+        "leader steps down amid a write",
+        three_nodes,
+        leader_steps_down,
+        _LEADERLESS,
+        duration=0,
+        outages=(1, 2),
+    ),
     Row(_THREE, "write's outcome unknown", three_nodes, outcome_unknown, _LEADERLESS, outages=(1, 2)),
 ]

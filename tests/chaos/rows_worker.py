@@ -103,7 +103,7 @@ def terminated_amid_a_write(stand: Stand) -> Iterator[None]:
     assert held.caught.wait(stand.life)
     stand.daemon.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    held.let_go()
+    held.release()
     assert stand.daemon.process.wait(20) == 0
     assert stand.daemon.events("worker.stopped")
     stand.bites = 1
@@ -140,7 +140,7 @@ def raced(stand: Stand) -> Iterator[None]:
     stand.start().wait_for("worker.ready")
     before, ends = len(stand.way.passed), time.monotonic() + stand.life
     while time.monotonic() < ends:
-        for done in stand.side_by_side(3, "--refresh-all"):
+        for done in stand.run_concurrently(3, "--refresh-all"):
             assert done.status == 0, done.err
     lost = [each for each in stand.way.passed[before:] if "POST" in each.what and each.status == 400]
     stand.bites = len(lost)
@@ -247,7 +247,7 @@ ROWS = [
             f"killed {moment} {'reading' if method == 'GET' else 'writing'} {thing}",
             restarted,
             killed_at(f"{method} /v1/secret/{path}", moment),
-            lasts=0,
+            duration=0,
             at_once=True,
             goes_on=False,
             short=(thing, moment) == ("the token", "after"),
@@ -256,15 +256,15 @@ ROWS = [
         for moment in ("before", "after")
     ),
     *(
-        Row(_GROUP, f"killed {name}", restarted, killed_while(service, how), lasts=0, at_once=True, goes_on=False)
+        Row(_GROUP, f"killed {name}", restarted, killed_while(service, how), duration=0, at_once=True, goes_on=False)
         for name, service, how in _SERVICES
     ),
-    Row(_GROUP, "killed at 50 moments", restarted, killed_again_and_again, lasts=0),
-    Row(_GROUP, "SIGTERM amid a write", restarted, terminated_amid_a_write, lasts=0, goes_on=False),
-    Row(_GROUP, "its log unread", shipped, log_unread, lasts=0.7),
-    Row(_GROUP, "suspended for longer than a life", gated, suspended, lasts=1.3, outlives=True),
-    Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, lasts=1.3),
-    Row(_GROUP, "two daemons and three operators", crowded, raced, lasts=0),
+    Row(_GROUP, "killed at 50 moments", restarted, killed_again_and_again, duration=0),
+    Row(_GROUP, "SIGTERM amid a write", restarted, terminated_amid_a_write, duration=0, goes_on=False),
+    Row(_GROUP, "its log unread", shipped, log_unread, duration=0.7),
+    Row(_GROUP, "suspended for longer than a life", gated, suspended, duration=1.3, outlives=True),
+    Row(_GROUP, "one of two suspended so long", gated, one_of_two_suspended, duration=1.3),
+    Row(_GROUP, "two daemons and three operators", crowded, raced, duration=0),
     Row(_GROUP, "files at their limit", gated, no_more_files, _NO_FILES, outages=(1, 8)),
     Row(_GROUP, "memory at its limit", crowded, no_more_memory, "no thread can be started", outages=(0, 8)),
     *(
@@ -277,7 +277,7 @@ ROWS = [
             f"clock {by} at its start",
             clocked_and_restarted,
             started_shifted(by),
-            lasts=0.1,
+            duration=0.1,
             at_once=True,
             goes_on=False,
             tool=_TOOL,

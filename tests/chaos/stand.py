@@ -104,7 +104,7 @@ class Stand:
         self.daemon.process.kill()
         self.daemon.process.wait()
 
-    def side_by_side(self, count: int, *flags: str) -> list[Done]:
+    def run_concurrently(self, count: int, *flags: str) -> list[Done]:
         """Run the same call so many times at once."""
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(lambda _: self.scene.call(*flags, changes=self.settings), range(count)))
@@ -118,8 +118,8 @@ class Stand:
 
     def lines(self, mark: Mark, *events: str) -> list[Line]:
         """Return the lines logged since then."""
-        said = [line for daemon in self.daemons for line in daemon.events()[mark.get(id(daemon), 0) :]]
-        return [line for line in said if not events or line["event"] in events]
+        lines = [line for daemon in self.daemons for line in daemon.events()[mark.get(id(daemon), 0) :]]
+        return [line for line in lines if not events or line["event"] in events]
 
     def wait_until_due(self, before: float) -> None:
         """Wait until so many seconds before the first token is due, by the fields stored with it."""

@@ -53,9 +53,9 @@ def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once
         daemon = world.daemon()
         daemon.wait_for("token.refreshed", account=ACCOUNT)
         time.sleep(3)  # a few more syncs
-        (said,) = daemon.events("accounts.synced", level="warning")
-        assert said["folder"] == "liveperson/accounts/team"
-        assert "status 403" in said["error"]
+        (line,) = daemon.events("accounts.synced", level="warning")
+        assert line["folder"] == "liveperson/accounts/team"
+        assert "status 403" in line["error"]
 
         world.openbao.policy("appjwt-worker", POLICY)
         daemon.wait_for("token.refreshed", account="team/inside")

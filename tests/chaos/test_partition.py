@@ -35,8 +35,8 @@ def test_networks_that_part_cost_no_token_and_no_strangers_secret(
 def test_a_way_is_cut_and_the_way_back_is_not() -> None:
     with Network(2) as network:
         ends = {number: space.do(partial(_udp, space.address)) for number, space in network.spaces.items()}
-        for ways, heard in (((), {1, 2}), (((1, 2),), {1}), (((1, 2), (2, 1)), set())):
-            with network.cut(ways):
+        for links, heard in (((), {1, 2}), (((1, 2),), {1}), (((1, 2), (2, 1)), set())):
+            with network.cut(links):
                 ends[1].sendto(b"x", (network.spaces[2].address, 1))
                 ends[2].sendto(b"x", (network.spaces[1].address, 1))
                 assert {number for number, end in ends.items() if _hears(end)} == heard

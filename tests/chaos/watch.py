@@ -65,7 +65,7 @@ class Watch:
     failures: list[str] = field(default_factory=list)
     """Failures that must never occur, in words."""
     _ends: dict[str, int] = field(default_factory=dict)
-    _told: threading.Event = field(default_factory=threading.Event)
+    _stop_requested: threading.Event = field(default_factory=threading.Event)
     _turn: int = 0
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._told.set()
+        self._stop_requested.set()
         self._thread.join()
         self._session.close()
 
@@ -100,7 +100,7 @@ class Watch:
         return {account: seen.fingerprint for account, seen in self.newest.items()}
 
     def _poll(self) -> None:
-        while not self._told.wait(self.pause):
+        while not self._stop_requested.wait(self.pause):
             for account in list(self.accounts):
                 try:
                     if account not in self.ignored:
@@ -127,9 +127,9 @@ class Watch:
                 self.book.lost += 1
             self.newest[account] = Seen(at, None, 0, 0.0)
             return
-        self._look(account, document["data"]["data"], document["data"]["metadata"]["version"], at)
+        self._check(account, document["data"]["data"], document["data"]["metadata"]["version"], at)
 
-    def _look(self, account: str, data: dict[str, Any], version: int, at: float) -> None:
+    def _check(self, account: str, data: dict[str, Any], version: int, at: float) -> None:
         if PLANTED in data:
             self.book.planted += 1
             self.newest[account] = Seen(at, None, 0, 0.0)

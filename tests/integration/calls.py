@@ -17,7 +17,7 @@ from worker.vault.session import VaultSession
 from worker.vault.tokens import TokenStore
 
 
-def side_by_side(*calls: Callable[[], Done]) -> list[Done]:
+def run_concurrently(*calls: Callable[[], Done]) -> list[Done]:
     """Run the calls in parallel, and return their results in the order given."""
     with ThreadPoolExecutor(4) as pool:
         return [running.result() for running in [pool.submit(call) for call in calls]]

@@ -236,7 +236,7 @@ class Reader:
     seen: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """By account: version and expiry of each token, as often as it changed."""
     failures: list[str] = field(default_factory=list)
-    _told: threading.Event = field(default_factory=threading.Event)
+    _stop_requested: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
         self.world.openbao.policy("reader", _READER)
@@ -249,12 +249,12 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._told.set()
+        self._stop_requested.set()
         self._thread.join()
         self._session.close()
 
     def _poll(self) -> None:
-        while not self._told.wait(0.2):
+        while not self._stop_requested.wait(0.2):
             for account in self.accounts:
                 try:
                     self._read(account)

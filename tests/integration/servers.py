@@ -29,7 +29,7 @@ class Server:
         self._listener = listener
         self.port = port
         self.connections = 0
-        self.hung_up = 0
+        self.closed_connections = 0
         """Connections that it ended."""
         self.requests: list[bytes] = []
         """Each request that a `Talk` of `answering` took, head and body as they came."""
@@ -49,7 +49,7 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._told.set)
+        self._loop.call_soon_threadsafe(self._stop_requested.set)
         self._thread.join()
 
     def abort_all(self) -> None:
@@ -58,7 +58,7 @@ class Server:
             self._loop.call_soon_threadsafe(writer.transport.abort)
 
     async def _serve(self) -> None:
-        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stop_requested = asyncio.get_running_loop(), asyncio.Event()
         try:
             listener = self._listener or socket.create_server(("127.0.0.1", self.port))
             server = await asyncio.start_server(self._handle, sock=listener, ssl=self._tls)
@@ -67,7 +67,7 @@ class Server:
             return
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set_result(None)
-        await self._told.wait()
+        await self._stop_requested.wait()
         server.close()
         for task, writer in self._open.items():
             writer.transport.abort()
@@ -86,7 +86,7 @@ class Server:
         with gone:
             await self._talk(reader, writer)
         writer.close()
-        self.hung_up += 1
+        self.closed_connections += 1
         with gone:
             await writer.wait_closed()
 

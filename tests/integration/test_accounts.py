@@ -19,7 +19,7 @@ from sandbox.faults import Fault
 from sandbox.liveperson import LivePerson
 from sandbox.world import POLICIES
 from tests.builders import usable
-from tests.integration.calls import account_store, by_token, operate, side_by_side
+from tests.integration.calls import account_store, by_token, operate, run_concurrently
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.core.account import Account
@@ -360,7 +360,9 @@ def test_accounts_on_kv_v1_are_told_apart_by_asking_and_serve_as_well(mount: str
 def test_tokens_on_kv_v1_are_a_clear_error_in_every_mode(engines: Scene) -> None:
     changes = by_token(engines, "appjwt-worker", "engines", APPJWT_TOKENS_MOUNT="kv1")
     modes = (["--refresh", "le100"], ["--refresh-all"], ["--status"], ["--check"])
-    refresh, every, status, check = side_by_side(*(lambda m=mode: engines.call(*m, changes=changes) for mode in modes))
+    refresh, every, status, check = run_concurrently(
+        *(lambda m=mode: engines.call(*m, changes=changes) for mode in modes)
+    )
     text = "kv1 is KV version 1, which has no check-and-set: tokens need KV version 2"
     assert (refresh.status, every.status, status.status, check.status) == (1, 1, 3, 1)
     assert text in refresh.out

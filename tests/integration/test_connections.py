@@ -286,7 +286,7 @@ def test_a_connection_idle_for_a_minute_is_replaced_before_its_use(
         assert server.connections == 1
         clock.now += IDLEST + 1
         get(session, server.url)
-        eventually(lambda: (server.connections, server.hung_up) == (2, 1))
+        eventually(lambda: (server.connections, server.closed_connections) == (2, 1))
 
 
 def test_a_connection_idle_for_a_minute_is_closed_though_nobody_wants_another(
@@ -297,10 +297,10 @@ def test_a_connection_idle_for_a_minute_is_closed_though_nobody_wants_another(
         clock.now += IDLEST - 1
         session.close_idle()
         get(session, server.url)
-        assert (server.connections, server.hung_up) == (1, 0)
+        assert (server.connections, server.closed_connections) == (1, 0)
         clock.now += IDLEST + 1
         session.close_idle()
-        eventually(lambda: server.hung_up == 1)
+        eventually(lambda: server.closed_connections == 1)
         assert get(session, server.url).ok
 
 
@@ -477,12 +477,12 @@ def test_of_many_hosts_only_some_stay_connected_and_none_that_is_not_used(
             resolver.ports[f"host{number}.invalid"] = server.port
             get(session, f"http://host{number}.invalid")
             clock.now += 0.01
-        eventually(lambda: server.connections - server.hung_up <= 64)
+        eventually(lambda: server.connections - server.closed_connections <= 64)
         get(session, "http://host199.invalid")
         assert server.connections == 200
         clock.now += IDLEST + 1
         session.close_idle()
-        eventually(lambda: server.connections == server.hung_up)
+        eventually(lambda: server.connections == server.closed_connections)
         gc.collect()
         pools = [each for each in gc.get_objects() if isinstance(each, urllib3.HTTPConnectionPool)]
         assert not [pool.host for pool in pools if pool.host.endswith(".invalid")]
@@ -499,7 +499,7 @@ def connected(port: int) -> int:
 def test_what_the_other_end_closed_is_closed(tls: ssl.SSLContext | None, session: net.Session) -> None:
     with Answering(http(), tls=tls, keep_alive=False) as server:
         get(session, server.url)
-        eventually(lambda: server.hung_up == 1)
+        eventually(lambda: server.closed_connections == 1)
         assert connected(server.port) == 1
 
         def is_closed() -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.integration.calls import by_token, side_by_side
+from tests.integration.calls import by_token, run_concurrently
 from tests.integration.hashicorp import HashiCorp
 from tests.integration.processes import Done, Scene, Settings
 from tests.integration.servers import Answering, http
@@ -107,7 +107,7 @@ def of_health(world: Scene, *answers: bytes) -> list[tuple[str, str | None]]:
     with ExitStack() as stack:
         servers = [stack.enter_context(Answering(answer)) for answer in answers]
         every: list[Settings] = [{"APPJWT_VAULT_ADDRESS": server.url} for server in servers]
-        calls = side_by_side(*(partial(world.call, "--check", "--output", "json", changes=each) for each in every))
+        calls = run_concurrently(*(partial(world.call, "--check", "--output", "json", changes=each) for each in every))
     assert [(done.status, list(checked(done))) for done in calls] == [(3, ["vault"])] * len(answers)
     return [checked(done)["vault"][1:] for done in calls]
 

@@ -17,7 +17,7 @@ from hvac.exceptions import InvalidPath
 
 from sandbox.liveperson import Seen
 from sandbox.world import POLICIES
-from tests.integration.calls import by_token, operate, side_by_side
+from tests.integration.calls import by_token, operate, run_concurrently
 from tests.integration.processes import Done, Scene, scene
 
 WORKER, AUDITOR = ((POLICIES / f"{name}.hcl").read_text() for name in ("worker", "auditor"))
@@ -87,7 +87,7 @@ def ended(made: Scene, bad: Changes) -> dict[tuple[str, int], Done]:
         for status, changes in circumstances.items()
     }
     runs["refresh", 1] = partial(made.call, "--refresh", "le402", changes=bad)
-    return dict(zip(runs, side_by_side(*runs.values()), strict=True))
+    return dict(zip(runs, run_concurrently(*runs.values()), strict=True))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -116,7 +116,7 @@ def test_a_vault_that_is_sealed_or_stopped_is_3_in_every_mode(tmp_path: Path) ->
     with scene(tmp_path / "scene") as made:
         made.openbao.client.sys.seal()
         modes = (["--status"], ["--check"], ["--refresh", "a"], ["--refresh-all"])
-        sealed = side_by_side(*(partial(made.call, *mode) for mode in modes))
+        sealed = run_concurrently(*(partial(made.call, *mode) for mode in modes))
         made.openbao.kill()
         stopped = made.call("--status")
     assert [done.status for done in (*sealed, stopped)] == [3, 3, 3, 3, 3]
@@ -321,7 +321,7 @@ def test_a_misspelled_flag_is_told_with_the_nearest(made: Scene) -> None:
 
 def test_an_unknown_account_is_told_with_the_nearest(made: Scene) -> None:
     refresh = partial(made.call, "--output", "json", "--refresh")
-    near, far = side_by_side(partial(refresh, "le40"), partial(refresh, "brand/eu"))
+    near, far = run_concurrently(partial(refresh, "le40"), partial(refresh, "brand/eu"))
     assert (near.status, far.status) == (1, 1)
     missing = "there is no secret at secret/liveperson/accounts/"
     assert near.document["accounts"][0]["error"] in {f"{missing}le40; did you mean le40{n}?" for n in (0, 1)}
@@ -347,7 +347,7 @@ def config(made: Scene, tmp_path: Path) -> Path:
 
 def test_a_file_may_hold_all_settings_and_be_named_by_flag_or_variable(config: Path, made: Scene) -> None:
     nothing: dict[str, str | None] = dict.fromkeys(made.settings)
-    done = side_by_side(
+    done = run_concurrently(
         partial(made.call, "--status", "--config", str(config), changes=nothing),
         partial(made.call, "--status", changes={**nothing, "APPJWT_CONFIG": str(config)}),
     )

@@ -574,7 +574,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(tls: Tls, se
         opened = session()
         for _ in range(3):
             assert post(opened, server.url).ok
-            eventually(lambda: server.hung_up == server.connections)
+            eventually(lambda: server.closed_connections == server.connections)
         assert server.connections == 3
 
 

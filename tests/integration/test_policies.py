@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from sandbox.world import POLICIES, World
 from tests.fakes.clock import MINUTE, SECOND, Clock
-from tests.integration.calls import side_by_side
+from tests.integration.calls import run_concurrently
 from tests.integration.processes import Done, Scene, scene
 from worker import net
 from worker.vault.login import AppRoleLogin
@@ -379,7 +379,9 @@ def test_every_right_in_the_policy_has_its_test() -> None:
 
 
 def test_check_names_each_right_that_is_missing_with_the_policy_line(logins: dict[Right, Login]) -> None:
-    told = dict(zip(logins, side_by_side(*(partial(each.call, "--check") for each in logins.values())), strict=True))
+    told = dict(
+        zip(logins, run_concurrently(*(partial(each.call, "--check") for each in logins.values())), strict=True)
+    )
     lines = {path: f'path "{path}" {{ capabilities = [{listed}] }}' for path, listed in _RULE.findall(WORKER)}
     for (path, capability), done in told.items():
         if path == "secret/config":

@@ -157,7 +157,7 @@ def test_a_mode_that_is_interrupted_at_any_moment_leaves_no_login_and_no_traceba
     assert world.logins() == []
 
 
-class Held:
+class HeldRequest:
     """A way to Vault on which the answer to one kind of request waits until it is released."""
 
     def __init__(self, vault: str, path: bytes) -> None:
@@ -189,7 +189,7 @@ class Held:
 def test_a_login_that_is_under_way_is_revoked_as_soon_as_it_is_answered(flags: list[str], tmp_path: Path) -> None:
     with scene(tmp_path / "plain", vault_tls=False) as world:
         world.add_account(ACCOUNTS[0])
-        held = Held(world.openbao.address, b"/auth/approle/login")
+        held = HeldRequest(world.openbao.address, b"/auth/approle/login")
         with Server(held) as way, Mode(world, *flags, VAULT_ADDRESS=way.url) as mode:
             assert held.seen.wait(30)
             eventually(world.logins)
@@ -205,7 +205,7 @@ def test_a_signal_amid_the_end_of_a_mode_does_not_keep_it_from_revoking_its_logi
     """The answer to the revocation waits; by then all is reported."""
     with scene(tmp_path / "plain", vault_tls=False) as world:
         world.add_account(ACCOUNTS[0])
-        held = Held(world.openbao.address, b"/auth/token/revoke-self")
+        held = HeldRequest(world.openbao.address, b"/auth/token/revoke-self")
         with Server(held) as way, Mode(world, "--refresh-all", "--output", "json", VAULT_ADDRESS=way.url) as mode:
             assert held.seen.wait(30)
             mode.process.send_signal(signal.SIGTERM)

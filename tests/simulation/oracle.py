@@ -345,9 +345,9 @@ class Oracle:
     def _look_again(self, truth: Truth, when: float) -> None:
         if truth.check:
             truth.check.act = None
-        truth.check = self._hub.at(when, lambda: self._look(truth))
+        truth.check = self._hub.at(when, lambda: self._check(truth))
 
-    def _look(self, truth: Truth) -> None:
+    def _check(self, truth: Truth) -> None:
         """Too little is left, or nothing: there has to be a reason."""
         now = self._hub.clock()
         until = self.explained_until(truth)
