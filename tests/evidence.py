@@ -27,8 +27,8 @@ _COMMIT: Final = re.compile(r"commit ([0-9a-f]{7,40})\b")
 def main() -> int:
     since = {page: _commits_since(page) for page in CODE}
     for page, commits in since.items():
-        told = "its commit is not in this history" if commits is None else f"{commits} commits since"
-        sys.stdout.write(f"{page:12} {told}\n")
+        age = "its commit is not in this history" if commits is None else f"{commits} commits since"
+        sys.stdout.write(f"{page:12} {age}\n")
     return int(any(commits != 0 for commits in since.values()))
 
 

@@ -33,15 +33,15 @@ def leaks(text: str, secrets: list[str]) -> list[str]:
 
 def _readings(text: str) -> Iterator[str]:
     """Yield the text as it is, and as it reads once one or two kinds of escapes are undone."""
-    ways = (
+    decoders = (
         unquote,
         html.unescape,
         lambda each: _CODE_POINT.sub(lambda match: chr(int(match[1] or match[2], 16)), each),
         lambda each: _BACKSLASH.sub(r"\1", each),
         lambda each: each.replace("\0", ""),
     )
-    once = {way(text) for way in ways}
-    twice = {way(each) for way in ways for each in once - {text}}
+    once = {decoder(text) for decoder in decoders}
+    twice = {decoder(each) for decoder in decoders for each in once - {text}}
     yield from {text} | once | twice
 
 

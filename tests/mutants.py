@@ -38,21 +38,21 @@ def main() -> str | None:
     why = tomllib.loads(WHY.read_text())
     modules: defaultdict[str, Counter[str]] = defaultdict(Counter)
     survivors: dict[str, str] = {}
-    for line in _said("mutmut", "results", "--all", "true").splitlines():
+    for line in _output("mutmut", "results", "--all", "true").splitlines():
         mutant, _, status = line.strip().partition(": ")
         modules[mutant.split(".")[2]][status] += 1
         if status not in KILLED:
             diff = [
                 each
-                for each in _said("mutmut", "show", mutant).splitlines()
+                for each in _output("mutmut", "show", mutant).splitlines()
                 if each.startswith(("-", "+")) and not each.startswith(("---", "+++"))
             ]
             function = mutant.partition(".core.")[2].rpartition("__mutmut_")[0]
             name = function.replace(".x_", ".").replace(".x\u01c1", ".").replace("\u01c1", ".")
             changed = " ".join(each[1:].strip() for each in diff if each[0] == "+") or "left out"
             key = f"{name}: {changed}"
-            told = why.get(key, "Not explained." if status == "survived" else f"Not explained: {status}.")
-            survivors[key] = "\n".join([f"## `{name}`", "", "```diff", *diff, "```", "", told])
+            explanation = why.get(key, "Not explained." if status == "survived" else f"Not explained: {status}.")
+            survivors[key] = "\n".join([f"## `{name}`", "", "```diff", *diff, "```", "", explanation])
     total = sum(modules.values(), Counter[str]())
     head = HEAD.format(
         at_least=AT_LEAST,
@@ -82,7 +82,7 @@ def _share(counts: Counter[str]) -> float:
     return 100 * _killed(counts) / counts.total()
 
 
-def _said(command: str, *arguments: str) -> str:
+def _output(command: str, *arguments: str) -> str:
     """Return the output of a command; mutmut is the one of this Python."""
     call = [str(Path(sys.executable).with_name(command)) if command == "mutmut" else command, *arguments]
     return subprocess.run(call, check=True, capture_output=True, text=True).stdout

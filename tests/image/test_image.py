@@ -133,8 +133,8 @@ def inside(world: Scene) -> dict[str, str]:
 
 
 def test_what_it_is_and_how_it_starts(image: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]
-    config = told["config"]
+    manifest = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]
+    config = manifest["config"]
     assert (config["User"], config["Entrypoint"], config.get("Cmd")) == (_NOBODY, ["appjwt-worker"], None)
     assert config["Labels"]["org.opencontainers.image.title"] == "appjwt-worker"
     size = sum(file.lstat().st_size for file in (root / "venv").rglob("*")) / 2**20

@@ -45,11 +45,11 @@ class Crowd:
         self._scenes = {name: pool.submit(_rows, *scene) for name, scene in scenes.items()}
 
     def live(
-        self, first: int, account_days: float, tell: Callable[[Report, Report], object] = lambda *_: None
+        self, first: int, account_days: float, trace: Callable[[Report, Report], object] = lambda *_: None
     ) -> tuple[Report, int]:
         """Run as many worlds as it takes, from this seed on; return all their reports in one, and the number of worlds.
 
-        :param tell: called after each world, with its report and that of all so far.
+        :param trace: called after each world, with its report and that of all so far.
         """
         seeds = itertools.count(first)
         going = deque(self._pool.submit(run_seed, next(seeds)) for _ in range(_AHEAD))
@@ -58,7 +58,7 @@ class Crowd:
             world = going.popleft().result()
             total += world
             worlds += 1
-            tell(world, total)
+            trace(world, total)
             going.append(self._pool.submit(run_seed, next(seeds)))
         for each in going:
             each.cancel()

@@ -169,7 +169,7 @@ class Trouble:
         self.world = world
         self.random: Random = world.fault_random
         self.met: Counter[Kind] = Counter()
-        self.begun: Counter[Kind] = Counter()
+        self.started: Counter[Kind] = Counter()
         self.liveperson: list[tuple[Episode, Service, Callable[[], Fault]]] = []
         self.vault: list[tuple[Episode, frozenset[str], Callable[[], VaultFault | None]]] = []
         self.traps: defaultdict[tuple[str, str], list[Episode]] = defaultdict(list)
@@ -217,7 +217,7 @@ class Trouble:
         """
         spec, world, random = SPECS[kind], self.world, self.random
         now = world.clock()
-        self.begun[kind] += 1
+        self.started[kind] += 1
         if kind is Kind.MOVED:
             length = world.plan.life
         length = length if length is not None else min(spec.longest, 2.0 + random.expovariate(1 / (spec.longest / 3)))
@@ -370,7 +370,7 @@ def _limit_rate(trouble: Trouble, episode: Episode) -> bool:
         def end() -> None:
             """Let a replica without any known token, after a start, wait as long as it was asked to."""
             for replica in trouble.world.running:
-                trouble.world.ail(replica, "throttled")
+                trouble.world.mark_impaired(replica, "throttled")
                 trouble.world.heal(replica, "throttled", RETRY_PAUSES[-1].total_seconds())
 
         episode.end = end
@@ -701,7 +701,7 @@ def _pause(trouble: Trouble, episode: Episode) -> bool:
         return False
     process.paused_until = episode.window.ends
     process.postponed = 0
-    trouble.world.ail(str(episode.replica), "paused")
+    trouble.world.mark_impaired(str(episode.replica), "paused")
 
     def end() -> None:
         trouble.met[episode.kind] += process.postponed
@@ -713,7 +713,7 @@ def _pause(trouble: Trouble, episode: Episode) -> bool:
 
 def _end_login(trouble: Trouble, episode: Episode) -> bool:
     trouble.vault.append((episode, _EVERY, lambda: VaultFault(status=403)))
-    trouble.world.ail(str(episode.replica), "login")
+    trouble.world.mark_impaired(str(episode.replica), "login")
     episode.end = lambda: trouble.world.heal(str(episode.replica), "login", 540.0)
     return True
 

@@ -56,7 +56,7 @@ class Mutant:
 
 MUTANTS: Final[list[Mutant]] = []
 
-_instead = mock.patch.object
+_patch = mock.patch.object
 
 
 def _mutant(*kinds: Kind, **world: Any) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
@@ -112,7 +112,7 @@ def check_and_set_left_out() -> Iterator[None]:
                 pass
         raise AssertionError
 
-    with _instead(TokenStore, "write", blind):
+    with _patch(TokenStore, "write", blind):
         yield
 
 
@@ -125,7 +125,7 @@ def check_and_set_over_a_second_read() -> Iterator[None]:
         version = self._kv.get(self._path_in_mount(name)).number
         return write(self, name, token, fields, replace(replaces, version=version))
 
-    with _instead(TokenStore, "write", late):
+    with _patch(TokenStore, "write", late):
         yield
 
 
@@ -139,7 +139,7 @@ def metadata_before_data() -> Iterator[None]:
         self._kv.patch_metadata(self._path_in_mount(name), patch, create=True)
         return write(self, name, token, fields, replace(replaces, managed=True))
 
-    with _instead(TokenStore, "write", marked_first):
+    with _patch(TokenStore, "write", marked_first):
         yield
 
 
@@ -154,7 +154,7 @@ def mark_after_a_read() -> Iterator[None]:
             self._mark(name)
         return stored
 
-    with _instead(TokenStore, "read", restoring):
+    with _patch(TokenStore, "read", restoring):
         yield
 
 
@@ -169,7 +169,7 @@ def an_unmanaged_secret_is_overwritten() -> Iterator[None]:
             found = self._kv.get(self._path_in_mount(name))
             return StoredSecret(found.number, None, None, None, managed=True, deletion_time=None, now=found.now)
 
-    with _instead(TokenStore, "read", bold):
+    with _patch(TokenStore, "read", bold):
         yield
 
 
@@ -182,14 +182,14 @@ def the_state_is_written_to_a_strangers_path() -> Iterator[None]:
             self._tokens.write_status(attempt.account, {"state": "unmanaged", "last_error": "x", "failing_since": "y"})
         return failed_outcome(self, attempt, error)
 
-    with _instead(Refresher, "_failed_outcome", telling):
+    with _patch(Refresher, "_failed_outcome", telling):
         yield
 
 
 @_mutant(Kind.STRANGER_AMID, Kind.HOST_503, gap=60.0)
 def the_state_stays_at_a_strangers_path() -> Iterator[None]:
     """Never take back the status that was written to a new path that somebody took meanwhile."""
-    with _instead(TokenStore, "clear_status", lambda *_: None):
+    with _patch(TokenStore, "clear_status", lambda *_: None):
         yield
 
 
@@ -200,7 +200,7 @@ def no_second_look_after_a_lost_race() -> Iterator[None]:
     def guess(_: Publisher, __: str, than: StoredSecret) -> StoredSecret:
         return replace(than, version=than.version + 1)
 
-    with _instead(Publisher, "_read_newer", guess):
+    with _patch(Publisher, "_read_newer", guess):
         yield
 
 
@@ -212,7 +212,7 @@ def cas_0_after_a_soft_delete() -> Iterator[None]:
         stored = read(self, name)
         return stored if stored.raw else replace(stored, version=0)
 
-    with _instead(TokenStore, "read", forgetful):
+    with _patch(TokenStore, "read", forgetful):
         yield
 
 
@@ -221,7 +221,7 @@ def a_disabled_account_is_refreshed() -> Iterator[None]:
     def eager(self: AccountStore, name: str) -> Any:
         return parse(name, {**(self._get(name).data or {}), "enabled": True})
 
-    with _instead(AccountStore, "read", eager):
+    with _patch(AccountStore, "read", eager):
         yield
 
 
@@ -259,13 +259,13 @@ def _lenient(*passed: Check) -> Iterator[None]:
                     return appjwt._decode(raw)  # noqa: SLF001
                 raise
 
-    with _instead(obtain, "appjwt", Lenient):
+    with _patch(obtain, "appjwt", Lenient):
         yield
 
 
 @_mutant(Kind.SHORTER, gap=120.0)
 def an_older_token_is_published() -> Iterator[None]:
-    with _instead(plan, "replaces", lambda *_: True):
+    with _patch(plan, "replaces", lambda *_: True):
         yield
 
 
@@ -284,7 +284,7 @@ def the_exp_field_is_trusted() -> Iterator[None]:
             return Assessment(None, token, TrackedToken(token.fingerprint, year, now + 180 * 86400, now + 180 * 86400))
         return assess(self, attempt, stored, expected)
 
-    with _instead(Publisher, "assess", trusting):
+    with _patch(Publisher, "assess", trusting):
         yield
 
 
@@ -297,7 +297,7 @@ def an_invalid_token_is_adopted() -> Iterator[None]:
         found = assess(self, attempt, stored, Expected())
         return replace(found, reason=None) if found.token and found.reason is plan.Reason.DRIFT else found
 
-    with _instead(Publisher, "assess", lenient):
+    with _patch(Publisher, "assess", lenient):
         yield
 
 
@@ -310,7 +310,7 @@ def an_obtained_token_is_lost() -> Iterator[None]:
         self._publisher.pending.pop(attempt.account, None)
         return failed_outcome(self, attempt, error)
 
-    with _instead(Refresher, "_failed_outcome", forgetful):
+    with _patch(Refresher, "_failed_outcome", forgetful):
         yield
 
 
@@ -326,7 +326,7 @@ def a_rate_limit_loses_the_obtained_token() -> Iterator[None]:
             self._publisher.pending.pop(attempt.account)
             raise
 
-    with _instead(Refresher, "_refresh", forgetful):
+    with _patch(Refresher, "_refresh", forgetful):
         yield
 
 
@@ -338,7 +338,7 @@ def an_early_deletion_is_ignored() -> Iterator[None]:
     def deaf(token: AppJWT, server_now: Any, at: float, _deletion_time: Any = None) -> Validity:
         return of(token, server_now, at)
 
-    with _instead(Validity, "of", deaf):
+    with _patch(Validity, "of", deaf):
         yield
 
 
@@ -351,7 +351,7 @@ def a_secret_is_remembered() -> Iterator[None]:
         remembered.append(account)
         return obtained(self, account, *known, **more)
 
-    with _instead(TokenSource, "obtain", greedy):
+    with _patch(TokenSource, "obtain", greedy):
         yield
         remembered.clear()
 
@@ -361,19 +361,19 @@ def a_secret_is_remembered() -> Iterator[None]:
 
 @_mutant(Kind.MOVED, life=3600.0, hours=10.0)
 def the_host_is_never_looked_up_again() -> Iterator[None]:
-    with _instead(HostResolver, "invalidate", lambda *_: None):
+    with _patch(HostResolver, "invalidate", lambda *_: None):
         yield
 
 
 @_mutant(Kind.DOMAIN_EVIL, gap=120.0, domain_cache_ttl=60.0)
 def the_allow_list_is_ignored() -> Iterator[None]:
-    with _instead(HostResolver, "_allow", lambda _self, host, _source: str(host)):
+    with _patch(HostResolver, "_allow", lambda _self, host, _source: str(host)):
         yield
 
 
 @_mutant(Kind.SECRET_EARLY, gap=120.0, hours=8.0)
 def the_previous_secret_is_never_tried() -> Iterator[None]:
-    with _instead(AccountStore, "previous", lambda *_: None):
+    with _patch(AccountStore, "previous", lambda *_: None):
         yield
 
 
@@ -386,7 +386,7 @@ def the_previous_secret_is_tried_alone() -> Iterator[None]:
         account = read(self, name)
         return (isinstance(account, Account) and self.previous(account)) or account
 
-    with _instead(AccountStore, "read", backward):
+    with _patch(AccountStore, "read", backward):
         yield
 
 
@@ -402,7 +402,7 @@ def dropped_when_late() -> Iterator[None]:
         self._due[:] = sorted(each for each in self._due if now - each[0] < _LATEST)
         queue_due(self, now)
 
-    with _instead(AccountScheduler, "queue_due", strict):
+    with _patch(AccountScheduler, "queue_due", strict):
         yield
 
 
@@ -410,9 +410,9 @@ def dropped_when_late() -> Iterator[None]:
 def a_wake_is_lost() -> Iterator[None]:
     """Take a wake that has rung for one that is still armed; the main loop's pass starts nothing."""
     with (
-        _instead(Daemon, "_wake", lambda self: self._dispatcher.start_due()),
-        _instead(Daemon, "tick", lambda *_: None),
-        _instead(Daemon, "_schedule_wake", _armed_once),
+        _patch(Daemon, "_wake", lambda self: self._dispatcher.start_due()),
+        _patch(Daemon, "tick", lambda *_: None),
+        _patch(Daemon, "_schedule_wake", _armed_once),
     ):
         yield
 
@@ -434,13 +434,13 @@ def a_stale_heap_entry_hides_the_current_one() -> Iterator[None]:
         else:
             schedule(self, record, due)
 
-    with _instead(AccountScheduler, "_schedule", once):
+    with _patch(AccountScheduler, "_schedule", once):
         yield
 
 
 @_mutant(Kind.WALL_STEPPED, Kind.REMOVED, Kind.DISABLED, gap=120.0)
 def jobs_stop_when_the_clock_steps_back_a_day() -> Iterator[None]:
-    with _instead(SteadyScheduler, "check_clock_jump", lambda *_: None):
+    with _patch(SteadyScheduler, "check_clock_jump", lambda *_: None):
         yield
 
 
@@ -452,7 +452,7 @@ def retried_past_the_expiry() -> Iterator[None]:
     def patient(failures: int, **known: Any) -> timedelta:
         return retry(failures + 3, **{**known, "remaining": 0.0, "kind": FailureKind.PERMANENT})
 
-    with _instead(plan, "next_retry", patient), _instead(DependencyWaitlist, "wake", lambda *_: []):
+    with _patch(plan, "next_retry", patient), _patch(DependencyWaitlist, "wake", lambda *_: []):
         yield
 
 
@@ -464,14 +464,14 @@ def a_rate_limit_is_a_failure() -> Iterator[None]:
         except ThrottledError as error:
             raise RefreshError(error.stage, error.kind, str(error), status=error.status) from error
 
-    with _instead(Gate, "call", strict):
+    with _patch(Gate, "call", strict):
         yield
 
 
 @_mutant(Kind.VAULT_429)
 def retry_after_is_waited_for_past_the_expiry() -> Iterator[None]:
     """Wait as long as any rate limit asks for, whatever the caller."""
-    with _instead(gate, "_MAX_PAUSE", float("inf")), _instead(gate, "MAX_FRACTION_OF_REMAINING", float("inf")):
+    with _patch(gate, "_MAX_PAUSE", float("inf")), _patch(gate, "MAX_FRACTION_OF_REMAINING", float("inf")):
         yield
 
 
@@ -485,19 +485,19 @@ def a_closed_gate_waits_for_a_request_in_flight() -> Iterator[None]:
         throttle(self, refusal)
         self._in_flight = in_flight
 
-    with _instead(Gate, "_throttle", forgetful):
+    with _patch(Gate, "_throttle", forgetful):
         yield
 
 
 @_mutant(Kind.VAULT_REFUSES, life=3600.0, gap=3000.0, hours=10.0)
 def nobody_is_woken() -> Iterator[None]:
-    with _instead(DependencyWaitlist, "wake", lambda *_: []):
+    with _patch(DependencyWaitlist, "wake", lambda *_: []):
         yield
 
 
 @_mutant(Kind.HOST_SLOW, accounts=30, max_in_flight=2, hours=1.0)
 def the_limits_are_ignored() -> Iterator[None]:
-    with _instead(HostQueues, "_may_start", lambda *_: float("-inf")):
+    with _patch(HostQueues, "_may_start", lambda *_: float("-inf")):
         yield
 
 
@@ -509,7 +509,7 @@ def those_that_time_out_may_take_every_slot() -> Iterator[None]:
         queue.timed_out_in_flight, queue.last_turn = 0, Turn.ANSWERED
         return next_turn(self, queue)
 
-    with _instead(HostQueues, "_next_turn", greedy):
+    with _patch(HostQueues, "_next_turn", greedy):
         yield
 
 
@@ -524,13 +524,13 @@ def those_that_time_out_may_take_every_slot() -> Iterator[None]:
     slowest=0.004,
 )
 def those_that_time_out_have_all_their_time_while_others_wait() -> Iterator[None]:
-    with _instead(HostQueues, "others_wait", lambda *_: False):
+    with _patch(HostQueues, "others_wait", lambda *_: False):
         yield
 
 
 @_mutant(Kind.LIST_INCOMPLETE, sync_interval=30.0)
 def absence_from_a_list_removes() -> Iterator[None]:
-    with _instead(Refresher, "is_removed", lambda *_: True):
+    with _patch(Refresher, "is_removed", lambda *_: True):
         yield
 
 
@@ -543,19 +543,19 @@ def a_refusal_is_final() -> Iterator[None]:
             return float("inf")
         return due(self, record, outcome, now, left)
 
-    with _instead(AccountScheduler, "_next_due", final), _instead(DependencyWaitlist, "wake", lambda *_: []):
+    with _patch(AccountScheduler, "_next_due", final), _patch(DependencyWaitlist, "wake", lambda *_: []):
         yield
 
 
 @_mutant(Kind.SAME_TOKEN, gap=120.0)
 def the_same_token_is_requested_again_at_once() -> Iterator[None]:
-    with _instead(plan, "retry_at_half_remaining", lambda tracked, _: tracked):
+    with _patch(plan, "retry_at_half_remaining", lambda tracked, _: tracked):
         yield
 
 
 @_mutant(Kind.TOKEN_DELETED, Kind.RUBBISH)
 def drift_is_never_seen() -> Iterator[None]:
-    with _instead(Resync, "_check", lambda *_: None):
+    with _patch(Resync, "_check", lambda *_: None):
         yield
 
 
@@ -568,5 +568,5 @@ def an_outcome_is_dropped() -> Iterator[None]:
         if not (outcome.account.endswith("3") and self._clock() > 6000.0):
             complete(self, outcome)
 
-    with _instead(Dispatcher, "complete", deaf):
+    with _patch(Dispatcher, "complete", deaf):
         yield

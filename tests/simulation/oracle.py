@@ -355,9 +355,9 @@ class Oracle:
             self._look_again(truth, until)
             return
         left = truth.ends - now
-        told = ", ".join(f"{each.what} until {each.ends - self._world.began:.1f}" for each in truth.windows[-4:])
+        text = ", ".join(f"{each.what} until {each.ends - self._world.began:.1f}" for each in truth.windows[-4:])
         what = f"late, {left:.0f} s left" if left > 0 else f"no live token since {-left if truth.published else '?'} s"
-        self.broken("not renewed in time", truth.name, what, f"(trouble: {told or 'none'})")
+        self.broken("not renewed in time", truth.name, what, f"(trouble: {text or 'none'})")
         self._look_again(truth, now + 600.0)
 
     def may_be_unknown(self, name: str) -> bool:

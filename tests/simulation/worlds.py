@@ -194,12 +194,12 @@ class _Sentinel:
 
 
 class SimWorld(World):
-    def __init__(self, plan: Plan, tell: Callable[[str], object] | None = None) -> None:
+    def __init__(self, plan: Plan, trace: Callable[[str], object] | None = None) -> None:
         """:param tell: gets each line of the trace."""
         super().__init__(token_life=timedelta(seconds=plan.life))
         self.plan: Plan = plan
         self.began = self.clock()
-        self._tell = tell
+        self._trace = trace
         self._latency = Random(f"{plan.seed} latency")
         self.fault_random = Random(f"{plan.seed} faults")
         self._jitter = Random(f"{plan.seed} jitter")
@@ -227,8 +227,8 @@ class SimWorld(World):
         self.on_crash: dict[str, Callable[[], object]] = {}
         self.crashes: Counter[str] = Counter()
         self.crashed_at = self.latest_start = float("-inf")
-        self._ails: dict[str, set[str]] = {name: set() for name in self.names}
-        self._nobody: Window | None = None
+        self._impairments: dict[str, set[str]] = {name: set() for name in self.names}
+        self._no_healthy_replica: Window | None = None
         vault, liveperson = self.vault, self.liveperson
         vault.kv = _Kv(self)
         self.domain_cache_ttl = timedelta(seconds=plan.domain_cache_ttl)
@@ -254,7 +254,7 @@ class SimWorld(World):
             name = f"le{number:05}" if number % 8 else f"le{number // 16 * 16:05}/app-{number % 16}"
             self._add(name, regions[number % plan.hosts])
         for name in self.names:
-            self.ail(name, "down")
+            self.mark_impaired(name, "down")
 
     def run_plan(self) -> Report:
         """Live through the plan: trouble, and at the end a time without, in which everything recovers."""
@@ -309,10 +309,10 @@ class SimWorld(World):
         return self.clock.now().timestamp() + self.wall_offset
 
     def trace(self, *words: object) -> None:
-        if self._tell:
+        if self._trace:
             process = self.hub.process
-            told = " ".join(map(str, words))
-            self._tell(f"{self.clock() - self.began:12.3f} {process.name if process else '-':12} {told}")
+            text = " ".join(map(str, words))
+            self._trace(f"{self.clock() - self.began:12.3f} {process.name if process else '-':12} {text}")
 
     # Accounts
 
@@ -386,7 +386,7 @@ class SimWorld(World):
     def stop(self, name: str, *, back_in: float) -> None:
         """SIGTERM, and a new one after a while."""
         process = self.running.pop(name)
-        self.ail(name, "down")
+        self.mark_impaired(name, "down")
         process.stop()
         self.hub.after(14.0, partial(self.hub.kill, process))
         self.hub.after(back_in + 15.0, partial(self.up, name))
@@ -397,7 +397,7 @@ class SimWorld(World):
         self.running.pop(name, None)
         self.crash_at.pop(name, None)
         self.on_crash.pop(name, lambda: None)()
-        self.ail(name, "down")
+        self.mark_impaired(name, "down")
         self.hub.after(self.fault_random.uniform(1, 300), partial(self.up, name))
         self.trace("crashes")
         self.hub.kill(process)
@@ -455,12 +455,12 @@ class SimWorld(World):
 
     # Whether anybody is there who could do the work
 
-    def ail(self, replica: str, why: str) -> None:
-        self._ails[replica].add(why)
-        if self._nobody is None and all(self._ails.values()):
-            self._nobody = Window(self.clock(), float("inf"), Recovery.START, "no replica is well")
+    def mark_impaired(self, replica: str, why: str) -> None:
+        self._impairments[replica].add(why)
+        if self._no_healthy_replica is None and all(self._impairments.values()):
+            self._no_healthy_replica = Window(self.clock(), float("inf"), Recovery.START, "no replica is well")
             for name in self.oracle.truths:
-                self.oracle.trouble(self._nobody, name)
+                self.oracle.trouble(self._no_healthy_replica, name)
 
     def was_down(self, since: float) -> bool:
         """Return True if Vault or a replica had trouble since: then the cleanup may have been impossible."""
@@ -473,13 +473,13 @@ class SimWorld(World):
     def heal(self, replica: str, why: str, within: float) -> None:
         """End this trouble; it has no effect any more so many seconds later."""
         well = f"{why} until {self.clock()}"
-        self._ails[replica].add(well)
-        self._ails[replica].discard(why)
+        self._impairments[replica].add(well)
+        self._impairments[replica].discard(why)
 
         def healed() -> None:
-            self._ails[replica].discard(well)
-            if self._nobody and not self._ails[replica]:
-                self._nobody.ends, self._nobody = self.clock(), None
+            self._impairments[replica].discard(well)
+            if self._no_healthy_replica and not self._impairments[replica]:
+                self._no_healthy_replica.ends, self._no_healthy_replica = self.clock(), None
 
         self.hub.after(within, healed)
 
@@ -502,7 +502,7 @@ class SimWorld(World):
         assert process, "a call outside of any process"
         self.hub.sleep(self._latency.uniform(_QUICKEST, self.plan.slowest))
         self._digest.update(f"{self.clock()} {process.name} {operation} {name}\n".encode())
-        if self._tell:
+        if self._trace:
             self.trace("calls", operation, name)
         if self.crash_at.get(process.name) == (operation, "before"):
             self._crash_in(process, operation, "before")
@@ -540,7 +540,7 @@ class SimWorld(World):
         random, plan = self.fault_random, self.plan
         trouble = self.trouble
         # some are met by every attempt, some hardly ever: whichever was met least is likely to be next
-        weights = [1 / (1 + trouble.met[kind] + trouble.begun[kind] / 4) ** 2 for kind in plan.kinds]
+        weights = [1 / (1 + trouble.met[kind] + trouble.started[kind] / 4) ** 2 for kind in plan.kinds]
         trouble.begin(random.choices(plan.kinds, weights)[0])
         pause = random.expovariate(1 / plan.gap)
         if self.clock() + pause < until:

@@ -21,12 +21,14 @@ def licences() -> Iterator[tuple[str, str, str]]:
     """Yield name, version, and the licence by the package's metadata."""
     for name, (number, _) in pins().items():
         try:
-            told = metadata(name)
+            package = metadata(name)
         except PackageNotFoundError:
             yield name, number, ELSEWHERE
             continue
-        classified = [each.rpartition(" :: ")[2] for each in told.get_all("Classifier") or [] if "License ::" in each]
-        yield name, number, told["License-Expression"] or told["License"] or " ".join(classified) or "unknown"
+        classified = [
+            each.rpartition(" :: ")[2] for each in package.get_all("Classifier") or [] if "License ::" in each
+        ]
+        yield name, number, package["License-Expression"] or package["License"] or " ".join(classified) or "unknown"
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 def test_the_map_of_the_code_names_what_there_is() -> None:
     """Every module of the worker is in ARCHITECTURE, and every target that a document names can be made."""
-    told = (ROOT / "ARCHITECTURE.md").read_text()
-    missing = [each.stem for each in (ROOT / "worker").glob("*.py") if each.stem not in told and each.stem[0] != "_"]
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    missing = [each.stem for each in (ROOT / "worker").glob("*.py") if each.stem not in text and each.stem[0] != "_"]
     assert missing == []
     targets = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     known = set(re.findall(r"make (\w+)", targets))

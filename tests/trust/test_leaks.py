@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("form", FORMS)
 def test_a_leak_is_found_in_each_form_whole_and_cut(form: str) -> None:
     secret, other = f"{secrets.token_hex(9)}/+&<\"'{secrets.token_hex(9)}", secrets.token_hex(20)
-    told = FORMS[form](secret)
-    assert leaks(f"before {told} after", [secret])
-    assert leaks(f"before {told[: len(told) * 2 // 3]}", [secret])
+    encoded_secret = FORMS[form](secret)
+    assert leaks(f"before {encoded_secret} after", [secret])
+    assert leaks(f"before {encoded_secret[: len(encoded_secret) * 2 // 3]}", [secret])
     assert not leaks(f"before {FORMS[form](other)} after", [secret])
 
 

@@ -104,8 +104,8 @@ def test_wheel_and_sdist_hold_what_they_should_and_nothing_else(tmp_path: Path) 
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as opened:
-        held = set(opened.namelist())
-    about = {name for name in held if ".dist-info/" in name}
+        names = set(opened.namelist())
+    about = {name for name in names if ".dist-info/" in name}
     assert {name.partition(".dist-info/")[2] for name in about} == {
         "METADATA",
         "WHEEL",
@@ -113,15 +113,15 @@ def test_wheel_and_sdist_hold_what_they_should_and_nothing_else(tmp_path: Path) 
         "entry_points.txt",
         "licenses/LICENSE",
     }
-    shared = {name for name in held if ".data/" in name}
+    shared = {name for name in names if ".data/" in name}
     assert {name.partition(".data/data/share/appjwt-worker/")[2] for name in shared} == {
         name.removeprefix("config/") for name in tracked("config")
     }
-    assert held - about - shared == tracked("worker")
+    assert names - about - shared == tracked("worker")
     with tarfile.open(sdist) as opened_too:
-        held = {name.partition("/")[2] for name in opened_too.getnames()}
+        names = {name.partition("/")[2] for name in opened_too.getnames()}
     rest = {".gitignore", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
-    assert held - rest == tracked(*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
+    assert names - rest == tracked(*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
 
 
 @pytest.mark.tool("git")
@@ -159,8 +159,8 @@ def secrets_in(text: str) -> list[str]:
 def test_no_file_of_the_repository_holds_a_secret() -> None:
     found = {}
     for name in tracked():
-        if (ROOT / name).is_file() and (told := secrets_in((ROOT / name).read_text(errors="replace"))):
-            found[name] = told
+        if (ROOT / name).is_file() and (secrets := secrets_in((ROOT / name).read_text(errors="replace"))):
+            found[name] = secrets
     assert not found
 
 

@@ -25,10 +25,10 @@ from worker.schedule.dispatch import Limits, Pool
 
 HOST = "va.sentinel.liveperson.net"
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
-def given(found: Thing | RefreshError) -> Thing:
+def given(found: T | RefreshError) -> T:
     if isinstance(found, RefreshError):
         raise found
     return found
@@ -379,9 +379,9 @@ def test_a_folder_whose_accounts_are_not_found_is_told_with_what_to_do() -> None
 
 
 def test_how_far_it_is_is_told_after_each_account() -> None:
-    told: list[tuple[int, int]] = []
-    check(Vault(listed=frozenset("abc")), progress=lambda *numbers: told.append(numbers))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    calls: list[tuple[int, int]] = []
+    check(Vault(listed=frozenset("abc")), progress=lambda *numbers: calls.append(numbers))
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_each_host_is_reached_once_for_all_of_its_accounts() -> None:

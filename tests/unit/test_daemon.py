@@ -754,8 +754,8 @@ def test_status_says_of_each_account_what_the_daemon_knows(world: World) -> None
     world.add_account("disabled", enabled=False)
     world.vault.kv.delete(ACCOUNTS + "removed")
     world.run(HOUR * 0.65)
-    told = shown(world, ACCOUNT, *others)
-    assert {name: line.state for name, line in told.items()} == {
+    statuses = shown(world, ACCOUNT, *others)
+    assert {name: line.state for name, line in statuses.items()} == {
         ACCOUNT: State.OK,
         "failing": State.FAILING,
         "late": State.FAILING,
@@ -767,18 +767,18 @@ def test_status_says_of_each_account_what_the_daemon_knows(world: World) -> None
     known = {
         record.name: record_status(record, world.clock(), world.clock.now()) for record in replica.scheduler.records()
     }
-    assert known.keys() == told.keys()
+    assert known.keys() == statuses.keys()
     for name, status_of in known.items():
-        line = told[name]
+        line = statuses[name]
         assert (status_of.state, status_of.severity, status_of.fingerprint) == (
             line.state,
             line.severity,
             line.fingerprint,
         )
         assert status_of.margin == pytest.approx(line.margin, abs=1 / 1000)  # the plan is stored in whole seconds
-    assert told["late"].severity is Severity.WARNING
-    assert told["late"].last_error == "sentinel: answers 401"
-    assert told["invalid"].last_error == "credentials: client_id: must be a string, is a number"
+    assert statuses["late"].severity is Severity.WARNING
+    assert statuses["late"].last_error == "sentinel: answers 401"
+    assert statuses["invalid"].last_error == "credentials: client_id: must be a string, is a number"
     world.add_account("late")
     world.add_account("invalid")
     world.run(2 * MINUTE)

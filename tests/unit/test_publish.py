@@ -166,7 +166,7 @@ def test_the_mark_comes_once_right_after_the_first_data_and_then_it_is_one_write
 # Races
 
 
-def let_first(world: World, act: Callable[[], object], before: str = "write_token") -> None:
+def run_before(world: World, act: Callable[[], object], before: str = "write_token") -> None:
     """Have somebody else act just before the next write, or before Sentinel's answer."""
 
     def once(what: str, _: str) -> None:
@@ -183,7 +183,7 @@ def test_who_loses_the_race_to_a_later_token_adopts_it(world: World, refresher: 
         world.clock.advance(SECOND)
         world.refresher("b").refresh(ACCOUNT)
 
-    let_first(world, sister, before)
+    run_before(world, sister, before)
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.reason, outcome.version, outcome.error) == (Result.ADOPTED, None, 1, None)
     assert outcome.token == world.token()
@@ -194,7 +194,7 @@ def test_who_loses_the_race_to_a_later_token_adopts_it(world: World, refresher: 
 
 def test_who_loses_the_race_to_an_earlier_token_writes_over_it(world: World, refresher: Refresher) -> None:
     azp = world.add_account().client_id
-    let_first(world, lambda: world.store(token_of(NOW - MINUTE, azp=azp)))
+    run_before(world, lambda: world.store(token_of(NOW - MINUTE, azp=azp)))
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.version) == (Result.REFRESHED, 2)
     assert world.token().exp == NOW + HOUR
@@ -207,13 +207,13 @@ def test_a_vault_whose_clock_lags_lets_no_token_go_backwards(world: World, refre
         world.refresher("b").refresh(ACCOUNT)
 
     world.vault.skew = -5 * MINUTE
-    let_first(world, sister)
+    run_before(world, sister)
     assert refresher.refresh(ACCOUNT).result is Result.ADOPTED
     assert world.token().exp == NOW + HOUR + SECOND
 
 
 def test_who_loses_the_race_to_garbage_writes_over_it(world: World, refresher: Refresher) -> None:
-    let_first(world, lambda: world.store("garbage"))
+    run_before(world, lambda: world.store("garbage"))
     assert refresher.refresh(ACCOUNT).version == 2
 
 
@@ -222,7 +222,7 @@ def test_who_loses_the_race_and_then_vault_keeps_what_it_minted(world: World, re
         world.store("garbage")
         world.vault.denied = {"read_token"}
 
-    let_first(world, sister)
+    run_before(world, sister)
     assert refresher.refresh(ACCOUNT).result is Result.FAILED
     world.vault.denied = set()
     assert refresher.refresh(ACCOUNT).result is Result.REFRESHED
@@ -251,7 +251,7 @@ def test_who_loses_the_race_at_a_standby_that_lags_waits_until_it_knows(world: W
         world.refresher("b").refresh(ACCOUNT)
         lagging(world, timedelta(seconds=1.2))
 
-    let_first(world, sister)
+    run_before(world, sister)
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.error) == (Result.ADOPTED, None)
     assert outcome.duration == pytest.approx(1 + 0.05 + 0.1 + 0.2 + 0.4 + 0.8)
@@ -260,7 +260,7 @@ def test_who_loses_the_race_at_a_standby_that_lags_waits_until_it_knows(world: W
 
 def test_a_standby_that_never_knows_is_a_failure_that_says_so(world: World, refresher: Refresher) -> None:
     lagging(world, HOUR)
-    let_first(world, lambda: world.store("garbage"))
+    run_before(world, lambda: world.store("garbage"))
     outcome = refresher.refresh(ACCOUNT)
     assert error_of(outcome) == (Stage.VAULT, Kind.TRANSIENT, None, None)
     assert "stale version" in str(outcome.error)
@@ -272,7 +272,7 @@ def test_a_standby_that_never_knows_is_a_failure_that_says_so(world: World, refr
 def test_a_manual_refresh_that_races_the_daemon_does_no_harm(world: World, refresher: Refresher) -> None:
     first = refresher.refresh(ACCOUNT)
     world.clock.advance(35 * MINUTE)
-    let_first(world, lambda: world.refresher("by hand").refresh(ACCOUNT, force=ForceRefresh()))
+    run_before(world, lambda: world.refresher("by hand").refresh(ACCOUNT, force=ForceRefresh()))
     outcome = refresher.refresh(ACCOUNT, tracked=first.tracked)
     assert outcome.error is None
     assert outcome.token == world.token()
@@ -394,7 +394,7 @@ def test_a_state_that_is_not_ours_stays_beside_another_s_secret(
 
 @pytest.mark.parametrize("before", ["sentinel", "write_token"])
 def test_a_stranger_who_is_faster_at_a_new_path_keeps_it(world: World, refresher: Refresher, before: str) -> None:
-    let_first(world, lambda: world.vault.kv.put(PATH, THEIRS), before)
+    run_before(world, lambda: world.vault.kv.put(PATH, THEIRS), before)
     outcome = refresher.refresh(ACCOUNT)
     assert isinstance(outcome.error, UnmanagedSecretError)
     assert (world.data(), custom_metadata(world)) == (THEIRS, {})
@@ -438,7 +438,7 @@ def test_a_token_that_is_undeleted_just_before_the_write_is_replaced_by_a_later_
     refresher.refresh(ACCOUNT)
     world.clock.advance(MINUTE)
     world.vault.kv.delete(PATH)
-    let_first(world, lambda: world.vault.kv.undelete(PATH))
+    run_before(world, lambda: world.vault.kv.undelete(PATH))
     assert refresher.refresh(ACCOUNT).version == 2
     assert world.token().exp == NOW + MINUTE + HOUR
 
@@ -522,10 +522,10 @@ def test_a_token_that_vault_deletes_before_it_expires_is_published_and_fails_wit
     assert (outcome.result, outcome.state, outcome.error) == (Result.REFRESHED, State.FAILING, None)
     assert outcome.early_deletion
     assert outcome.early_deletion.deletion_time == NOW + RETAINED
-    told = custom_metadata(world)
-    assert told["state"] == "failing"
-    assert told["failing_since"] == utc(NOW)
-    assert told["last_error"] == (
+    metadata = custom_metadata(world)
+    assert metadata["state"] == "failing"
+    assert metadata["failing_since"] == utc(NOW)
+    assert metadata["last_error"] == (
         f"vault: Vault deletes the token at {utc(NOW + RETAINED)}, before it expires: "
         f"vault kv metadata put -mount=secret -delete-version-after=0s {PATH}; "
         "for the whole mount: vault write secret/config delete_version_after=0s"
@@ -576,11 +576,11 @@ def test_a_token_that_vault_deleted_is_missing_and_no_drift_and_its_state_is_tol
 ) -> None:
     world.vault.kv.delete_version_after = RETAINED
     tracked = refresher.refresh(ACCOUNT).tracked
-    told = custom_metadata(world)
+    metadata = custom_metadata(world)
     world.clock.advance(30 * SECOND)
     outcome = refresher.refresh(ACCOUNT, tracked=tracked)
     assert (outcome.result, outcome.reason) == (Result.REFRESHED, Reason.MISSING)
-    assert custom_metadata(world) == told
+    assert custom_metadata(world) == metadata
     world.vault.kv.delete_version_after = timedelta()
     world.clock.advance(30 * SECOND)
     outcome = refresher.refresh(ACCOUNT, tracked=outcome.tracked)

@@ -523,11 +523,11 @@ def notes(world: World, name: str = ACCOUNT) -> dict[str, str]:
 def test_a_change_of_state_is_told_once_and_taken_back_by_the_next_success(world: World, refresher: Refresher) -> None:
     with world.liveperson.faults.on(Fault(status=401)):
         refresher.refresh(ACCOUNT)
-        told = notes(world)
+        status = notes(world)
         world.clock.advance(MINUTE)
         refresher.refresh(ACCOUNT)
     assert (
-        told
+        status
         == notes(world)
         == {
             "state": "failing",
@@ -592,13 +592,13 @@ def test_a_unmanaged_path_is_told_nothing(world: World, refresher: Refresher) ->
 def test_a_failing_account_whose_secret_is_another_one_is_refreshed_for_that_reason(
     world: World, refresher: Refresher
 ) -> None:
-    mended = world.liveperson.add_account(ACCOUNT)
+    fixed_account = world.liveperson.add_account(ACCOUNT)
     world.vault.kv.put(ACCOUNTS + ACCOUNT, account_secret())
     assert refresher.has_changed(ACCOUNT) is False  # it never failed
     assert refresher.refresh(ACCOUNT).reason is Reason.MISSING
     assert refresher.has_changed(ACCOUNT) is False
     assert refresher.refresh(ACCOUNT).reason is Reason.MISSING
-    world.vault.kv.put(ACCOUNTS + ACCOUNT, asdict(mended))
+    world.vault.kv.put(ACCOUNTS + ACCOUNT, asdict(fixed_account))
     assert refresher.has_changed(ACCOUNT) is True
     outcome = refresher.refresh(ACCOUNT)
     assert (outcome.result, outcome.reason) == (Result.REFRESHED, Reason.CHANGED)
@@ -627,17 +627,17 @@ def test_whether_an_account_has_changed_cannot_be_told_without_vault(world: Worl
 
 
 @pytest.mark.parametrize(
-    ("name", "gone"), [(ACCOUNT, False), ("disabled", False), ("invalid", False), ("never", True), ("no name", True)]
+    ("name", "is_gone"), [(ACCOUNT, False), ("disabled", False), ("invalid", False), ("never", True), ("no name", True)]
 )
 def test_only_its_own_404_or_an_impossible_name_says_that_an_account_is_gone(
     world: World,
     refresher: Refresher,
     name: str,
-    gone: bool,  # noqa: FBT001 - a parameter
+    is_gone: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     world.add_account("disabled", enabled=False)
     world.vault.kv.put(ACCOUNTS + "invalid", {"client_id": "x"})
-    assert refresher.is_removed(name) is gone
+    assert refresher.is_removed(name) is is_gone
     world.vault.denied = {"read_account"}
     assert refresher.is_removed(name) is (name == "no name")
     world.vault.is_down = True

@@ -674,8 +674,8 @@ def test_what_has_no_default_is_commented_out_in_the_listed_file_and_nothing_els
 def test_the_listed_file_says_exactly_the_defaults(env: Env) -> None:
     env(APPJWT_VAULT_ADDRESS=ADDRESS, APPJWT_VAULT_TOKEN_FILE="sink")
     assert load(LISTED) == load(None)
-    said = {f"{table}.{key}" for table, keys in tomllib.loads(LISTED.read_text()).items() for key in keys}
-    assert said == {name for name, default in defaults().items() if default not in (None, PydanticUndefined)}
+    listed = {f"{table}.{key}" for table, keys in tomllib.loads(LISTED.read_text()).items() for key in keys}
+    assert listed == {name for name, default in defaults().items() if default not in (None, PydanticUndefined)}
 
 
 @pytest.mark.parametrize("name", [name for name, (commented_out, _, _) in listed().items() if commented_out])

@@ -91,7 +91,7 @@ def test_without_a_live_token_the_account_is_not_well_and_the_reason_is_told(
 
 
 @pytest.mark.parametrize(
-    ("left", "told"),
+    ("left", "last_error"),
     [
         (15, None),
         (14, "overdue: the worker's log says why"),
@@ -100,11 +100,11 @@ def test_without_a_live_token_the_account_is_not_well_and_the_reason_is_told(
     ],
 )
 def test_a_token_that_should_long_have_been_replaced_is_failing(
-    left: int, told: str | None, pool: ThreadPoolExecutor
+    left: int, last_error: str | None, pool: ThreadPoolExecutor
 ) -> None:
     end = HALF_WAY + timedelta(minutes=left)
     line = line_of(stored(token_of(end - HOUR), refresh_at=None), pool)
-    assert (line.state, line.last_error) == (State.FAILING if told else State.OK, told)
+    assert (line.state, line.last_error) == (State.FAILING if last_error else State.OK, last_error)
     assert (line.remaining, line.expires_at) == (max(left, 0) * 60, end)
     assert line.is_served == (left > 0)
 

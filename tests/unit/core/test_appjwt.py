@@ -155,7 +155,7 @@ def test_json_is_utf_8_and_nothing_else(encoding: str) -> None:
     assert str(refusal(token)) == "format: expected a JSON header and JSON claims, got something else"
 
 
-def told_as(secret: str) -> list[str]:
+def encodings(secret: str) -> list[str]:
     return [secret, secret[3:17], base64.b64encode(b"x" + secret.encode()).decode(), f"{secret}-more"]
 
 
@@ -163,9 +163,9 @@ def told_as(secret: str) -> list[str]:
 @pytest.mark.parametrize("form", range(4))
 def test_a_token_that_tells_the_client_secret_is_refused_for_its_claims_are_logged(claim: str, form: int) -> None:
     account = make_account()
-    told = told_as(account.client_secret.get_secret_value())[form]
-    value = [ACCOUNT, told] if claim == "aud" else f"msg.consumer {told}"
-    for token in (make_token({}, **{claim: value}), make_token({"kid": told})):
+    encoded_secret = encodings(account.client_secret.get_secret_value())[form]
+    value = [ACCOUNT, encoded_secret] if claim == "aud" else f"msg.consumer {encoded_secret}"
+    for token in (make_token({}, **{claim: value}), make_token({"kid": encoded_secret})):
         error = refusal(token, expected=Expected.of(account), forbidden=[account.client_secret])
         assert str(error) == "format: token contains the client_secret"
 
@@ -186,9 +186,9 @@ def test_what_is_known_anyway_is_not_the_secret_though_that_holds_it(secret: str
     assert validate(make_token({}, **claims), expected, ISSUED, [SecretStr(secret)], known).azp == CLIENT_ID
 
 
-@pytest.mark.parametrize("told", ["brand-eu-105-secret", "brand-eu-105-s", "105-secret-of-it"])
-def test_more_of_the_secret_than_is_known_anyway_is_refused(told: str) -> None:
-    token, expected = make_token(aud="brand-eu-105", scope=told), Expected("brand-eu-105", CLIENT_ID)
+@pytest.mark.parametrize("scope", ["brand-eu-105-secret", "brand-eu-105-s", "105-secret-of-it"])
+def test_more_of_the_secret_than_is_known_anyway_is_refused(scope: str) -> None:
+    token, expected = make_token(aud="brand-eu-105", scope=scope), Expected("brand-eu-105", CLIENT_ID)
     error = refusal(token, expected=expected, forbidden=[SecretStr("brand-eu-105-secret-of-it")])
     assert str(error) == "format: token contains the client_secret"
 
@@ -214,9 +214,9 @@ def test_a_time_is_told_in_utc_wherever_the_machine_stands(monkeypatch: pytest.M
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("TZ", "IST-5:30")
         time.tzset()
-        told = utc(ISSUED)
+        text = utc(ISSUED)
     time.tzset()
-    assert told == "2018-04-25T07:51:10Z"
+    assert text == "2018-04-25T07:51:10Z"
 
 
 def test_an_account_says_what_its_token_must_hold() -> None:
@@ -423,9 +423,9 @@ def assert_it_holds_what_was_promised(token: AppJWT, raw: str, expected: Expecte
     assert timedelta(0) < token.lifetime <= 24 * HOUR
     assert token.exp > (now or token.iat)
     assert token.iat <= (now or token.iat) + timedelta(minutes=1)
-    told = token.claims()
-    assert all(isinstance(value, str) and value.isprintable() for value in told.values())
-    assert (int(told["iat"]), int(told["exp"])) == (token.iat.timestamp(), token.exp.timestamp())
+    claims = token.claims()
+    assert all(isinstance(value, str) and value.isprintable() for value in claims.values())
+    assert (int(claims["iat"]), int(claims["exp"])) == (token.iat.timestamp(), token.exp.timestamp())
     assert validate(raw, expected, now) == token
 
 

@@ -313,13 +313,13 @@ def test_where_sentinel_has_nothing_newer_the_next_try_is_at_half_of_what_is_lef
 # When to try again
 
 failures = st.integers(1, 10**6)
-lefts = st.just(0.0) | st.floats(0.001, 86_400)
+remainings = st.just(0.0) | st.floats(0.001, 86_400)
 jitters = st.floats(0, 1, exclude_max=True)
 kinds = st.sampled_from(Kind)
 retry_afters = st.none() | st.integers(0, 10**6).map(lambda seconds: timedelta(seconds=seconds))
 
 
-@given(failures, lefts, kinds, retry_afters, jitters)
+@given(failures, remainings, kinds, retry_afters, jitters)
 def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
     count: int, left: float, kind: Kind, retry_after: timedelta | None, jitter: float
 ) -> None:
@@ -328,7 +328,7 @@ def test_no_pause_is_shorter_than_a_second_nor_ever_endless(
     assert pause.total_seconds() <= (480 if not left else max(480, left * 0.75 + FAIR))
 
 
-@given(failures, lefts.filter(bool), kinds, jitters)
+@given(failures, remainings.filter(bool), kinds, jitters)
 def test_while_a_token_lives_no_pause_takes_more_than_a_quarter_of_what_is_left(
     count: int, left: float, kind: Kind, jitter: float
 ) -> None:
@@ -336,7 +336,7 @@ def test_while_a_token_lives_no_pause_takes_more_than_a_quarter_of_what_is_left(
     assert pause <= max(1, left / 4 + FAIR)
 
 
-@given(failures, lefts.filter(bool), retry_afters, jitters)
+@given(failures, remainings.filter(bool), retry_afters, jitters)
 def test_while_a_token_lives_the_kind_of_failure_makes_no_difference(
     count: int, left: float, retry_after: timedelta | None, jitter: float
 ) -> None:
@@ -347,7 +347,7 @@ def test_while_a_token_lives_the_kind_of_failure_makes_no_difference(
     assert one == other
 
 
-@given(failures, lefts.filter(bool), retry_afters, jitters)
+@given(failures, remainings.filter(bool), retry_afters, jitters)
 def test_a_server_may_ask_for_a_pause_of_up_to_three_quarters_of_what_is_left(
     count: int, left: float, retry_after: timedelta | None, jitter: float
 ) -> None:
@@ -364,13 +364,13 @@ def test_where_no_token_lives_a_server_may_ask_for_eight_minutes() -> None:
     assert plan.next_retry(1, remaining=0.0, kind=Kind.TRANSIENT, retry_after=day) == timedelta(minutes=8)
 
 
-@given(failures, lefts, kinds, jitters)
+@given(failures, remainings, kinds, jitters)
 def test_pauses_never_get_shorter_with_more_failures(count: int, left: float, kind: Kind, jitter: float) -> None:
     first, second = (plan.next_retry(n, remaining=left, kind=kind, jitter=jitter) for n in (count, count + 1))
     assert first <= second
 
 
-@given(failures, lefts, kinds, jitters)
+@given(failures, remainings, kinds, jitters)
 def test_jitter_takes_off_a_fifth_at_most_and_adds_nothing(count: int, left: float, kind: Kind, jitter: float) -> None:
     whole, shorter = (plan.next_retry(count, remaining=left, kind=kind, jitter=each) for each in (0.0, jitter))
     assert whole * 0.8 <= shorter + timedelta(seconds=FAIR)

@@ -88,9 +88,9 @@ def test_of_a_secret_in_base64_nothing_is_left_but_the_groups_of_four_that_it_sh
 ) -> None:
     # always the same, for by chance its groups could be those of what is around it; W at the end of a group is an X
     secret = "abcdefghijklmnopqrstuvwxyz0123456789"[: length - 1] + "W"
-    told = encode(f"{before}{secret} is what you sent".encode()).decode()
+    encoded_text = encode(f"{before}{secret} is what you sent".encode()).decode()
     begin, end = -(-len(before) // 3) * 4, len(before + secret) // 3 * 4
-    assert redacted(told, secret) == told[:begin] + REDACTED + told[end:]
+    assert redacted(encoded_text, secret) == encoded_text[:begin] + REDACTED + encoded_text[end:]
 
 
 def each(form: str) -> Callable[[str], str]:
@@ -123,12 +123,12 @@ FORMS: dict[str, Callable[[str], str]] = {
 def test_a_secret_goes_whole_and_cut_in_whatever_form_it_is_told(form: str) -> None:
     for _ in range(20):
         secret = secrets.token_hex(7) + ODD + secrets.token_hex(8)
-        told = FORMS[form](secret)
-        left = redacted(f"you sent {told}, they say", secret)
+        encoded_secret = FORMS[form](secret)
+        left = redacted(f"you sent {encoded_secret}, they say", secret)
         assert left.startswith(f"you sent {REDACTED}")
         assert left.endswith(", they say")
         assert len(left) < len(f"you sent {REDACTED}, they say") + 8, left  # the last bytes in base64
-        part = redacted(f"you sent {told[: len(told) * 2 // 3]}", secret)
+        part = redacted(f"you sent {encoded_secret[: len(encoded_secret) * 2 // 3]}", secret)
         assert part.startswith(f"you sent {REDACTED}")
         # the remainder at the end is less than a piece: not half an escape more
         assert len(part) < len(f"you sent {REDACTED}") + _MIN_PIECE * len(each("\\u{:04x}")("x")), part
@@ -260,9 +260,15 @@ def test_an_escape_of_an_escape_and_so_on_is_read_only_so_deep() -> None:
 
 def test_a_secret_is_repeated_where_so_much_of_it_is_told_that_it_is_no_chance() -> None:
     secret = secrets.token_hex(13)
-    for told in (secret, secret[:12], secret[-12:], secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
-        assert leaks(f"msg.consumer {told}", secret)
+    for part in (
+        secret,
+        secret[:12],
+        secret[-12:],
+        secret.encode().hex(),
+        base64.b64encode(secret.encode()).decode(),
+    ):
+        assert leaks(f"msg.consumer {part}", secret)
     assert leaks(f"{secret[:12]}!", secret[:12])
-    for told in ("", secret[:11], secrets.token_hex(13), SAMPLE):
-        assert not leaks(f"msg.consumer {told}", secret)
+    for part in ("", secret[:11], secrets.token_hex(13), SAMPLE):
+        assert not leaks(f"msg.consumer {part}", secret)
     assert not leaks("consumer", "consumer"), "too short to be told from a word"

@@ -51,13 +51,13 @@ def patch(outcome: Outcome, current: Mapping[str, str]) -> dict[str, str | None]
 
 
 def test_the_first_failure_is_told_with_its_cause_and_since_when() -> None:
-    told = patch(after(error=REFUSED), {})
-    assert told == {"state": "failing", "last_error": "sentinel: va answers 401", "failing_since": NOW}
+    status = patch(after(error=REFUSED), {})
+    assert status == {"state": "failing", "last_error": "sentinel: va answers 401", "failing_since": NOW}
 
 
 def test_an_invalid_secret_is_told_as_such() -> None:
-    told = patch(after(error=InvalidAccountError("client_id: missing")), {})
-    assert told == {"state": "invalid", "last_error": "credentials: client_id: missing", "failing_since": NOW}
+    status = patch(after(error=InvalidAccountError("client_id: missing")), {})
+    assert status == {"state": "invalid", "last_error": "credentials: client_id: missing", "failing_since": NOW}
 
 
 def test_a_failure_like_the_one_before_is_no_news() -> None:
@@ -65,8 +65,8 @@ def test_a_failure_like_the_one_before_is_no_news() -> None:
 
 
 def test_a_failure_whose_cause_somebody_took_out_of_the_metadata_is_told_again() -> None:
-    told = {"state": "failing", "failing_since": BEFORE["failing_since"]}
-    assert patch(after(error=REFUSED), told) == {**told, "last_error": "sentinel: va answers 401"}
+    status = {"state": "failing", "failing_since": BEFORE["failing_since"]}
+    assert patch(after(error=REFUSED), status) == {**status, "last_error": "sentinel: va answers 401"}
 
 
 @pytest.mark.parametrize(
@@ -87,21 +87,21 @@ def test_another_cause_is_news_and_since_when_it_fails_stays(error: RefreshError
 
 def test_what_is_told_fits_into_vaults_metadata() -> None:
     """Up to 512 bytes without control characters."""
-    told = patch(after(error=RefreshError(Stage.SENTINEL, Kind.PERMANENT, "a\n\x1bß" + "ß" * 600)), {})
-    assert told
-    assert told["last_error"] == "sentinel: a  " + "ß" * 249
-    assert len(str(told["last_error"]).encode()) == 511
+    status = patch(after(error=RefreshError(Stage.SENTINEL, Kind.PERMANENT, "a\n\x1bß" + "ß" * 600)), {})
+    assert status
+    assert status["last_error"] == "sentinel: a  " + "ß" * 249
+    assert len(str(status["last_error"]).encode()) == 511
     longest = patch(after(error=RefreshError(Stage.SENTINEL, Kind.PERMANENT, "x" * 600)), {})
     assert longest
     assert len(str(longest["last_error"])) == 512
 
 
 @pytest.mark.parametrize("result", [Result.REFRESHED, Result.ADOPTED, Result.UNCHANGED])
-@pytest.mark.parametrize(("told", "expected"), [(BEFORE, WELL), ({}, None), ({"state": "ok", "team": "a"}, None)])
+@pytest.mark.parametrize(("status", "expected"), [(BEFORE, WELL), ({}, None), ({"state": "ok", "team": "a"}, None)])
 def test_a_success_takes_back_what_was_told_and_else_says_nothing(
-    result: Result, told: dict[str, str], expected: dict[str, str | None] | None
+    result: Result, status: dict[str, str], expected: dict[str, str | None] | None
 ) -> None:
-    assert patch(after(result), told) == expected
+    assert patch(after(result), status) == expected
 
 
 _SINCE: Final = {**BEFORE, "failing_since": "2018-04-25T07:51:11Z"}
@@ -109,7 +109,7 @@ _SINCE: Final = {**BEFORE, "failing_since": "2018-04-25T07:51:11Z"}
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("status", "expected"),
     [
         (_SINCE, None),
         ({**_SINCE, "failing_since": NOW}, WELL),
@@ -125,12 +125,12 @@ _SINCE: Final = {**BEFORE, "failing_since": "2018-04-25T07:51:11Z"}
     ],
 )
 def test_who_adopts_a_token_that_is_older_than_a_failure_at_liveperson_leaves_that_told(
-    told: dict[str, str], expected: dict[str, str | None] | None
+    status: dict[str, str], expected: dict[str, str | None] | None
 ) -> None:
     # an operator's refresh was refused, and seconds later --status reported that all was well
     adopted = replace(after(Result.ADOPTED), token=app_jwt())
-    assert patch(adopted, told) == expected
-    assert patch(replace(adopted, result=Result.UNCHANGED), told) == WELL
+    assert patch(adopted, status) == expected
+    assert patch(replace(adopted, result=Result.UNCHANGED), status) == WELL
 
 
 @pytest.mark.parametrize(("absence", "state"), [(Absence.DISABLED, State.DISABLED), (Absence.REMOVED, State.REMOVED)])
@@ -141,9 +141,9 @@ def test_who_is_to_have_no_token_is_told_once(absence: Absence, state: State) ->
 
 
 def test_of_an_account_that_never_was_nothing_is_told() -> None:
-    gone = after(Result.ABSENT, absence=Absence.REMOVED)
-    assert patch(gone, {}) is None
-    assert patch(gone, {"managed_by": "appjwt-worker"}) is not None
+    removed = after(Result.ABSENT, absence=Absence.REMOVED)
+    assert patch(removed, {}) is None
+    assert patch(removed, {"managed_by": "appjwt-worker"}) is not None
 
 
 @pytest.mark.parametrize(
@@ -158,19 +158,19 @@ def test_of_an_account_that_never_was_nothing_is_told() -> None:
     ],
     ids=["unmanaged", "not expiring", "dry run", "looked at", "vault is away", "credentials cannot be read"],
 )
-@pytest.mark.parametrize("told", [{}, BEFORE, {"state": "disabled"}])
-def test_nothing_is_told_where_nothing_is_known_or_may_be_said(outcome: Outcome, told: dict[str, str]) -> None:
-    assert patch(outcome, told) is None
+@pytest.mark.parametrize("status", [{}, BEFORE, {"state": "disabled"}])
+def test_nothing_is_told_where_nothing_is_known_or_may_be_said(outcome: Outcome, status: dict[str, str]) -> None:
+    assert patch(outcome, status) is None
 
 
 def test_that_the_secret_before_the_newest_serves_is_told_until_the_newest_does() -> None:
     serves = {"state": "ok", "last_error": PREVIOUS_USED, "failing_since": None}
-    told = {"state": "ok", "last_error": PREVIOUS_USED}
+    status = {"state": "ok", "last_error": PREVIOUS_USED}
     refreshed = after(Result.REFRESHED)
     assert patch(replace(refreshed, previous_used=True), {}) == serves
-    assert patch(replace(refreshed, previous_used=True), told) is None
-    assert patch(after(Result.ADOPTED), told) is None
-    assert patch(refreshed, told) == WELL
+    assert patch(replace(refreshed, previous_used=True), status) is None
+    assert patch(after(Result.ADOPTED), status) is None
+    assert patch(refreshed, status) == WELL
 
 
 # A Vault that deletes what it is given
@@ -196,8 +196,8 @@ def test_a_token_that_vault_deletes_before_it_expires_is_told_as_failing_and_onc
 
 
 def test_a_deletion_by_vault_is_told_where_another_failure_of_vault_was() -> None:
-    told = {**BEFORE, "last_error": "vault: write_token a: status 403"}
-    assert patch(deleted(timedelta(seconds=10)), told) == {**DELETED, "failing_since": BEFORE["failing_since"]}
+    status = {**BEFORE, "last_error": "vault: write_token a: status 403"}
+    assert patch(deleted(timedelta(seconds=10)), status) == {**DELETED, "failing_since": BEFORE["failing_since"]}
 
 
 def test_a_token_that_vault_deletes_after_it_expired_is_well() -> None:
@@ -208,17 +208,17 @@ def test_a_token_that_vault_deletes_after_it_expired_is_well() -> None:
 # Whose state it is
 
 
-@pytest.mark.parametrize("told", [BEFORE, DELETED, {"state": "ok"}, {"state": "ok", "last_error": PREVIOUS_USED}])
-def test_a_state_as_the_worker_writes_it_is_ours(told: dict[str, str]) -> None:
-    assert is_our_status({"owner": "the chat team", **told})
+@pytest.mark.parametrize("status", [BEFORE, DELETED, {"state": "ok"}, {"state": "ok", "last_error": PREVIOUS_USED}])
+def test_a_state_as_the_worker_writes_it_is_ours(status: dict[str, str]) -> None:
+    assert is_our_status({"owner": "the chat team", **status})
 
 
 @pytest.mark.parametrize(
-    "told",
+    "status",
     [{}, {"owner": "x"}, {"state": "done"}, {"state": "failing"}, {**BEFORE, "state": "ok"}, {"last_error": "x"}],
 )
-def test_a_state_as_the_worker_never_writes_it_is_another_s(told: dict[str, str]) -> None:
-    assert not is_our_status(told)
+def test_a_state_as_the_worker_never_writes_it_is_another_s(status: dict[str, str]) -> None:
+    assert not is_our_status(status)
 
 
 # The view of an account

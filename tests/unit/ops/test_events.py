@@ -228,7 +228,7 @@ def test_where_the_failure_says_it_the_change_of_state_has_no_line(state: State,
 
 
 @pytest.mark.parametrize(
-    ("previous_state", "told"),
+    ("previous_state", "expected"),
     [
         (State.FAILING, {"event": "account.recovered"}),
         (State.INVALID, {"event": "account.recovered"}),
@@ -238,33 +238,33 @@ def test_where_the_failure_says_it_the_change_of_state_has_no_line(state: State,
     ],
 )
 def test_that_all_is_well_again_is_told_once_behind_what_brought_it(
-    previous_state: State, told: dict[str, Any], log: Log
+    previous_state: State, expected: dict[str, Any], log: Log
 ) -> None:
     """A state that stays failed after recovery is the bug."""
     report(ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, version=1), after(State.OK, previous_state))
     refreshed, line = log.lines
     assert refreshed["event"] == "token.refreshed"
     del line["timestamp"]
-    assert line == {"level": "info", "account": ACCOUNT, **told}
+    assert line == {"level": "info", "account": ACCOUNT, **expected}
 
 
 PREVIOUS = "the current client_secret is rejected; using the previous one (accepted for up to 24 h)"
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "expected"),
     [
         ({"reason": Reason.DRIFT}, {"event": "token.repaired", "vault_path": PATH}),
         ({"previous_used": True, "host": "va"}, {"event": "credentials.previous_used", "host": "va", "hint": PREVIOUS}),
     ],
 )
 def test_what_somebody_should_look_at_has_a_warning_of_its_own(
-    found: dict[str, Any], told: dict[str, Any], log: Log
+    found: dict[str, Any], expected: dict[str, Any], log: Log
 ) -> None:
     report(ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, version=1, **found), after())
     _, line = log.lines
     del line["timestamp"]
-    assert line == {"level": "warning", "account": ACCOUNT, **told}
+    assert line == {"level": "warning", "account": ACCOUNT, **expected}
 
 
 @pytest.mark.parametrize(
@@ -320,8 +320,8 @@ def test_an_unusual_scope_is_told_once_for_each_change(log: Log) -> None:
         unusual = scope != "msg.consumer"
         token = app_jwt(scope=scope)
         events.report(ended(Result.REFRESHED, token=token, tracked=TRACKED, scope_unusual=unusual), after())
-    told = [line for line in log.lines if line["event"] == "token.scope_unusual"]
-    assert [(line["level"], line["account"], line["scope"]) for line in told] == [
+    warnings = [line for line in log.lines if line["event"] == "token.scope_unusual"]
+    assert [(line["level"], line["account"], line["scope"]) for line in warnings] == [
         ("warning", ACCOUNT, scope) for scope in ("a", "", "a")
     ]
 
@@ -339,13 +339,13 @@ def test_what_is_read_at_each_sync_is_no_error_again(state: State, log: Log) -> 
 def test_another_installation_at_the_same_path_is_told_at_the_third_time_within_an_hour(log: Log) -> None:
     now = [NOW]
     events = Events(clock=lambda: now[0], vault_path=lambda _: PATH)
-    told = []
+    warnings = []
     for pause in (0.0, 3000.0, 1000.0, 600.0, 600.0, 600.0, 4000.0, 1.0, 1.0):
         now[0] += pause
         outcome = ended(Result.REFRESHED, token=TOKEN, tracked=TRACKED, replaced_client_id="theirs")
         before = len(log.lines)
         events.report(outcome, after())
         lines = [line for line in log.lines[before:] if line["event"] == "vault.warning"]
-        told.append([(line["account"], line["vault_path"], line["client_id"]) for line in lines])
-    assert [number for number, lines in enumerate(told) if lines] == [3, 8]
-    assert told[3] == [(ACCOUNT, PATH, "theirs")]
+        warnings.append([(line["account"], line["vault_path"], line["client_id"]) for line in lines])
+    assert [number for number, lines in enumerate(warnings) if lines] == [3, 8]
+    assert warnings[3] == [(ACCOUNT, PATH, "theirs")]

@@ -88,9 +88,9 @@ def test_few_long_lines_are_bounded_by_their_size(queue: LogQueue, pipe: Pipe) -
     size = 100_000
     for number in range(200):
         put(queue, number, "x" * size)
-    kept = [line for line in pipe.read() if "pad" in line]
-    assert log_queue.MAX_BYTES - 2 * size < sum(len(line["pad"]) for line in kept[1:]) <= log_queue.MAX_BYTES
-    assert kept[-1]["event"] == "199"
+    remaining_lines = [line for line in pipe.read() if "pad" in line]
+    assert log_queue.MAX_BYTES - 2 * size < sum(len(line["pad"]) for line in remaining_lines[1:]) <= log_queue.MAX_BYTES
+    assert remaining_lines[-1]["event"] == "199"
 
 
 def test_the_end_waits_for_a_reader_only_so_long(queue: LogQueue, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,22 +53,22 @@ def test_each_event_is_one_line_whatever_is_in_it(log: Log) -> None:
     assert log.text.count("\n") == 2
 
 
-@pytest.mark.parametrize(("level", "said"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_what_is_below_the_level_is_not_said_by_anybody(level: str, said: int, log: Log) -> None:
+@pytest.mark.parametrize(("level", "logged"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_what_is_below_the_level_is_not_said_by_anybody(level: str, logged: int, log: Log) -> None:
     names = ["debug", "info", "warning", "error"]
     log.set_up(level)
     for name in names:
         getattr(logger, name)("ours")
-    assert [line["level"] for line in log.lines] == names[-said:]
+    assert [line["level"] for line in log.lines] == names[-logged:]
     log.set_up(level)
     for name in names:
         getattr(logging.getLogger("some.package"), name)("theirs")
-    assert [line["level"] for line in log.lines] == names[-said:]
+    assert [line["level"] for line in log.lines] == names[-logged:]
 
 
 @pytest.mark.parametrize("library", ["apscheduler.scheduler", "urllib3.util.retry", "hvac.adapters"])
 @pytest.mark.parametrize(
-    ("level", "said"),
+    ("level", "logged"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
         ("info", ["warning", "error"]),
@@ -77,12 +77,12 @@ def test_what_is_below_the_level_is_not_said_by_anybody(level: str, said: int, l
     ],
 )
 def test_chatty_libraries_speak_from_warnings_up_unless_debugging(
-    library: str, level: str, said: list[str], log: Log
+    library: str, level: str, logged: list[str], log: Log
 ) -> None:
     log.set_up(level)
     for name in ("debug", "info", "warning", "error"):
         getattr(logging.getLogger(library), name)("theirs")
-    assert [line["level"] for line in log.lines] == said
+    assert [line["level"] for line in log.lines] == logged
 
 
 def test_a_librarys_line_has_the_same_form(log: Log) -> None:
@@ -284,9 +284,9 @@ def test_a_line_that_cannot_be_made_is_told_without_what_was_in_it(
 
 
 def test_a_stream_that_is_gone_takes_nobody_along(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
-    gone = Stream()
-    log.set_up(stream=gone)
-    gone.close()
+    closed_stream = Stream()
+    log.set_up(stream=closed_stream)
+    closed_stream.close()
     logger.info("any", field=SAMPLE)
     logs.QUEUE.wait()
     assert capfd.readouterr() == ("", "")

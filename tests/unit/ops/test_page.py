@@ -176,8 +176,8 @@ def test_whatever_a_text_holds_it_stays_text() -> None:
 
 
 def test_what_looks_like_a_secret_is_not_shown() -> None:
-    told = page(failing(error="sentinel: it says client_secret=abcdefgh"))
-    assert b"abcdefgh" not in told.html({}) + told.json()
+    shown_page = page(failing(error="sentinel: it says client_secret=abcdefgh"))
+    assert b"abcdefgh" not in shown_page.html({}) + shown_page.json()
 
 
 def test_the_policy_names_the_style_that_is_there() -> None:

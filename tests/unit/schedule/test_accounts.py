@@ -713,9 +713,9 @@ def test_a_server_s_trouble_that_lasts_is_told_as_permanent_and_pauses_as_before
     scheduler: AccountScheduler,
 ) -> None:
     know(scheduler, "a", ends=100_000.0)
-    told = [scheduler.complete(failed("a"), 0.0) for _ in range(8)]
-    assert [each and each.kind for each in told] == [Kind.TRANSIENT] * 6 + [Kind.PERMANENT] * 2
-    assert [each and each.due for each in told][-3:] == [480, 480, 480]
+    transitions = [scheduler.complete(failed("a"), 0.0) for _ in range(8)]
+    assert [each and each.kind for each in transitions] == [Kind.TRANSIENT] * 6 + [Kind.PERMANENT] * 2
+    assert [each and each.due for each in transitions][-3:] == [480, 480, 480]
 
 
 def test_who_fails_and_waits_is_told_refused_ones_first(scheduler: AccountScheduler) -> None:

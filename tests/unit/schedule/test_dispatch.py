@@ -16,7 +16,7 @@ from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher, Limits, Pool
 
 
-class Told:
+class Recorder:
     """The calls of a dispatcher to its owner."""
 
     def __init__(self) -> None:
@@ -45,15 +45,15 @@ def pool() -> OneThread:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 Make = Callable[..., Dispatcher]
 
 
 @pytest.fixture
-def make(world: World, pool: OneThread, told: Told) -> Make:
+def make(world: World, pool: OneThread, recorder: Recorder) -> Make:
     def dispatcher(max_per_second: float = float("inf"), max_in_flight: int = 8) -> Dispatcher:
         scheduler = AccountScheduler(
             max_in_flight=max_in_flight,
@@ -69,22 +69,22 @@ def make(world: World, pool: OneThread, told: Told) -> Make:
             pool=pool,
             clock=world.clock,
             force=None,
-            on_done=told.on_done,
-            on_wait=told.waits.append,
+            on_done=recorder.on_done,
+            on_wait=recorder.waits.append,
         )
 
     return dispatcher
 
 
-def test_all_that_are_queued_are_refreshed_and_told(make: Make, pool: OneThread, told: Told) -> None:
+def test_all_that_are_queued_are_refreshed_and_told(make: Make, pool: OneThread, recorder: Recorder) -> None:
     make().queue("a", "b", "c")
     pool.run()
-    assert told.results == dict.fromkeys("abc", Result.REFRESHED)
-    assert told.waits[-1] == min(transition.due for _, transition in told.complete)
+    assert recorder.results == dict.fromkeys("abc", Result.REFRESHED)
+    assert recorder.waits[-1] == min(transition.due for _, transition in recorder.complete)
 
 
 def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
-    make: Make, world: World, pool: OneThread, told: Told
+    make: Make, world: World, pool: OneThread, recorder: Recorder
 ) -> None:
     def bug(_: str, name: str) -> None:
         if name == "a":
@@ -94,8 +94,8 @@ def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
     dispatcher = make()
     dispatcher.queue("a", "b")
     pool.run()
-    assert told.results == {"a": Result.FAILED, "b": Result.REFRESHED}
-    outcome, transition = next(each for each in told.complete if each[0].account == "a")
+    assert recorder.results == {"a": Result.FAILED, "b": Result.REFRESHED}
+    outcome, transition = next(each for each in recorder.complete if each[0].account == "a")
     assert isinstance(outcome.error, InternalError)
     assert isinstance(outcome.error.__cause__, ZeroDivisionError)
     assert outcome.reason is Reason.DUE
@@ -104,61 +104,65 @@ def test_a_bug_at_one_account_is_an_outcome_and_neither_stops_it_nor_the_others(
     world.vault.at_request = lambda *_: None
     dispatcher.queue("a")
     pool.run()
-    assert told.results["a"] is Result.REFRESHED
+    assert recorder.results["a"] is Result.REFRESHED
 
 
-def test_who_waited_looks_again_before_it_mints(make: Make, world: World, pool: OneThread, told: Told) -> None:
+def test_who_waited_looks_again_before_it_mints(make: Make, world: World, pool: OneThread, recorder: Recorder) -> None:
     # a waiter that mints again what was minted while it waited
     dispatcher = make(max_per_second=1)
     dispatcher.queue("a", "b")
     pool.run()
-    assert told.results == {"a": Result.REFRESHED}
-    assert told.waits
-    assert set(told.waits) == {world.clock() + 1}
+    assert recorder.results == {"a": Result.REFRESHED}
+    assert recorder.waits
+    assert set(recorder.waits) == {world.clock() + 1}
 
     world.refresher("sister").refresh("b")
     world.clock.advance(SECOND)
     dispatcher.start_due()
     pool.run()
-    assert told.results == {"a": Result.REFRESHED, "b": Result.ADOPTED}
+    assert recorder.results == {"a": Result.REFRESHED, "b": Result.ADOPTED}
     assert world.liveperson.mints("b") == 1
 
 
-def test_what_is_adopted_lets_the_next_one_in_at_once(make: Make, world: World, pool: OneThread, told: Told) -> None:
+def test_what_is_adopted_lets_the_next_one_in_at_once(
+    make: Make, world: World, pool: OneThread, recorder: Recorder
+) -> None:
     world.refresher("sister").refresh("a")
     world.refresher("sister").refresh("b")
     make(max_per_second=1).queue("a", "b", "c")
     pool.run()
-    assert told.results == {"a": Result.ADOPTED, "b": Result.ADOPTED, "c": Result.REFRESHED}
+    assert recorder.results == {"a": Result.ADOPTED, "b": Result.ADOPTED, "c": Result.REFRESHED}
 
 
-def test_who_timed_out_has_less_time_while_others_wait(make: Make, world: World, pool: OneThread, told: Told) -> None:
+def test_who_timed_out_has_less_time_while_others_wait(
+    make: Make, world: World, pool: OneThread, recorder: Recorder
+) -> None:
     dispatcher = make(max_in_flight=1)
     world.liveperson.faults.set(Fault(hang=True), account="a")
     for together in ("bc", "a", "a", "abc"):
         dispatcher.queue(*together)
         pool.run()
-    assert told.results == {"a": Result.FAILED, "b": Result.ADOPTED, "c": Result.ADOPTED}
+    assert recorder.results == {"a": Result.FAILED, "b": Result.ADOPTED, "c": Result.ADOPTED}
     asked = zip(world.liveperson.requests, world.liveperson.timeouts, strict=True)
     timeouts = [timeout for request, timeout in asked if request == ("sentinel", "a")]
     assert timeouts == [10 * SECOND, 10 * SECOND, 2 * SECOND]
 
 
-def test_after_stop_nobody_starts_and_what_runs_is_still_told(make: Make, pool: OneThread, told: Told) -> None:
+def test_after_stop_nobody_starts_and_what_runs_is_still_told(make: Make, pool: OneThread, recorder: Recorder) -> None:
     dispatcher = make()
     dispatcher.queue("a")
     dispatcher.stop()
     dispatcher.queue("b")
     pool.run()
-    assert told.results == {"a": Result.REFRESHED}
+    assert recorder.results == {"a": Result.REFRESHED}
 
 
-def test_who_was_removed_while_it_ran_is_not_told_of(make: Make, pool: OneThread, told: Told) -> None:
+def test_who_was_removed_while_it_ran_is_not_told_of(make: Make, pool: OneThread, recorder: Recorder) -> None:
     dispatcher = make()
     dispatcher.queue("a", "b")
     dispatcher.scheduler.remove("a")
     pool.run()
-    assert told.results == {"b": Result.REFRESHED}
+    assert recorder.results == {"b": Result.REFRESHED}
 
 
 def test_work_waits_for_the_threads_there_are_where_no_more_can_be_had() -> None:
