@@ -58,8 +58,8 @@ def notes(given: dict[str, Any], release: str = "tokens") -> str:
 def of_version(version: str, folder: Path) -> Path:
     """Return a copy of the chart with this version and appVersion."""
     copy = shutil.copytree(CHART, folder / CHART.name)
-    told = yaml.safe_load((copy / "Chart.yaml").read_text())
-    (copy / "Chart.yaml").write_text(yaml.safe_dump({**told, "version": version, "appVersion": version}))
+    chart_yaml = yaml.safe_load((copy / "Chart.yaml").read_text())
+    (copy / "Chart.yaml").write_text(yaml.safe_dump({**chart_yaml, "version": version, "appVersion": version}))
     return copy
 
 

@@ -113,8 +113,8 @@ def bind_role(world: Scene, cluster: Kubernetes) -> None:
     """Run the command of the notes; all that Vault has before is its way to ask the cluster."""
     world.openbao.kubernetes("appjwt-worker", ["default"], cluster)
     world.openbao.client.auth.kubernetes.delete_role("appjwt-worker")
-    told = notes(put(values(), "namespaceOverride", NAMESPACE), RELEASE)
-    command = command_that_binds(told)
+    notes_text = notes(put(values(), "namespaceOverride", NAMESPACE), RELEASE)
+    command = command_that_binds(notes_text)
     subprocess.run(
         [bao(), *command[1:]],
         env={
@@ -162,8 +162,8 @@ def test_the_daemon_logs_in_as_its_service_account_by_the_role_of_the_notes(daem
 
 
 def test_the_readme_binds_the_same_role() -> None:
-    told = notes(values(namespaceOverride="messaging"), RELEASE)
-    assert command_that_binds((ROOT / "README.md").read_text()) == command_that_binds(told)
+    notes_text = notes(values(namespaceOverride="messaging"), RELEASE)
+    assert command_that_binds((ROOT / "README.md").read_text()) == command_that_binds(notes_text)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -179,8 +179,8 @@ def test_it_serves_the_probes_and_prometheus_by_ipv4_and_ipv6(pod: Pod, daemon: 
 
 def test_the_commands_of_the_notes_work_in_the_pod(pod: Pod, daemon: Daemon) -> None:
     daemon.wait_for("token.refreshed", account=ACCOUNT)
-    told = notes({"settings": {"vault": {"address": "https://v", "role": "r"}}})
-    flags = [line.split() for line in re.findall(r"-- appjwt-worker (.*)", told)]
+    notes_text = notes({"settings": {"vault": {"address": "https://v", "role": "r"}}})
+    flags = [line.split() for line in re.findall(r"-- appjwt-worker (.*)", notes_text)]
     assert flags == [["--status"], ["--refresh", "ACCOUNT"]]
     for each in flags:
         done = pod.exec(*(ACCOUNT if word == "ACCOUNT" else word for word in each))

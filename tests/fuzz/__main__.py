@@ -69,11 +69,11 @@ def _report(counts: Counter[tuple[str, str]], minutes: float, measured: coverage
     yield f"| inputs | {sum(counts.values()):,} in {minutes:.0f} minutes |"
     yield f"| least inputs that reached one check | {min(counts.values()):,} |"
     yield "| crashes | 0 |"
-    yield f"| hostile servers tried | {len(hostile.said)} |"
+    yield f"| hostile servers tried | {len(hostile.logged)} |"
     yield f"| leaks found | {len(hostile.leaks)} |"
     yield f"| requests that left the allow list | {hostile.outside + target_domains.outside} |"
-    longest = max(hostile.held, key=lambda name: hostile.held[name])
-    held = f"{hostile.held[longest]:.2f} s ({longest}), deadline {DEADLINE:g} s"
+    longest = max(hostile.held_seconds, key=lambda name: hostile.held_seconds[name])
+    held = f"{hostile.held_seconds[longest]:.2f} s ({longest}), deadline {DEADLINE:g} s"
     yield f"| longest time that a hostile answer held a slot | {held} |"
     yield f"| refreshes of three accounts beside them, life 10 s | {hostile.served} |"
     yield f"| least share of life left when one was replaced | {hostile.min_remaining:.0%} |"
@@ -83,8 +83,8 @@ def _report(counts: Counter[tuple[str, str]], minutes: float, measured: coverage
     yield "| input | check | inputs |\n|---|---|---|"
     yield from (f"| {target} | {case} | {count:,} |" for (target, case), count in counts.items())
     yield "\n## Hostile servers\n\n| server | held, s | what the log said |\n|---|---|---|"
-    for name, said in hostile.said.items():
-        held = f"{hostile.held[name]:.2f}" if name in hostile.held else ""
+    for name, said in hostile.logged.items():
+        held = f"{hostile.held_seconds[name]:.2f}" if name in hostile.held_seconds else ""
         yield f"| {_cell(name)} | {held} | {_cell(said)} |"
 
 

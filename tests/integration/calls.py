@@ -39,17 +39,17 @@ def on_a_terminal(world: Scene, *flags: str, changes: Settings | None = None) ->
         world.command(*flags), env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
     ) as process:
         os.close(theirs)
-        told = b""
+        output = b""
         try:
             while piece := os.read(ours, 65536):
-                told += piece
+                output += piece
         except OSError:  # the other end is closed
             pass
         os.close(ours)
         assert process.stdout
         out = process.stdout.read()
-    world.keep(out, told.decode())
-    return process.returncode, out, told.decode()
+    world.keep(out, output.decode())
+    return process.returncode, out, output.decode()
 
 
 def operate(scene: Scene, command: str) -> str:

@@ -46,9 +46,9 @@ class Hostile:
 
 @dataclass
 class Report:
-    said: dict[str, str] = field(default_factory=dict)
+    logged: dict[str, str] = field(default_factory=dict)
     """By server: the logged error of its first answer."""
-    held: dict[str, float] = field(default_factory=dict)
+    held_seconds: dict[str, float] = field(default_factory=dict)
     """By server: seconds of the longest connection."""
     leaks: list[str] = field(default_factory=list)
     outside: int = 0
@@ -84,8 +84,8 @@ def _form(asked: bytes) -> dict[str, str]:
 
 def _echo(form: str, status: str) -> Talk:
     def answer(asked: bytes) -> bytes:
-        told = FORMS[form](_form(asked)["client_secret"])
-        return http(f'{{"error": "no {told} here"}}'.encode("latin-1", "replace"), status=status)
+        encoded_secret = FORMS[form](_form(asked)["client_secret"])
+        return http(f'{{"error": "no {encoded_secret} here"}}'.encode("latin-1", "replace"), status=status)
 
     return _saying(answer)
 
@@ -103,12 +103,12 @@ def _redirect_echo(asked: bytes) -> bytes:
     return http(b"", f"Location: https://{_form(asked)['client_secret']}.example/", status="302 Found")
 
 
-def _telling_token(token_type: str = "Bearer", **told: str) -> Talk:
+def _leaking_token(token_type: str = "Bearer", **templates: str) -> Talk:
     """Return a valid token, with the secret in a claim or in `token_type`."""
 
     def answer(asked: bytes) -> bytes:
         form, account = _form(asked), asked.split(b"/account/")[1].split(b"/")[0].decode()
-        claims = {key: value.format(form["client_secret"]) for key, value in told.items()}
+        claims = {key: value.format(form["client_secret"]) for key, value in templates.items()}
         now = int(time.time())
         token = make_token(None, **{"aud": account, "azp": form["client_id"], "iat": now, "exp": now + 60, **claims})
         beside = token_type.format(form["client_secret"])
@@ -214,12 +214,12 @@ ECHOES: Mapping[str, Hostile] = {
     "tells the secret as a redirect's host": Hostile(
         _saying(_redirect_echo), r"a redirect \(302\) to another (host|path) was not followed$"
     ),
-    "tells the secret as scope": Hostile(_telling_token(scope="{}"), "token contains the client_secret"),
-    "tells the secret as audience": Hostile(_telling_token(aud="{}"), "token contains the client_secret"),
+    "tells the secret as scope": Hostile(_leaking_token(scope="{}"), "token contains the client_secret"),
+    "tells the secret as audience": Hostile(_leaking_token(aud="{}"), "token contains the client_secret"),
     "tells the secret as token_type": Hostile(
-        _telling_token(token_type="{}"), r"token_type: expected Bearer, got \[redacted\]"
+        _leaking_token(token_type="{}"), r"token_type: expected Bearer, got \[redacted\]"
     ),
-    "tells the secret as issuer": Hostile(_telling_token(iss="{}"), "token contains the client_secret"),
+    "tells the secret as issuer": Hostile(_leaking_token(iss="{}"), "token contains the client_secret"),
 }
 ELSEWHERE = (
     "https://{https}/",
@@ -240,7 +240,7 @@ class _Timed(Server):
     def __init__(self, hostile: Hostile, tls: ssl.SSLContext | None) -> None:
         super().__init__(self._timed, tls=tls)
         self._says = hostile.talk
-        self.held: list[float] = []
+        self.held_seconds: list[float] = []
 
     async def _timed(self, reader: StreamReader, writer: StreamWriter) -> None:
         began = time.monotonic()
@@ -250,7 +250,7 @@ class _Timed(Server):
             while not (_has_ended(reader) or writer.transport.is_closing() or speaking.done()):  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(0.005)
         finally:
-            self.held.append(time.monotonic() - began)
+            self.held_seconds.append(time.monotonic() - began)
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
 
@@ -305,7 +305,7 @@ def among_hostile_servers(folder: Path) -> Report:
             world.add_account(good)
         daemon = _daemon(world, ca, [f"localhost:{server.port}" for server in running.values()])
         for name, account in accounts.items():
-            report.said[name] = eventually(partial(_said, daemon, account, expected[name]), within=60)
+            report.logged[name] = eventually(partial(_logged_error, daemon, account, expected[name]), within=60)
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
         report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
         shares = [line["remaining_at_refresh"] / 10 for line in _served(daemon) if line["reason"] == "due"]
@@ -313,7 +313,7 @@ def among_hostile_servers(folder: Path) -> Report:
         printed = f"{Path(f'/proc/{daemon.process.pid}/cmdline').read_text()}\n{json.dumps(daemon.events())}"
         report.leaks = leaks(printed, world.secrets)
         daemon.stop()
-        report.held = {name: max(server.held, default=0.0) for name, server in running.items()}
+        report.held_seconds = {name: max(server.held_seconds, default=0.0) for name, server in running.items()}
         report.outside = sum(canary.connections for canary in canaries.values())
         report.paths = set(_touched(world))
         bugs = [
@@ -322,11 +322,11 @@ def among_hostile_servers(folder: Path) -> Report:
             if "worker.internal_error" in line["event"] or "internal error" in str(line)
         ]
         assert not bugs, bugs
-    assert all(said.isprintable() for said in report.said.values())
+    assert all(message.isprintable() for message in report.logged.values())
     return report
 
 
-def _said(daemon: Daemon, account: str, pattern: str) -> str | None:
+def _logged_error(daemon: Daemon, account: str, pattern: str) -> str | None:
     """Return the first error that matches: on a loaded machine an attempt may end before any answer."""
     errors = (str(line["error"]) for line in daemon.events("refresh.failed", account=account))
     return next((error for error in errors if re.search(pattern, error)), None)

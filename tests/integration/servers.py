@@ -82,12 +82,12 @@ class Server:
         task.add_done_callback(self._open.pop)
 
     async def _converse(self, reader: StreamReader, writer: StreamWriter) -> None:
-        gone = contextlib.suppress(OSError, asyncio.IncompleteReadError)  # the client has
-        with gone:
+        ignore_disconnect = contextlib.suppress(OSError, asyncio.IncompleteReadError)  # the client has
+        with ignore_disconnect:
             await self._talk(reader, writer)
         writer.close()
         self.closed_connections += 1
-        with gone:
+        with ignore_disconnect:
             await writer.wait_closed()
 
 

@@ -310,8 +310,8 @@ def test_a_unmanaged_secret_is_never_overwritten_until_the_command_it_names_was_
     ]
     assert (line["state"], line["last_error"]) == ("unmanaged", error)
 
-    told, _, command = error.partition("; to hand it over: ")
-    assert told == f"secret/{TOKENS}{name} holds a secret that is not ours"
+    message, _, command = error.partition("; to hand it over: ")
+    assert message == f"secret/{TOKENS}{name} holds a secret that is not ours"
     operate(scene, command)
     done = scene.call("--refresh", name, "--output", "json")
     assert done.status == 0, done

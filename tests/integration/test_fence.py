@@ -68,15 +68,15 @@ def test_tokens_that_their_mount_deletes_early_fail_with_a_command_that_helps_an
     daemon.wait_for("token.refreshed")
     warning = daemon.wait_for("vault.warning")
     assert (warning["account"], warning["level"]) == (ACCOUNT, "warning")
-    told = eventually(lambda: found if (found := status(made))["state"] == "failing" else None)
-    assert told["last_error"] == f"vault: {warning['warning']}"
-    assert told["failing_since"]
+    account_status = eventually(lambda: found if (found := status(made))["state"] == "failing" else None)
+    assert account_status["last_error"] == f"vault: {warning['warning']}"
+    assert account_status["failing_since"]
 
     eventually(lambda: made.openbao.get_token(ACCOUNT) is None)
     assert status(made)["remaining"] == 0
     assert made.liveperson.mints(ACCOUNT) == 1
 
-    command = told["last_error"].partition("; for the whole mount: ")[2]
+    command = account_status["last_error"].partition("; for the whole mount: ")[2]
     status_code, line = check(made)
     assert (status_code, line["ok"], line["remedy"]) == (1, False, command)
     assert line["detail"] == "3 s: Vault deletes tokens before they expire"
@@ -97,9 +97,11 @@ def test_tokens_that_their_mount_deletes_early_fail_with_a_command_that_helps_an
 def test_tokens_that_their_path_deletes_early_fail_with_a_command_that_helps(made: Scene) -> None:
     by_path(made, "3s")
     assert refresh(made)["outcome"] == "refreshed"
-    told = status(made)
-    assert (told["state"], check(made)[0]) == ("failing", 0)
-    operate(made, told["last_error"].partition(", before it expires: ")[2].partition("; for the whole mount: ")[0])
+    account_status = status(made)
+    assert (account_status["state"], check(made)[0]) == ("failing", 0)
+    operate(
+        made, account_status["last_error"].partition(", before it expires: ")[2].partition("; for the whole mount: ")[0]
+    )
     eventually(lambda: made.openbao.get_token(ACCOUNT) is None)
     assert refresh(made)["outcome"] == "refreshed"
     assert (status(made)["state"], made.versions(ACCOUNT)["2"]["deletion_time"]) == ("ok", "")
@@ -140,8 +142,8 @@ def test_where_metadata_demands_check_and_set_tokens_are_written_and_marked_and_
         adapter.request("post", f"/v1/secret/metadata/{PATH}", json={**strict, "metadata_cas": 0})
     with made.liveperson.faults.on(Fault(status=401), service="sentinel"):
         assert refresh(made)["outcome"] == "failed"
-    told = status(made)
-    assert (told["state"], told["last_error"].split(":")[0]) == ("failing", "sentinel")
+    account_status = status(made)
+    assert (account_status["state"], account_status["last_error"].split(":")[0]) == ("failing", "sentinel")
     done = made.call("--refresh", ACCOUNT, "--output", "json")
     assert (row(done)["outcome"], done.err) == ("refreshed", "")
     assert custom_metadata(made) == {**MARK, "state": "ok"}

@@ -113,14 +113,14 @@ def of_health(world: Scene, *answers: bytes) -> list[tuple[str, str | None]]:
 
 
 def test_a_server_that_cannot_serve_is_told_as_what_it_is(world: Scene) -> None:
-    told = {
+    cases = {
         472: ("it is a secondary for disaster recovery", "set vault.address to the primary cluster"),
         473: ("it is a performance standby", "set vault.address to the active node"),
         474: ("it is a standby cut off from the active node", "see the network between Vault's nodes"),
         530: ("it was removed from its cluster", "take it out of what vault.address leads to, or let it join again"),
     }
-    answers = [http(json.dumps(HEALTH).encode(), status=f"{status} Said") for status in told]
-    expected = [(f"status {status} ({what})", remedy) for status, (what, remedy) in told.items()]
+    answers = [http(json.dumps(HEALTH).encode(), status=f"{status} Said") for status in cases]
+    expected = [(f"status {status} ({what})", remedy) for status, (what, remedy) in cases.items()]
     assert of_health(world, *answers) == expected
 
 

@@ -402,7 +402,7 @@ LONG: list[Callable[[Stage], None]] = [
 
 
 @dataclass
-class Begun:
+class StartedTests:
     stage: Stage
     good: dict[str, Future[Done]]
     refused: dict[str, Future[Done]]
@@ -410,7 +410,7 @@ class Begun:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartedTests]:
     folder = tmp_path_factory.mktemp("logins")
     with (
         Kubernetes() as cluster,
@@ -430,36 +430,36 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
         wait(good.values())  # the daemons see these accounts too, and would race for them
         long = {each.__name__: waiting.submit(each, stage) for each in LONG}
         refused = {name: working.submit(stage.refresh, "good0", make(stage)) for name, (make, _) in REFUSED.items()}
-        yield Begun(stage, good, refused, long)
+        yield StartedTests(stage, good, refused, long)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_login_is_enough_to_refresh_an_account(name: str, begun: Begun) -> None:
-    done, account = begun.good[name].result(), f"good{list(GOOD).index(name)}"
+def test_a_login_is_enough_to_refresh_an_account(name: str, started: StartedTests) -> None:
+    done, account = started.good[name].result(), f"good{list(GOOD).index(name)}"
     assert (done.status, done.err) == (0, "")
     assert "1 refreshed, 0 failed, 0 skipped" in done.out
-    stored = begun.stage.world.openbao.get_token(account)
+    stored = started.stage.world.openbao.get_token(account)
     assert stored
     assert stored["fingerprint"] in done.out
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_login_says_what_and_where_and_what_to_do(name: str, begun: Begun) -> None:
-    done, (_, said) = begun.refused[name].result(), REFUSED[name]
+def test_a_refused_login_says_what_and_where_and_what_to_do(name: str, started: StartedTests) -> None:
+    done, (_, message) = started.refused[name].result(), REFUSED[name]
     assert (done.status, done.out) == (3, "")
-    assert done.err == f"appjwt-worker: Vault cannot be used: {said}\n"
+    assert done.err == f"appjwt-worker: Vault cannot be used: {message}\n"
 
 
 @pytest.mark.parametrize("name", [each.__name__ for each in LONG])
-def test_a_daemon_keeps_its_login(name: str, begun: Begun) -> None:
-    begun.long[name].result()
+def test_a_daemon_keeps_its_login(name: str, started: StartedTests) -> None:
+    started.long[name].result()
 
 
 @pytest.mark.parametrize("mount", ["kubernetes", "jwt", "machines/approle"])
-def test_a_login_that_we_made_is_revoked_at_the_end(mount: str, begun: Begun) -> None:
-    for done in (*begun.good.values(), *begun.refused.values()):
+def test_a_login_that_we_made_is_revoked_at_the_end(mount: str, started: StartedTests) -> None:
+    for done in (*started.good.values(), *started.refused.values()):
         done.result()
-    assert begun.stage.logins(mount) == []
+    assert started.stage.logins(mount) == []
 
 
 def test_logins_of_25_uses_serve_200_accounts(tmp_path: Path) -> None:

@@ -327,8 +327,8 @@ def test_a_vault_whose_clock_is_wrong_makes_no_worker_repair_the_other(world: Sc
         assert settle(again) == requested
         for daemon in (*daemons, *again):
             assert daemon.events("token.repaired") == daemon.events("refresh.failed") == []
-        told = again[0].wait_for("clock.skewed", against="vault")
-        assert abs(told["skew"] + off) < 4
+        skew_line = again[0].wait_for("clock.skewed", against="vault")
+        assert abs(skew_line["skew"] + off) < 4
         for daemon in again:
             daemon.stop()
         done = world.call("--check", "--output", "json", changes=changes)

@@ -245,8 +245,10 @@ def custom_metadata(made: Scene, name: str) -> dict[str, str]:
 def test_without_it_no_account_is_found(login: Login) -> None:
     done = login.call("--refresh-all")
     assert done.status == 3
-    said = "list secret/liveperson/accounts: status 403, permission denied; --check tells which right is missing"
-    assert said in done.err
+    expected_text = (
+        "list secret/liveperson/accounts: status 403, permission denied; --check tells which right is missing"
+    )
+    assert expected_text in done.err
 
 
 @lacking("secret/data/liveperson/accounts/*", "read")
@@ -303,8 +305,8 @@ def test_without_it_a_token_counts_but_its_path_stays_without_our_mark_until_a_r
     done = login.call("--refresh", new_account)
     assert (done.status, done.document["refreshed"]) == (0, 1)
     (line,) = [json.loads(line) for line in done.err.splitlines()]
-    said = f"write_metadata secret/liveperson/tokens/{new_account}: status 403, permission denied"
-    assert (line["event"], line["account"], line["warning"]) == ("vault.warning", new_account, said)
+    expected_text = f"write_metadata secret/liveperson/tokens/{new_account}: status 403, permission denied"
+    assert (line["event"], line["account"], line["warning"]) == ("vault.warning", new_account, expected_text)
     assert custom_metadata(made, new_account) == {}
     made.liveperson.token_life += SECOND
     assert Login(made, "whole-for-the-mark", WORKER).call("--refresh", new_account).status == 0
@@ -328,8 +330,8 @@ def test_without_it_nobody_learns_why_an_account_has_no_token_yet(login: Login, 
 def test_without_it_check_cannot_tell_whether_the_mount_deletes_tokens_and_all_is_well(login: Login) -> None:
     done = login.call("--check")
     details = {line["check"]: line["detail"] for line in done.document["checks"]}
-    said = "cannot be read: read_token secret/config: status 403, permission denied"
-    assert (done.status, details["tokens.mount delete_version_after"]) == (0, said)
+    expected_text = "cannot be read: read_token secret/config: status 403, permission denied"
+    assert (done.status, details["tokens.mount delete_version_after"]) == (0, expected_text)
 
 
 @lacking("sys/capabilities-self", "update")
@@ -379,11 +381,11 @@ def test_every_right_in_the_policy_has_its_test() -> None:
 
 
 def test_check_names_each_right_that_is_missing_with_the_policy_line(logins: dict[Right, Login]) -> None:
-    told = dict(
+    results = dict(
         zip(logins, run_concurrently(*(partial(each.call, "--check") for each in logins.values())), strict=True)
     )
     lines = {path: f'path "{path}" {{ capabilities = [{listed}] }}' for path, listed in _RULE.findall(WORKER)}
-    for (path, capability), done in told.items():
+    for (path, capability), done in results.items():
         if path == "secret/config":
             continue  # that one is optional
         first = next(line for line in done.document["checks"] if not line["ok"])

@@ -385,9 +385,9 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> N
     for account in TEN:
         world.add_account(account)
     with world.liveperson.faults.on(Fault(delay=0.2)):
-        status, out, told = on_a_terminal(world, "--refresh-all", "--output", "json")
+        status, out, progress = on_a_terminal(world, "--refresh-all", "--output", "json")
         assert (status, json.loads(out)["refreshed"]) == (0, 10)
-        assert re.search(r"refreshing.*━.*\d+/10", told)
+        assert re.search(r"refreshing.*━.*\d+/10", progress)
         assert world.call("--refresh-all", "--output", "json").err == ""
         assert "refreshing" not in on_a_terminal(world, "--refresh", ACCOUNT)[2]
 

@@ -167,10 +167,10 @@ def test_a_policy_without_the_namespace_is_refused_with_the_path_that_it_lacks(w
         "APPJWT_TOKENS_MOUNT": "brand/eu/kv",
     }
     done = world.call("--refresh", account, "--output", "json", changes=changes)
-    said = 'please ensure client\'s policies grant access to path "brand/eu/kv/"'
+    hint = 'please ensure client\'s policies grant access to path "brand/eu/kv/"'
     assert (done.status, [row["error"] for row in done.document["accounts"]]) == (
         1,
-        [f"read_token sys/internal/ui/mounts/brand/eu/kv: status 403, preflight capability check returned 403, {said}"],
+        [f"read_token sys/internal/ui/mounts/brand/eu/kv: status 403, preflight capability check returned 403, {hint}"],
     )
 
 
@@ -300,11 +300,13 @@ def test_vault_and_liveperson_are_reached_by_a_proxy_but_not_what_is_on_this_mac
 
 def test_a_proxy_that_is_not_there_is_blamed(world: Scene) -> None:
     with Proxy() as proxy:
-        gone = proxy.url
+        dead_proxy = proxy.url
     vault = named(world.openbao.address, "vault")
-    done = world.call("--refresh", "any", changes={"HTTPS_PROXY": gone, "APPJWT_VAULT_ADDRESS": f"https://{vault}"})
-    said = f"approle login: {vault}: the proxy failed: connection refused"
-    assert (done.status, done.out, done.err) == (3, "", f"appjwt-worker: Vault cannot be used: {said}\n")
+    done = world.call(
+        "--refresh", "any", changes={"HTTPS_PROXY": dead_proxy, "APPJWT_VAULT_ADDRESS": f"https://{vault}"}
+    )
+    hint = f"approle login: {vault}: the proxy failed: connection refused"
+    assert (done.status, done.out, done.err) == (3, "", f"appjwt-worker: Vault cannot be used: {hint}\n")
 
 
 def test_http_to_a_vault_that_speaks_https_is_told_as_that(world: Scene) -> None:

@@ -23,13 +23,13 @@ def test_a_token_without_the_usual_scope_is_published_and_told(tmp_path: Path) -
         daemon = world.daemon({**RESYNC, "APPJWT_HTTP_LISTEN": listen})
         for name in ("le1", "le2", "le3"):
             daemon.wait_for("token.refreshed", account=name, count=2)
-        (told,) = daemon.events("token.scope_unusual")
-        assert (told["account"], told["scope"], told["level"]) == ("le1", "other", "warning")
+        (warning_line,) = daemon.events("token.scope_unusual")
+        assert (warning_line["account"], warning_line["scope"], warning_line["level"]) == ("le1", "other", "warning")
 
         def shown(accounts: list[dict[str, str]]) -> None:
-            said = {each["account"]: (each["state"], each["last_error"]) for each in accounts}
+            states = {each["account"]: (each["state"], each["last_error"]) for each in accounts}
             text = "the token has scope other, without msg.consumer: the Send API may refuse it"
-            assert said == {"le1": ("ok", text), "le2": ("ok", None), "le3": ("ok", None)}
+            assert states == {"le1": ("ok", text), "le2": ("ok", None), "le3": ("ok", None)}
 
         shown(requests.get(f"http://{listen}/status.json", timeout=5).json()["accounts"])
         shown(world.call("--status", "--output", "json").document["accounts"])

@@ -88,7 +88,7 @@ def answered(line: Line, document: object, secret: str = "0a1b2c3d4e") -> TokenR
 
 
 @pytest.mark.parametrize(
-    ("beside", "taken"),
+    ("extra_fields", "taken"),
     [
         ({"token_type": "Bearer"}, "Bearer"),
         ({"token_type": "bearer"}, "bearer"),
@@ -97,8 +97,10 @@ def answered(line: Line, document: object, secret: str = "0a1b2c3d4e") -> TokenR
         ({}, "Bearer"),
     ],
 )
-def test_a_token_type_may_be_bearer_in_any_case_or_absent(beside: dict[str, object], taken: str, line: Line) -> None:
-    assert answered(line, {"access_token": TOKEN, **beside}).token_type == taken
+def test_a_token_type_may_be_bearer_in_any_case_or_absent(
+    extra_fields: dict[str, object], taken: str, line: Line
+) -> None:
+    assert answered(line, {"access_token": TOKEN, **extra_fields}).token_type == taken
 
 
 @pytest.mark.parametrize(
