@@ -4,6 +4,7 @@ Sentinel's are learnt from its answers, and counted on by the steady clock.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -76,11 +77,9 @@ class SentinelClocks:
         skew = (now - stored.now).total_seconds()
         skew = skew if abs(skew) > _LARGEST_SKEW else 0.0
         before, self._skews[host] = self._skews.get(host, 0.0), skew
-        if not skew:
-            return stored
-        if abs(skew - before) > _LARGEST_SKEW:
+        if skew and abs(skew - before) > _LARGEST_SKEW:
             self.on_skew(host, skew)
-        return stored.by_clock(now)
+        return replace(stored.by_clock(now) if skew else stored, is_issuers_clock=True)
 
     def _ask(self, host: str) -> tuple[datetime, float] | None:
         asked = self._clock()
