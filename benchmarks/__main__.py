@@ -50,6 +50,7 @@ def main() -> int:
                 result["growth"][size] = _tell(f"growth to {size}", refreshes.cpu_of_one(made, size, _COMPARED))
             if size == _COMPARED:
                 result["refresh"] = refreshes.compared(made, names, _ROUNDS)
+                result["reports"] = _tell("reports", refreshes.reports(made, size, result["refresh"]["appjwt-worker"]))
                 result["profile"] = _tell("profile", refreshes.profile(made, names))
             if size != 100:  # noqa: PLR2004 - it is there for the growth alone
                 minted = time.monotonic()
