@@ -52,6 +52,9 @@ def main() -> int:
                 result["growth"][size] = _log_progress(f"growth to {size}", refreshes.cpu_of_one(made, size, _COMPARED))
             if size == _COMPARED:
                 result["refresh"] = refreshes.compared(made, names, _ROUNDS)
+                result["reports"] = _log_progress(
+                    "reports", refreshes.reports(made, size, result["refresh"]["appjwt-worker"])
+                )
                 result["profile"] = _log_progress("profile", refreshes.profile(made, names))
             if size != 100:  # noqa: PLR2004 - it is there for the growth alone
                 minted = time.monotonic()

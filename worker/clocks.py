@@ -4,6 +4,7 @@ Sentinel's are read from its answers, and counted on by the steady clock.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -76,11 +77,9 @@ class SentinelClocks:
         skew = (now - stored.now).total_seconds()
         skew = skew if abs(skew) > _MAX_SKEW else 0.0
         previous, self._skews[host] = self._skews.get(host, 0.0), skew
-        if not skew:
-            return stored
-        if abs(skew - previous) > _MAX_SKEW:
+        if skew and abs(skew - previous) > _MAX_SKEW:
             self.on_skew(host, skew)
-        return stored.with_clock(now)
+        return replace(stored.with_clock(now) if skew else stored, is_issuers_clock=True)
 
     def _fetch_time(self, host: str) -> tuple[datetime, float] | None:
         requested_at = self._clock()

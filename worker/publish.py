@@ -158,6 +158,7 @@ class Publisher:
             tracked=attempt.tracked,
             planned=stored.refresh_at,
             deletion_time=stored.deletion_time,
+            is_issuers_clock=stored.is_issuers_clock,
         )
 
     def publish(self, attempt: Attempt, obtained: ObtainedToken, stored: StoredSecret) -> Outcome:

@@ -79,6 +79,20 @@ def test_a_vault_whose_clock_is_set_while_it_runs_makes_nothing_be_obtained(worl
     assert unlike(replicas) == []
 
 
+@pytest.mark.parametrize("off", [-5 * MINUTE, 5 * MINUTE])
+def test_a_start_while_sentinels_clock_is_wrong_makes_no_refresh_late(world: World, off: timedelta) -> None:
+    replica = world.start()
+    world.run(8 * MINUTE)
+    world.crash(replica)
+    world.liveperson.faults.set(Fault(skew=off), service="clock")
+    world.start(resync_interval=5 * MINUTE)
+    world.run(10 * SECOND)
+    world.add_account("le10")  # its token shows the right time
+    for _ in range(40):
+        world.run(MINUTE)
+        assert min(world.token(name).exp - world.clock.now() for name in NAMES) >= 24 * MINUTE
+
+
 def test_the_skew_is_told_once_and_by_it_the_shown_times_are_right(world: World) -> None:
     world.vault.skew = -90 * SECOND
     with capture_logs() as logs:

@@ -150,13 +150,16 @@ def assess_stored(
     tracked: TrackedToken | None,
     planned: str | None = None,
     deletion_time: datetime | None = None,
+    is_issuers_clock: bool = False,
 ) -> Assessment:
     """Assess a stored token by decoding it, never by the fields stored with it.
 
     :param raw: the token's text, or the token if it was decoded before; None = there is none.
-    :param server_now: Vault's clock at the steady moment `at`.
-    :param tracked: what is remembered; the validity of that same token is not computed again by another clock.
+    :param server_now: Vault's clock at the steady moment `at`, or the issuer's.
+    :param tracked: what is remembered; the validity of that same token is not computed again by Vault's clock.
     :param planned: the refresh that is stored beside the token.
+    :param is_issuers_clock: `server_now` is the issuer's clock or agrees with it. If the remembered token expires
+        earlier by it, the clock that it was assessed by was wrong.
     """
     found = raw.fingerprint if isinstance(raw, AppJWT) else raw and fingerprint(raw)
     same = tracked if tracked and tracked.fingerprint == found else None
@@ -169,6 +172,9 @@ def assess_stored(
         reason = Reason.DUE if refused.check == Check.EXP else Reason.INVALID
         return Assessment(Reason.DRIFT if displaced else reason)
     identity_verified = expected.client_id is not None
+    if same and is_issuers_clock:
+        end = Validity.of(token, server_now, at, deletion_time).end
+        same = same if end >= same.validity.end - CLOCK_LEEWAY.total_seconds() else None
     if same:
         now_tracked = same if same.identity_verified or not identity_verified else replace(same, identity_verified=True)
     else:

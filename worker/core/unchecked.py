@@ -39,6 +39,8 @@ class StoredSecret:
     """The account's state in our keys, and other people's keys."""
     has_others_data: bool = False
     """True if somebody else wrote the newest version, at a path that carries our mark."""
+    is_issuers_clock: bool = False
+    """True if `now` is Sentinel's clock or agrees with it; False = Sentinel's is not known."""
 
     def with_clock(self, now: datetime) -> "StoredSecret":
         """Return the same with its times by a clock that showed `now` when Vault answered."""

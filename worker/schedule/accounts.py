@@ -135,10 +135,14 @@ class AccountScheduler:
         return record
 
     def release(self, record: AccountRecord, tracked: TrackedToken | None) -> None:
-        """Release an account whose read changed nothing; a due time that passed meanwhile is scheduled again."""
-        record.running = False
-        record.tracked = tracked or record.tracked
-        self._schedule(record, record.due)
+        """Release an account whose read changed nothing; a due time that passed meanwhile is scheduled again.
+
+        :param tracked: what the read found; it may expire earlier than was thought.
+        """
+        record.running, due = False, record.due
+        if tracked:
+            record.tracked, due = tracked, None if due is None else min(due, tracked.refresh_at)
+        self._schedule(record, due)
 
     def start_next(self, now: float) -> AccountRecord | None:
         """Return the account that starts now, marked as running; None = none may start."""

@@ -240,6 +240,26 @@ def test_a_token_once_held_ends_by_the_steady_clock_whatever_a_server_s_clock_sa
     assert assess(make_token(), ISSUED + HOUR * 2, 60.0, TRACKED) == Assessment(None, app_jwt(), TRACKED)
 
 
+@pytest.mark.parametrize(("seconds", "shortened"), [(61, True), (60, False), (0, False), (-3000, False)])
+def test_sentinels_clock_shortens_a_life_by_more_than_a_minute_and_prolongs_none(
+    seconds: int, *, shortened: bool
+) -> None:
+    """As after a start while that clock was wrong."""
+    now = ISSUED + timedelta(seconds=60 + seconds)
+    assessment = plan.assess_stored(
+        ACCOUNT,
+        make_token(),
+        EXPECTED,
+        server_now=now,
+        at=60.0,
+        policy=DEFAULT,
+        tracked=TRACKED,
+        is_issuers_clock=True,
+    )
+    tracked = plan.schedule_token(ACCOUNT, app_jwt(), server_now=now, at=60.0, policy=DEFAULT, planned="")
+    assert assessment == Assessment(None, app_jwt(), tracked if shortened else TRACKED)
+
+
 # What is stored is not what was stored
 
 

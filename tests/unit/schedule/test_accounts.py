@@ -450,6 +450,17 @@ def test_an_account_that_comes_due_while_it_is_looked_at_is_due_when_that_ends(s
     assert started(scheduler, 1800.0) == ["a"]
 
 
+@pytest.mark.parametrize(("refresh_at", "due"), [(1700.0, 1700.0), (1900.0, 1800.0)])
+def test_a_look_brings_a_refresh_forward_and_never_puts_it_off(
+    scheduler: AccountScheduler, refresh_at: float, due: float
+) -> None:
+    know(scheduler, "a")
+    record = scheduler.reserve("a")
+    assert record
+    scheduler.release(record, replace(tracked(3600.0), refresh_at=refresh_at))
+    assert scheduler.next_wake() == due
+
+
 def test_a_look_at_an_account_that_was_never_planned_plans_nothing(scheduler: AccountScheduler) -> None:
     scheduler.add(["a"])
     record = scheduler.reserve("a")
