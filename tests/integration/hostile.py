@@ -307,7 +307,7 @@ def among_hostile_servers(folder: Path) -> Report:
         for name, account in accounts.items():
             report.said[name] = eventually(partial(_said, daemon, account, expected[name]), within=60)
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
-        report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
+        report.alive = requests.get(f"{daemon.url}/livez", timeout=5).ok
         shares = [line["remaining_at_refresh"] / 10 for line in _served(daemon) if line["reason"] == "due"]
         report.least_remaining = min(shares, default=1.0)
         printed = f"{Path(f'/proc/{daemon.process.pid}/cmdline').read_text()}\n{json.dumps(daemon.events())}"

@@ -64,6 +64,11 @@ class Daemon:
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if name in (None, line["event"]) and fields.items() <= line.items()]
 
+    @property
+    def url(self) -> str:
+        """Return the address of its HTTP port, once it has one."""
+        return f"http://{self.wait_for('worker.started')['http']}"
+
     def wait_for(self, name: str, *, count: int = 1, within: float = 60, **fields: object) -> dict[str, Any]:
         """Return the log line that makes it this many."""
 
@@ -186,6 +191,14 @@ class Scene(World):
         versions: dict[str, Any] = answer["data"]["versions"]
         return versions
 
+    def custom_metadata(self, account: str) -> dict[str, str]:
+        """Return the custom metadata at the path of an account's token; empty if there is none."""
+        try:
+            answer = self.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
+        except hvac.exceptions.InvalidPath:
+            return {}
+        return answer["data"]["custom_metadata"] or {}
+
     def logins(self) -> list[str]:
         """Return the accessors of the worker's live logins."""
         ours = [each for each in self.openbao.living() if (each["meta"] or {}).get("role_name") == "appjwt-worker"]
@@ -213,6 +226,20 @@ class Scene(World):
                 yield from self._walk(folder + key)
             else:
                 yield folder + key
+
+
+def faketime(file: Path, shift: str = "+0d") -> dict[str, str]:
+    """Return the environment in which the wall clock alone is shifted by the content of this file, at first `shift`."""
+    preload = subprocess.run(
+        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
+    file.write_text(shift)
+    return {
+        "LD_PRELOAD": preload.stdout.strip(),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextmanager

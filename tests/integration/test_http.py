@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> Iterator[Scene]:
 
 
 def probe(daemon: Daemon, path: str, method: str = "GET") -> int:
-    return requests.request(method, f"http://{daemon.wait_for('worker.started')['http']}{path}", timeout=5).status_code
+    return requests.request(method, f"{daemon.url}{path}", timeout=5).status_code
 
 
 def test_it_is_alive_at_once_and_ready_from_the_first_sync_on(world: Scene) -> None:
@@ -83,8 +83,7 @@ def test_a_deadlocked_scheduler_is_not_alive_and_an_outage_and_full_limits_are_n
             time.sleep(0.2)
     file.touch()
     eventually(lambda: probe(daemon, "/livez") == 503)
-    url = f"http://{daemon.wait_for('worker.started')['http']}/livez"
-    assert requests.get(url, timeout=5).text.startswith("no scheduling pass for ")
+    assert requests.get(f"{daemon.url}/livez", timeout=5).text.startswith("no scheduling pass for ")
     daemon.process.kill()
 
 

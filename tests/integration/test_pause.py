@@ -6,7 +6,6 @@ The steady clock is replaced in the daemon's process by one that a file shifts, 
 import asyncio
 import re
 import signal
-import subprocess
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
@@ -22,7 +21,7 @@ import pytest
 import requests
 
 from sandbox.faults import Fault
-from tests.integration.processes import Daemon, Reader, Scene, eventually, scene
+from tests.integration.processes import Daemon, Reader, Scene, eventually, faketime, scene
 from tests.integration.servers import Server, request
 
 EARLIEST, APART = 45, 2
@@ -43,20 +42,6 @@ boottime.boottime = lambda: real() + float(shift.read_text())
 from worker.cli import main
 sys.exit(main())
 """
-
-
-def shifted_wall(file: Path) -> dict[str, str]:
-    """Return the environment in which the wall clock alone is shifted by what is in this file."""
-    preload = subprocess.run(
-        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
-    )
-    file.write_text("+0d")
-    return {
-        "LD_PRELOAD": preload.stdout.strip(),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
 
 
 def store(world: Scene, account: str, exp: int) -> None:
@@ -94,7 +79,7 @@ class Sleeper:
                 "APPJWT_REFRESH_AT": "0.9",
                 "APPJWT_REFRESH_JITTER": "0",
                 "APPJWT_SENTINEL_MAX_IN_FLIGHT": "1",
-                **(shifted_wall(self.wall) if wall else {}),
+                **(faketime(self.wall) if wall else {}),
             }
         )
         self.daemon.wait_for("worker.ready")
@@ -210,7 +195,7 @@ def test_a_wall_clock_set_back_and_forth_by_a_day_makes_nothing_late(tmp_path: P
         world.add_account(account)
         wall = world.folder / "wall"
         resync = {"APPJWT_TOKENS_RESYNC_INTERVAL": "2s", "APPJWT_LOG_LEVEL": "debug"}
-        daemon = world.daemon({**resync, **shifted_wall(wall)})
+        daemon = world.daemon({**resync, **faketime(wall)})
         daemon.wait_for("token.refreshed")
         with Reader(world, [account]) as reader:
             for number, shift in enumerate(("-1d", "+0d", "+1d", "+0d")):
