@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,9 +27,16 @@ Settings = Mapping[str, str | None]
 """Changes to the world's settings; None takes one away."""
 
 PIPE = 4096
-"""Bytes that fit between a daemon and its shipper."""
+"""Bytes that fit into a small pipe, such as between a daemon and its shipper."""
 
 Thing = TypeVar("Thing")
+
+
+def small_pipe() -> tuple[int, int]:
+    """Return the two ends of a pipe that little fits into: where to read, and where to write."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+    return out, into
 
 
 def eventually(look: Callable[[], Thing | None], within: float = 60) -> Thing:
@@ -137,8 +144,7 @@ class Scene(World):
     def daemon_with_shipper(self, changes: Settings | None = None) -> tuple[Daemon, subprocess.Popen[bytes]]:
         """Start a daemon whose log passes through a small pipe to another process, which writes it to the file."""
         log = self._new_log()
-        out, into = os.pipe()
-        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+        out, into = small_pipe()
         with log.open("wb") as file:
             shipper = subprocess.Popen(["cat"], stdin=out, stdout=file)
         self._processes.callback(shipper.wait)
@@ -165,16 +171,22 @@ class Scene(World):
         self._logs.append(self.folder / f"daemon-{len(self._logs)}.log")
         return self._logs[-1]
 
-    def _start(self, out: int, changes: Settings | None) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.command(),
-            env=self.environment({"APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s", **(changes or {})}),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+    def start(
+        self, *flags: str, behind: Sequence[str] = (), changes: Settings | None = None, **streams: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start the command, which is killed with the scene at the latest.
+
+        :param behind: what to start it with, such as `nohup`.
+        :param streams: stdin, stdout and stderr as Popen takes them.
+        """
+        process = subprocess.Popen([*behind, *self.command(*flags)], env=self.environment(changes), **streams)
         self._processes.callback(process.wait)
         self._processes.callback(process.kill)
         return process
+
+    def _start(self, out: int, changes: Settings | None) -> subprocess.Popen[bytes]:
+        often = {"APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s", **(changes or {})}
+        return self.start(changes=often, stdout=out, stderr=subprocess.STDOUT)
 
     def keep(self, *printed: str) -> None:
         self._printed += printed

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ Scenarios = Mapping[Scenario, str | None]
 """Each with the system tool that it needs."""
 
 
-def for_each(scenarios: Scenarios) -> Any:
+def for_each(scenarios: Scenarios) -> pytest.MarkDecorator:
     """Return the parameters `name` of a test that checks one of them."""
     marked = {made.__name__: [pytest.mark.tool(tool)] if tool else [] for made, tool in scenarios.items()}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in marked.items()])

@@ -38,12 +38,8 @@ class Mode:
 
     def __init__(self, world: Scene, *flags: str, **changes: str) -> None:
         self._world = world
-        self.process = subprocess.Popen(
-            world.command(*flags),
-            env=world.environment({f"APPJWT_{name}": value for name, value in changes.items()}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        named = {f"APPJWT_{name}": value for name, value in changes.items()}
+        self.process = world.start(*flags, changes=named, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __enter__(self) -> Self:
         return self
@@ -232,12 +228,14 @@ def test_a_signal_amid_the_end_of_a_mode_does_not_keep_it_from_revoking_its_logi
 @pytest.mark.tool("nohup")
 def test_under_nohup_it_goes_on_when_the_terminal_goes(world: Scene) -> None:
     world.liveperson.faults.set(Fault(delay=0.5))
-    command = ["nohup", *world.command("--refresh-all", "--output", "json")]
-    with subprocess.Popen(
-        command, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        eventually(lambda: requests(world) >= 2)
-        process.send_signal(signal.SIGHUP)
-        out, _ = process.communicate()
-    world.keep(out)
+    process = world.start(
+        *("--refresh-all", "--output", "json"),
+        behind=["nohup"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(lambda: requests(world) >= 2)
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate()
+    world.keep(out.decode())
     assert (process.returncode, json.loads(out)["refreshed"]) == (0, len(ACCOUNTS))

@@ -42,9 +42,9 @@ class Limited:
         as_nobody = [NOBODY, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
         self._user = ["setpriv", *as_nobody] if os.geteuid() == 0 else []
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self._user, "prlimit", f"{limit}={number}:", *world.command()],
-                env=world.environment({"APPJWT_HTTP_LISTEN": self._address.strip("htp:/")}),
+            self.process = world.start(
+                behind=[*self._user, "prlimit", f"{limit}={number}:"],
+                changes={"APPJWT_HTTP_LISTEN": self._address.strip("htp:/")},
                 stderr=log,
             )
 
