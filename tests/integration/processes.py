@@ -122,10 +122,10 @@ class Scene(World):
         changed = {**super().environment(), **(changes or {})}
         return {name: value for name, value in changed.items() if value is not None}
 
-    def call(self, *flags: str, changes: Settings | None = None) -> Done:
-        """Run a mode to its end, and keep what it printed."""
+    def call(self, *flags: str, behind: Sequence[str] = (), changes: Settings | None = None) -> Done:
+        """Run a mode to its end, behind another command as in `start`, and keep what it printed."""
         done = subprocess.run(
-            self.command(*flags),
+            [*behind, *self.command(*flags)],
             env=self.environment(changes),
             capture_output=True,
             text=True,

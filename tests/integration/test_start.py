@@ -136,12 +136,6 @@ def test_a_settings_folder_that_cannot_be_read_is_named(world: Scene) -> None:
         pytest.skip("this machine allows no namespaces")
     script = 'mount -t tmpfs none /etc && mkdir -m 000 /etc/appjwt-worker && exec setpriv --bounding-set=-all "$@"'
     for flags in ([], ["--status"]):
-        done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script, "sh", *world.command(*flags)],
-            env=world.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = world.call(*flags, behind=["unshare", "-rm", "sh", "-c", script, "sh"])
         text = "appjwt-worker: /etc/appjwt-worker/worker.toml: cannot be read: permission denied\n"
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", text)
+        assert (done.status, done.out, done.err) == (2, "", text)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Reader, Scene, Settings, eventually, scene, small_pipe
+from tests.integration.processes import Reader, Scene, eventually, scene, small_pipe
 
 ACCOUNTS = ["le81823118", "12345678"]
 
@@ -113,18 +113,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def shell(world: Scene, flags: str, redirections: str, changes: Settings | None = None) -> tuple[int, str, str]:
+def shell(world: Scene, flags: str, redirections: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command with these redirections."""
-    done = subprocess.run(
-        ["sh", "-c", f'"$@" {redirections}', "sh", *world.command(*flags.split())],
-        env=world.environment(changes),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    world.keep(done.stdout, done.stderr)
-    return done.returncode, done.stdout, done.stderr
+    done = world.call(*flags.split(), behind=["sh", "-c", f'"$@" {redirections}', "sh"])
+    return done.status, done.out, done.err
 
 
 NO_SPACE = "appjwt-worker: cannot write to stdout: no space left on device\n"
