@@ -4,7 +4,6 @@ import itertools
 import json
 import time
 from asyncio import StreamReader, StreamWriter
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -20,25 +19,6 @@ POLICY = (POLICIES / "worker.hcl").read_text()
 
 def of_accounts(daemon: Daemon, *events: str) -> list[str]:
     return [line["event"] for line in daemon.events() if line["event"] in events]
-
-
-def test_a_mount_of_accounts_becomes_v2_under_a_running_daemon(tmp_path: Path) -> None:
-    with scene(tmp_path / "world", life=12) as world:
-        world.openbao.mount_kv("old", version=1)
-        paths = ["old/liveperson/accounts/*", "old/metadata/liveperson/accounts/*", "old/data/liveperson/accounts/*"]
-        more = "".join(f'path "{path}" {{ capabilities = ["list", "read"] }}\n' for path in paths)
-        world.openbao.policy("appjwt-worker", POLICY + more)
-        credentials = world.liveperson.add_account(ACCOUNT)
-        world.secrets.append(credentials.client_secret)
-        world.openbao.client.write_data(f"old/liveperson/accounts/{ACCOUNT}", data=asdict(credentials))
-        daemon = world.daemon({"APPJWT_ACCOUNTS_MOUNT": "old"})
-        daemon.wait_for("token.refreshed")
-        with Reader(world, [ACCOUNT]) as reader:
-            world.openbao.client.write_data("sys/mounts/old/tune", data={"options": {"version": "2"}})
-            daemon.wait_for("token.refreshed", count=4, within=40)
-        assert reader.failures == []
-        assert of_accounts(daemon, "account.removed", "account.added", "worker.internal_error") == []
-        daemon.stop()
 
 
 def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once(tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ class Daemon:
         """Return the address of its HTTP port, once it has one."""
         return f"http://{self.wait_for('worker.started')['http']}"
 
+    def probe(self, path: str, method: str = "GET") -> int:
+        """Return the status of an answer at its HTTP port."""
+        return requests.request(method, f"{self.url}{path}", timeout=5).status_code
+
     def wait_for(self, name: str, *, count: int = 1, within: float = 60, **fields: object) -> dict[str, Any]:
         """Return the log line that makes it this many."""
 

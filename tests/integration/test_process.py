@@ -73,20 +73,26 @@ def sigint_ends_it_while_sentinel_and_vault_hang(folder: Path, settled: Settled)
             assert daemon.stop(signal.SIGINT) < 20
 
 
-def vault_is_down_at_the_start_and_comes(folder: Path, settled: Settled) -> None:
+def vault_is_down_at_the_start_and_comes_and_the_probes_tell_so(folder: Path, settled: Settled) -> None:
     with scene(folder, vault_tls=False) as world:  # with TLS each start makes a new CA
         world.openbao.stop()
         # a dev server forgets its logins when it stops, but not its root token
-        daemon = world.daemon({"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token})
+        root = {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token}
+        daemon = world.daemon({**root, "APPJWT_HTTP_LISTEN": "127.0.0.1:0"})
         daemon.wait_for("vault.unavailable")
         settled()
         time.sleep(2)
         assert daemon.process.poll() is None
+        assert (daemon.probe("/livez"), daemon.probe("/readyz")) == (200, 503)
         assert len(daemon.events("vault.unavailable")) == 1
         world.openbao.start()
         world.add_account(ACCOUNT)
         daemon.wait_for("vault.recovered")
         daemon.wait_for("token.refreshed", account=ACCOUNT)
+        daemon.wait_for("worker.ready")
+        assert eventually(lambda: daemon.probe("/readyz") == 200)
+        world.openbao.stop()
+        assert (daemon.probe("/livez"), daemon.probe("/readyz")) == (200, 200), "once ready it stays so"
         daemon.stop()
 
 
@@ -200,7 +206,7 @@ SCENARIOS: Scenarios = {
     a_reader_does_not_notice_that_sentinel_is_off_for_5_s: None,
     sigterm_ends_it_while_a_request_hangs: None,
     sigint_ends_it_while_sentinel_and_vault_hang: None,
-    vault_is_down_at_the_start_and_comes: None,
+    vault_is_down_at_the_start_and_comes_and_the_probes_tell_so: None,
     an_account_in_trouble_hurts_no_other: None,
     accounts_come_and_go: None,
     a_manual_refresh_is_taken_up_by_the_daemon: None,
