@@ -17,7 +17,7 @@ from sandbox.world import POLICIES
 from tests.chaos.gate import Gate
 from tests.chaos.rendering import Rendering
 from tests.chaos.watch import Watch
-from tests.integration.processes import Daemon, Done, Scene, Settings, eventually
+from tests.integration.processes import Daemon, Done, Scene, Settings, eventually, faketime
 from tests.integration.servers import Balancer, Proxy
 
 LIFE = 20
@@ -359,17 +359,7 @@ def clocked(folder: Path, life: int = LIFE) -> AbstractContextManager[Stand]:
     """Set up daemons whose wall clock is shifted by the content of the scene's file `clock`."""
 
     def changes(scene: Scene) -> Settings:
-        clock = scene.folder / "clock"
-        clock.write_text("+0d")
-        preload = subprocess.run(
-            ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
-        )
-        return {
-            "LD_PRELOAD": preload.stdout.strip(),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        return faketime(scene.folder / "clock")
 
     return _stand(folder, changes=changes, life=life)
 

@@ -2,19 +2,15 @@
 
 import itertools
 import json
-import signal
 import time
 from asyncio import StreamReader, StreamWriter
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-
-import pytest
 
 from sandbox.world import POLICIES
 from tests.chaos.stand import short_logins
 from tests.integration.calls import by_token
-from tests.integration.processes import Daemon, Reader, Scene, Settings, eventually, scene
+from tests.integration.processes import Daemon, Reader, Scene, Settings, scene
 from tests.integration.servers import Server, http, request
 
 ACCOUNT = "le81823118"
@@ -23,25 +19,6 @@ POLICY = (POLICIES / "worker.hcl").read_text()
 
 def of_accounts(daemon: Daemon, *events: str) -> list[str]:
     return [line["event"] for line in daemon.events() if line["event"] in events]
-
-
-def test_a_mount_of_accounts_becomes_v2_under_a_running_daemon(tmp_path: Path) -> None:
-    with scene(tmp_path / "world", life=12) as world:
-        world.openbao.mount_kv("old", version=1)
-        paths = ["old/liveperson/accounts/*", "old/metadata/liveperson/accounts/*", "old/data/liveperson/accounts/*"]
-        more = "".join(f'path "{path}" {{ capabilities = ["list", "read"] }}\n' for path in paths)
-        world.openbao.policy("appjwt-worker", POLICY + more)
-        credentials = world.liveperson.add_account(ACCOUNT)
-        world.secrets.append(credentials.client_secret)
-        world.openbao.client.write_data(f"old/liveperson/accounts/{ACCOUNT}", data=asdict(credentials))
-        daemon = world.daemon({"APPJWT_ACCOUNTS_MOUNT": "old"})
-        daemon.wait_for("token.refreshed")
-        with Reader(world, [ACCOUNT]) as reader:
-            world.openbao.client.write_data("sys/mounts/old/tune", data={"options": {"version": "2"}})
-            daemon.wait_for("token.refreshed", count=4, within=40)
-        assert reader.failures == []
-        assert of_accounts(daemon, "account.removed", "account.added", "worker.internal_error") == []
-        daemon.stop()
 
 
 def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once(tmp_path: Path) -> None:
@@ -63,24 +40,6 @@ def test_a_folder_that_may_not_be_listed_keeps_nobody_else_out_and_is_named_once
         daemon.wait_for("accounts.synced", level="warning", count=2)
         assert of_accounts(daemon, "account.removed") == []
         daemon.stop()
-
-
-def hears(daemon: Daemon, number: signal.Signals) -> bool:
-    """Return True once the process handles the signal; before that Python itself is being started."""
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
-    return bool(int(caught, 16) >> (number - 1) & 1)
-
-
-@pytest.mark.parametrize("after", [0.0, 0.2, 0.4, 0.6, 0.8])
-def test_it_ends_well_when_told_so_within_its_first_second(after: float, tmp_path: Path) -> None:
-    with scene(tmp_path / "world") as world:
-        world.add_account(ACCOUNT)
-        daemon = world.daemon()
-        eventually(lambda: hears(daemon, signal.SIGTERM))
-        time.sleep(after)
-        assert daemon.stop(signal.SIGTERM) < 10
-        assert world.logins() == []
 
 
 def pauses_of(daemon: Daemon, account: str) -> list[float]:

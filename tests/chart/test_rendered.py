@@ -169,7 +169,7 @@ def test_the_readme_binds_the_same_role() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_it_serves_the_probes_and_prometheus_by_ipv4_and_ipv6(pod: Pod, daemon: Daemon, host: str) -> None:
     daemon.wait_for("token.refreshed", account=ACCOUNT)
-    url = f"http://{host}:{daemon.wait_for('worker.started')['http'].rpartition(':')[2]}"
+    url = f"http://{host}:{daemon.url.rpartition(':')[2]}"
     (container,) = pod.objects["Deployment"]["spec"]["template"]["spec"]["containers"]
     for probe in ("livenessProbe", "readinessProbe"):
         assert requests.get(url + container[probe]["httpGet"]["path"], timeout=5).status_code == 200

@@ -46,6 +46,7 @@ _ODD_HEADERS = st.dictionaries(
             ",",
             "Thu, 01 Jan 1970 00:00:00 -9999",
             "text/html; charset=punycode",
+            "application/json; charset=undefined",
         ]
     )
     | st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=40),

@@ -24,7 +24,7 @@ from sandbox.faults import Fault
 from tests.builders import make_token
 from tests.fuzz.forms import FORMS
 from tests.integration.processes import Daemon, Scene, eventually
-from tests.integration.servers import Answering, Server, Talk, for_ever, http, in_clear, request, silent
+from tests.integration.servers import Answering, Server, Talk, for_ever, http, in_clear, request, server_tls, silent
 from tests.leaks import leaks
 
 DEADLINE = 2.0
@@ -260,24 +260,21 @@ def _has_ended(reader: StreamReader) -> bool:
     return reader.exception() is not None or reader._eof  # type: ignore[attr-defined]  # noqa: SLF001 - at_eof wants it read
 
 
-def _contexts(ca: trustme.CA) -> Iterator[tuple[str, ssl.SSLContext]]:
-    itself, yesterday = trustme.CA(), datetime.now(UTC) - timedelta(days=1)
-    for name, certificate in {
-        "right": ca.issue_cert("localhost"),
-        "itself": itself.issue_cert("localhost"),
-        "another": trustme.CA().issue_cert("localhost", "127.0.0.1"),
-        "host": ca.issue_cert("other.invalid"),
-        "expired": ca.issue_cert("localhost", not_after=yesterday),
-    }.items():
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(context)
-        yield name, context
+def _contexts(ca: trustme.CA) -> dict[str, ssl.SSLContext]:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    return {
+        "right": server_tls(ca, "localhost"),
+        "itself": server_tls(trustme.CA(), "localhost"),
+        "another": server_tls(trustme.CA()),
+        "host": server_tls(ca, "other.invalid"),
+        "expired": server_tls(ca, "localhost", not_after=yesterday),
+    }
 
 
 def among_hostile_servers(folder: Path) -> Report:
     """Run one daemon with an account for each hostile server and the well-behaved accounts, until each was tried."""
     report, ca = Report(), trustme.CA()
-    contexts = dict(_contexts(ca))
+    contexts = _contexts(ca)
     with ExitStack() as stack:
         world = stack.enter_context(Scene(folder, token_life=timedelta(seconds=10), audit=True))
         canaries = {
@@ -307,7 +304,7 @@ def among_hostile_servers(folder: Path) -> Report:
         for name, account in accounts.items():
             report.logged[name] = eventually(partial(_logged_error, daemon, account, expected[name]), within=60)
         report.served = len(eventually(partial(_served, daemon, at_least=9), within=60))
-        report.alive = requests.get(f"http://{daemon.events('worker.started')[0]['http']}/livez", timeout=5).ok
+        report.alive = requests.get(f"{daemon.url}/livez", timeout=5).ok
         shares = [line["remaining_at_refresh"] / 10 for line in _served(daemon) if line["reason"] == "due"]
         report.min_remaining = min(shares, default=1.0)
         printed = f"{Path(f'/proc/{daemon.process.pid}/cmdline').read_text()}\n{json.dumps(daemon.events())}"

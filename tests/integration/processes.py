@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,9 +27,16 @@ Settings = Mapping[str, str | None]
 """Changes to the world's settings; None takes one away."""
 
 PIPE = 4096
-"""Bytes that fit between a daemon and its shipper."""
+"""Bytes that fit into a small pipe, such as between a daemon and its shipper."""
 
 Thing = TypeVar("Thing")
+
+
+def small_pipe() -> tuple[int, int]:
+    """Return the two ends of a pipe that little fits into: where to read, and where to write."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+    return out, into
 
 
 def eventually(look: Callable[[], Thing | None], within: float = 60) -> Thing:
@@ -63,6 +70,15 @@ class Daemon:
         whole = self._log.read_text().rpartition("\n")[0]
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if name in (None, line["event"]) and fields.items() <= line.items()]
+
+    @property
+    def url(self) -> str:
+        """Return the address of its HTTP port, once it has one."""
+        return f"http://{self.wait_for('worker.started')['http']}"
+
+    def probe(self, path: str, method: str = "GET") -> int:
+        """Return the status of an answer at its HTTP port."""
+        return requests.request(method, f"{self.url}{path}", timeout=5).status_code
 
     def wait_for(self, name: str, *, count: int = 1, within: float = 60, **fields: object) -> dict[str, Any]:
         """Return the log line that makes it this many."""
@@ -110,10 +126,10 @@ class Scene(World):
         changed = {**super().environment(), **(changes or {})}
         return {name: value for name, value in changed.items() if value is not None}
 
-    def call(self, *flags: str, changes: Settings | None = None) -> Done:
-        """Run a mode to its end, and keep what it printed."""
+    def call(self, *flags: str, behind: Sequence[str] = (), changes: Settings | None = None) -> Done:
+        """Run a mode to its end, behind another command as in `start`, and keep what it printed."""
         done = subprocess.run(
-            self.command(*flags),
+            [*behind, *self.command(*flags)],
             env=self.environment(changes),
             capture_output=True,
             text=True,
@@ -132,8 +148,7 @@ class Scene(World):
     def daemon_with_shipper(self, changes: Settings | None = None) -> tuple[Daemon, subprocess.Popen[bytes]]:
         """Start a daemon whose log passes through a small pipe to another process, which writes it to the file."""
         log = self._new_log()
-        out, into = os.pipe()
-        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+        out, into = small_pipe()
         with log.open("wb") as file:
             shipper = subprocess.Popen(["cat"], stdin=out, stdout=file)
         self._processes.callback(shipper.wait)
@@ -160,16 +175,22 @@ class Scene(World):
         self._logs.append(self.folder / f"daemon-{len(self._logs)}.log")
         return self._logs[-1]
 
-    def _start(self, out: int, changes: Settings | None) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.command(),
-            env=self.environment({"APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s", **(changes or {})}),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+    def start(
+        self, *flags: str, behind: Sequence[str] = (), changes: Settings | None = None, **streams: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start the command, which is killed with the scene at the latest.
+
+        :param behind: what to start it with, such as `nohup`.
+        :param streams: stdin, stdout and stderr as Popen takes them.
+        """
+        process = subprocess.Popen([*behind, *self.command(*flags)], env=self.environment(changes), **streams)
         self._processes.callback(process.wait)
         self._processes.callback(process.kill)
         return process
+
+    def _start(self, out: int, changes: Settings | None) -> subprocess.Popen[bytes]:
+        often = {"APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s", **(changes or {})}
+        return self.start(changes=often, stdout=out, stderr=subprocess.STDOUT)
 
     def keep(self, *printed: str) -> None:
         self._printed += printed
@@ -185,6 +206,14 @@ class Scene(World):
         answer = self.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
         versions: dict[str, Any] = answer["data"]["versions"]
         return versions
+
+    def custom_metadata(self, account: str) -> dict[str, str]:
+        """Return the custom metadata at the path of an account's token; empty if there is none."""
+        try:
+            answer = self.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
+        except hvac.exceptions.InvalidPath:
+            return {}
+        return answer["data"]["custom_metadata"] or {}
 
     def logins(self) -> list[str]:
         """Return the accessors of the worker's live logins."""
@@ -213,6 +242,20 @@ class Scene(World):
                 yield from self._walk(folder + key)
             else:
                 yield folder + key
+
+
+def faketime(file: Path, shift: str = "+0d") -> dict[str, str]:
+    """Return the environment in which the wall clock alone is shifted by the content of this file, at first `shift`."""
+    preload = subprocess.run(
+        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
+    file.write_text(shift)
+    return {
+        "LD_PRELOAD": preload.stdout.strip(),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextmanager

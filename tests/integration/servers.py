@@ -9,9 +9,12 @@ import struct
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from datetime import datetime
 from threading import Thread
 from types import TracebackType
 from typing import Self
+
+import trustme
 
 Talk = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 """The conversation on one connection, which is closed on return."""
@@ -110,6 +113,13 @@ class Answering(Server):
                 return
 
 
+def server_tls(authority: trustme.CA, *names: str, not_after: datetime | None = None) -> ssl.SSLContext:
+    """Return a server's side of TLS, with a certificate for these names or for this machine."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*(names or ("127.0.0.1", "localhost")), not_after=not_after).configure_cert(made)
+    return made
+
+
 async def request(reader: StreamReader) -> bytes:
     """Read one request, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
@@ -191,8 +201,8 @@ class Proxy(Server):
 class Balancer(Server):
     """A balancer of TCP connections: each new one is bound to the port that `choose` returns then."""
 
-    def __init__(self, choose: Callable[[], int]) -> None:
-        super().__init__(self._forward)
+    def __init__(self, choose: Callable[[], int], *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        super().__init__(self._forward, tls=tls, port=port)
         self._choose = choose
 
     async def _forward(self, reader: StreamReader, writer: StreamWriter) -> None:

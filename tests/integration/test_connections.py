@@ -23,7 +23,19 @@ import urllib3
 from sandbox.faults import Fault
 from sandbox.openbao import OpenBao
 from tests.integration.processes import Scene, eventually, scene
-from tests.integration.servers import Answering, Balancer, Proxy, Server, Talk, forget, http, request, reset, silent
+from tests.integration.servers import (
+    Answering,
+    Balancer,
+    Proxy,
+    Server,
+    Talk,
+    forget,
+    http,
+    request,
+    reset,
+    server_tls,
+    silent,
+)
 from worker import net
 
 OLDEST, IDLEST = 360, 55
@@ -43,25 +55,9 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(scope="module")
-def ca() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(file)
-    return file
-
-
 @pytest.fixture(params=["http", "https"])
 def tls(request: pytest.FixtureRequest, ca: trustme.CA) -> ssl.SSLContext | None:
-    if request.param == "http":
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("127.0.0.1", "moving.invalid").configure_cert(context)
-    return context
+    return None if request.param == "http" else server_tls(ca, "127.0.0.1", "moving.invalid")
 
 
 @pytest.fixture
@@ -509,17 +505,12 @@ def test_what_the_other_end_closed_is_closed(tls: ssl.SSLContext | None, session
         eventually(is_closed, within=10)  # long before it would be closed for being idle
 
 
-def test_the_daemon_closes_what_it_does_not_need(tmp_path: Path) -> None:
+def test_the_daemon_closes_what_it_does_not_need(ca: trustme.CA, ca_file: Path, tmp_path: Path) -> None:
     """Half an hour passes between two refreshes: its Sentinel closes the connection long before."""
-    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost").configure_cert(context)
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    with Scene(tmp_path / "world") as world, Answering(http(), tls=context, keep_alive=False) as server:
+    with Scene(tmp_path / "world") as world, Answering(http(), tls=server_tls(ca), keep_alive=False) as server:
         host = f"localhost:{server.port}"
         world.add_account("le1", sentinel_domain=host)
-        daemon = world.daemon(
-            {"APPJWT_SENTINEL_CA_CERT": str(tmp_path / "ca.pem"), "APPJWT_SENTINEL_ALLOWED_HOSTS": host}
-        )
+        daemon = world.daemon({"APPJWT_SENTINEL_CA_CERT": str(ca_file), "APPJWT_SENTINEL_ALLOWED_HOSTS": host})
         daemon.wait_for("refresh.failed", account="le1")
         eventually(lambda: not connected(server.port), within=20)  # of itself the server would wait for 30 s
         daemon.stop()
@@ -561,9 +552,7 @@ def test_a_domain_api_that_names_a_new_host_at_each_look_up_makes_nothing_grow(t
         for name in names:
             world.add_account(name)
         va = int(world.liveperson.hosts["va"].rpartition(":")[2])
-        with Proxy(leads_to=va) as proxy, socket.create_server(("127.0.0.1", 0)) as free:
-            listen = f"127.0.0.1:{free.getsockname()[1]}"
-            free.close()
+        with Proxy(leads_to=va) as proxy:
 
             def another_host() -> None:
                 for name in names:
@@ -576,7 +565,7 @@ def test_a_domain_api_that_names_a_new_host_at_each_look_up_makes_nothing_grow(t
                     "HTTPS_PROXY": proxy.url,
                     "APPJWT_SENTINEL_ALLOWED_HOSTS": ".proxied.invalid",
                     "APPJWT_SENTINEL_DOMAIN_CACHE_TTL": "1s",
-                    "APPJWT_HTTP_LISTEN": listen,
+                    "APPJWT_HTTP_LISTEN": "127.0.0.1:0",
                 }
             )
             while len(set(proxy.targets)) < 300:
@@ -584,7 +573,7 @@ def test_a_domain_api_that_names_a_new_host_at_each_look_up_makes_nothing_grow(t
                 daemon.wait_for("token.refreshed", count=seen + len(names) // 2)
                 another_host()
             time.sleep(1.5)  # the next pass of the main loop
-            metrics = requests.get(f"http://{listen}/metrics", timeout=5).text
+            metrics = requests.get(f"{daemon.url}/metrics", timeout=5).text
             hosts = set(re.findall(r'appjwt_sentinel_requests_total{host="([^"]*)"', metrics))
             # those of the accounts, and those whose connections are open; to Vault 32 stay open
             assert 0 < len(hosts) <= len(names) + 64

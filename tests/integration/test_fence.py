@@ -44,11 +44,6 @@ def check(made: Scene) -> tuple[int, dict[str, Any]]:
     return done.status, line
 
 
-def custom_metadata(made: Scene) -> dict[str, str]:
-    answer = made.openbao.client.secrets.kv.v2.read_secret_metadata(PATH)
-    return answer["data"]["custom_metadata"] or {}
-
-
 # A Vault that deletes what it is given
 
 
@@ -105,7 +100,7 @@ def test_tokens_that_their_path_deletes_early_fail_with_a_command_that_helps(mad
     eventually(lambda: made.openbao.get_token(ACCOUNT) is None)
     assert refresh(made)["outcome"] == "refreshed"
     assert (status(made)["state"], made.versions(ACCOUNT)["2"]["deletion_time"]) == ("ok", "")
-    assert custom_metadata(made) == {**MARK, "state": "ok"}, "the command left the mark alone"
+    assert made.custom_metadata(ACCOUNT) == {**MARK, "state": "ok"}, "the command left the mark alone"
 
 
 def test_tokens_that_vault_deletes_after_they_expired_are_well_with_one_warning_per_account(tmp_path: Path) -> None:
@@ -122,7 +117,7 @@ def test_tokens_that_vault_deletes_after_they_expired_are_well_with_one_warning_
         assert all(
             "and some agents take it for deleted until then: vault kv metadata" in line["warning"] for line in warnings
         )
-        assert custom_metadata(made) == MARK, "no state but ok"
+        assert made.custom_metadata(ACCOUNT) == MARK, "no state but ok"
         status_code, line = check(made)
         assert (status_code, line["ok"], line["remedy"]) == (0, True, None)
         assert line["detail"].startswith("7200 s; warning: ")
@@ -146,7 +141,7 @@ def test_where_metadata_demands_check_and_set_tokens_are_written_and_marked_and_
     assert (account_status["state"], account_status["last_error"].split(":")[0]) == ("failing", "sentinel")
     done = made.call("--refresh", ACCOUNT, "--output", "json")
     assert (row(done)["outcome"], done.err) == ("refreshed", "")
-    assert custom_metadata(made) == {**MARK, "state": "ok"}
+    assert made.custom_metadata(ACCOUNT) == {**MARK, "state": "ok"}
     answer = made.openbao.client.secrets.kv.v2.read_secret_metadata(PATH)["data"]
     assert (answer["max_versions"], answer["current_metadata_version"] > 0) == (5, True)
 
@@ -164,6 +159,6 @@ def test_a_path_is_taken_back_from_a_disabled_account_as_the_page_says(made: Sce
     for _ in range(2):
         assert refresh(made)["outcome"] == "skipped"
     assert made.openbao.get_token(ACCOUNT) == {"password": "theirs"}
-    assert custom_metadata(made) == {}
+    assert made.custom_metadata(ACCOUNT) == {}
     daemon.stop()
     assert not daemon.events("refresh.failed")

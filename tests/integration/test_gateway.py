@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sandbox.world import POLICIES
-from tests.integration.processes import Daemon, eventually, scene
+from tests.integration.processes import Daemon, Reader, eventually, scene
 from tests.integration.servers import Server, http, request
 
 NO_ROUTE = {
@@ -88,10 +88,13 @@ def test_no_account_is_removed_where_their_mount_is_upgraded_meanwhile(tmp_path:
             kv.create_or_update_secret(f"liveperson/accounts/{name}", secret, mount_point="old")
         daemon = made.daemon({"APPJWT_ACCOUNTS_MOUNT": "old"})
         refreshed_again(daemon)
-        made.openbao.client.sys.tune_mount_configuration("old", options={"version": "2"})
-        for _ in range(2):
-            refreshed_again(daemon)
+        with Reader(made, ACCOUNTS) as reader:
+            made.openbao.client.sys.tune_mount_configuration("old", options={"version": "2"})
+            for _ in range(3):
+                refreshed_again(daemon)
+        assert reader.failures == []
         assert {line["kind"] for line in daemon.events("refresh.failed")} <= {"transient"}
-        assert not daemon.events("account.removed")
+        for event in ("account.removed", "account.added", "worker.internal_error"):
+            assert not daemon.events(event)
         assert not [line for line in daemon.events("token.refreshed") if line.get("remaining_at_refresh", 1) <= 0]
         daemon.stop()

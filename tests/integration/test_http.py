@@ -18,7 +18,7 @@ import requests
 import structlog
 
 from sandbox.faults import Fault
-from tests.integration.processes import Daemon, Scene, eventually, scene
+from tests.integration.processes import Scene, eventually, scene
 from worker.ops.http import HttpServer, View
 
 ACCOUNT = "le81823118"
@@ -29,24 +29,6 @@ def world(tmp_path: Path) -> Iterator[Scene]:
     with scene(tmp_path, vault_tls=False) as made:  # with TLS each start makes a new CA
         made.settings["APPJWT_HTTP_LISTEN"] = "127.0.0.1:0"
         yield made
-
-
-def probe(daemon: Daemon, path: str, method: str = "GET") -> int:
-    return requests.request(method, f"http://{daemon.wait_for('worker.started')['http']}{path}", timeout=5).status_code
-
-
-def test_it_is_alive_at_once_and_ready_from_the_first_sync_on(world: Scene) -> None:
-    world.openbao.stop()
-    root = {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token}
-    daemon = world.daemon(root)  # a dev server forgets its logins when it stops, but not its root token
-    daemon.wait_for("vault.unavailable")
-    assert (probe(daemon, "/livez"), probe(daemon, "/readyz")) == (200, 503)
-    world.openbao.start()
-    daemon.wait_for("worker.ready")
-    assert eventually(lambda: probe(daemon, "/readyz") == 200)
-    world.openbao.stop()
-    assert (probe(daemon, "/livez"), probe(daemon, "/readyz")) == (200, 200), "once true it stays true"
-    daemon.stop()
 
 
 DEADLOCK = """
@@ -79,22 +61,21 @@ def test_a_deadlocked_scheduler_is_not_alive_and_an_outage_and_full_limits_are_n
     with world.openbao.frozen():
         ends = time.monotonic() + 12
         while time.monotonic() < ends:
-            assert probe(daemon, "/livez") == 200
+            assert daemon.probe("/livez") == 200
             time.sleep(0.2)
     file.touch()
-    eventually(lambda: probe(daemon, "/livez") == 503)
-    url = f"http://{daemon.wait_for('worker.started')['http']}/livez"
-    assert requests.get(url, timeout=5).text.startswith("no scheduling pass for ")
+    eventually(lambda: daemon.probe("/livez") == 503)
+    assert requests.get(f"{daemon.url}/livez", timeout=5).text.startswith("no scheduling pass for ")
     daemon.process.kill()
 
 
 def test_nothing_can_be_changed_and_nothing_else_is_there(world: Scene) -> None:
     daemon = world.daemon()
-    assert probe(daemon, "/readyz", "POST") == 405
-    assert probe(daemon, "/livez", "HEAD") == 200
+    assert daemon.probe("/readyz", "POST") == 405
+    assert daemon.probe("/livez", "HEAD") == 200
     for path in ("/x", "/livez/", "/../etc/passwd", "/%00"):
-        assert probe(daemon, path) == 404
-    assert probe(daemon, "/readyz?x=1") in (200, 503)
+        assert daemon.probe(path) == 404
+    assert daemon.probe("/readyz?x=1") in (200, 503)
     daemon.stop()
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from sandbox.liveperson import LivePerson
 from tests.builders import ISSUED, SAMPLE, parse_account
 from tests.fakes.clock import MINUTE, SECOND, Clock
 from tests.integration.processes import eventually
-from tests.integration.servers import Answering, http
+from tests.integration.servers import Answering, http, server_tls
 from worker import net
 from worker.core import appjwt
 from worker.core.account import Account, ApiVersion
@@ -359,17 +358,14 @@ def test_a_file_without_an_rsa_key_is_told(content: bytes, pem_file: Path) -> No
 
 @pytest.mark.parametrize(("settings", "own"), [("2.0", None), ("1.0", "2.0")])
 def test_version_2_0_of_the_token_request_is_the_documented_one(
-    settings: ApiVersion, own: ApiVersion | None, signed: Signed, tmp_path: Path
+    settings: ApiVersion, own: ApiVersion | None, signed: Signed, ca: trustme.CA, ca_file: Path
 ) -> None:
-    ca, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    ca.issue_cert("localhost").configure_cert(tls)
     token = signed.token().raw.get_secret_value()
     account = Account(ACCOUNT, ACCOUNT, "75588e18", SecretStr("a+b&c=d"), api_version=own)
     answer = http(json.dumps({"access_token": token}).encode())
     with (
-        net.session(user_agent="test/1", ca_cert=str(tmp_path / "ca.pem")) as session,
-        Answering(answer, tls=tls) as sentinel,
+        net.session(user_agent="test/1", ca_cert=str(ca_file)) as session,
+        Answering(answer, tls=server_tls(ca)) as sentinel,
     ):
         client = SentinelClient(session, api_version=settings)
         answered = client.request_token(account, f"localhost:{sentinel.port}", SOON)

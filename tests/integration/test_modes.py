@@ -360,16 +360,10 @@ def test_without_a_word_the_file_in_etc_is_taken(config: Path, made: Scene) -> N
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine allows no namespaces")
     script = 'mount -t tmpfs none /etc && install -D "$0" /etc/appjwt-worker/worker.toml && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, str(config), *made.command("--status")],
-        env=made.environment(dict.fromkeys(made.settings)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    made.keep(done.stdout, done.stderr)
-    assert done.returncode == 0, done.stderr
-    assert "le400" in done.stdout
+    behind = ["unshare", "-rm", "sh", "-c", script, str(config)]
+    done = made.call("--status", behind=behind, changes=dict.fromkeys(made.settings))
+    assert done.status == 0, done.err
+    assert "le400" in done.out
 
 
 # What is not signed as demanded

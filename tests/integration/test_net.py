@@ -26,7 +26,18 @@ import trustme
 from pydantic import SecretStr
 
 from tests.integration.processes import eventually
-from tests.integration.servers import Answering, Proxy, Server, Talk, for_ever, http, in_clear, request, silent
+from tests.integration.servers import (
+    Answering,
+    Proxy,
+    Server,
+    Talk,
+    for_ever,
+    http,
+    in_clear,
+    request,
+    server_tls,
+    silent,
+)
 from worker import net
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError
@@ -43,25 +54,11 @@ Open = Callable[..., requests.Session]
 
 
 @pytest.fixture(scope="module")
-def ca() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(file)
-    return file
-
-
-@pytest.fixture(scope="module")
 def tls(ca: trustme.CA) -> Tls:
     """Return a server's side of TLS."""
 
     def context(*names: str, authority: trustme.CA = ca, not_after: datetime | None = None) -> ssl.SSLContext:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(*(names or ("127.0.0.1", "localhost")), not_after=not_after).configure_cert(made)
-        return made
+        return server_tls(authority, *names, not_after=not_after)
 
     return context
 

@@ -1,16 +1,17 @@
 """A suspended process or machine, and clocks that jump or differ, on real processes: the installed daemon.
 
-The steady clock is replaced in the daemon's process by one that a file shifts, the wall clock by libfaketime.
+The steady clock is replaced in the daemon's process by one that a file shifts, the wall clock by libfaketime. The
+scenarios mostly wait, so they run side by side.
 """
 
 import asyncio
 import re
 import signal
-import subprocess
 import sys
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -22,7 +23,8 @@ import pytest
 import requests
 
 from sandbox.faults import Fault
-from tests.integration.processes import Daemon, Reader, Scene, eventually, scene
+from tests.integration.processes import Daemon, Reader, Scene, eventually, faketime, scene
+from tests.integration.scenarios import Scenarios, Settled, begun, for_each
 from tests.integration.servers import Server, request
 
 EARLIEST, APART = 45, 2
@@ -45,20 +47,6 @@ sys.exit(main())
 """
 
 
-def shifted_wall(file: Path) -> dict[str, str]:
-    """Return the environment in which the wall clock alone is shifted by what is in this file."""
-    preload = subprocess.run(
-        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
-    )
-    file.write_text("+0d")
-    return {
-        "LD_PRELOAD": preload.stdout.strip(),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
 def store(world: Scene, account: str, exp: int) -> None:
     """Add an account whose token is stored already, and expires then."""
     credentials = world.add_account(account)
@@ -73,10 +61,17 @@ def store(world: Scene, account: str, exp: int) -> None:
     world.openbao.client.secrets.kv.v2.create_or_update_secret(f"liveperson/tokens/{account}", data)
 
 
+class Shifted(Scene):
+    """A scene whose daemons have a steady clock that its file `steady` shifts."""
+
+    def command(self, *flags: str) -> list[str]:
+        return [sys.executable, "-c", STEADY, str(self.folder / "steady"), *flags]
+
+
 class Sleeper:
     """A daemon that knows the tokens of all accounts, and none of them is due."""
 
-    def __init__(self, world: Scene, monkeypatch: pytest.MonkeyPatch, *, sync: str, wall: bool = False) -> None:
+    def __init__(self, world: Shifted, *, sync: str, wall: bool = False) -> None:
         self.world = world
         self.steady, self.wall = world.folder / "steady", world.folder / "wall"
         self.steady.write_text("0")
@@ -85,8 +80,6 @@ class Sleeper:
             store(world, account, start + EARLIEST + APART * number)
         self.expired = start + EARLIEST + APART * len(ACCOUNTS)
         """The wall clock when no token lives any more."""
-        command = [sys.executable, "-c", STEADY, str(self.steady)]
-        monkeypatch.setattr(world, "command", lambda *flags: [*command, *flags])
         self.daemon = world.daemon(
             {
                 "APPJWT_ACCOUNTS_SYNC_INTERVAL": sync,
@@ -94,7 +87,7 @@ class Sleeper:
                 "APPJWT_REFRESH_AT": "0.9",
                 "APPJWT_REFRESH_JITTER": "0",
                 "APPJWT_SENTINEL_MAX_IN_FLIGHT": "1",
-                **(shifted_wall(self.wall) if wall else {}),
+                **(faketime(self.wall) if wall else {}),
             }
         )
         self.daemon.wait_for("worker.ready")
@@ -128,90 +121,97 @@ class Sleeper:
         return self.requested()
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Scene]:
-    with scene(tmp_path / "world", vault_tls=False) as world:
-        yield world
-
-
-def test_a_process_stopped_for_a_lifetime_refreshes_all_at_once_and_earliest_expiry_first(
-    world: Scene, monkeypatch: pytest.MonkeyPatch
+def a_process_stopped_for_a_lifetime_refreshes_all_at_once_and_earliest_expiry_first(
+    folder: Path, settled: Settled
 ) -> None:
-    sleeper = Sleeper(world, monkeypatch, sync="1h")
-    with sleeper.stopped():
-        slept = sleeper.sleep()
-    sleeper.first_request(WITHIN)
-    assert sleeper.all_requested() == BY_EXPIRY
-    (paused,) = sleeper.daemon.events("worker.paused")
-    assert abs(paused["duration"] - slept) < 2
-    assert sleeper.daemon.events("clock.skewed") == []
-    sleeper.daemon.stop()
+    with Shifted(folder, vault_tls=False) as world:
+        sleeper = Sleeper(world, sync="1h")
+        settled()
+        with sleeper.stopped():
+            slept = sleeper.sleep()
+        sleeper.first_request(WITHIN)
+        assert sleeper.all_requested() == BY_EXPIRY
+        (paused,) = sleeper.daemon.events("worker.paused")
+        assert abs(paused["duration"] - slept) < 2
+        assert sleeper.daemon.events("clock.skewed") == []
+        sleeper.daemon.stop()
 
 
-@pytest.mark.tool("faketime")
-@pytest.mark.parametrize(("wall", "sync"), [(False, "1h"), (True, "3s")], ids=["steady", "steady and wall"])
-def test_after_a_pause_in_which_the_steady_clock_stood_still_every_token_is_read_again(
-    world: Scene,
-    monkeypatch: pytest.MonkeyPatch,
-    record_testsuite_property: Callable[[str, object], None],
-    *,
-    wall: bool,
-    sync: str,
+def after_a_pause_in_which_the_steady_clock_stood_still_every_token_is_read_again(
+    folder: Path, settled: Settled
 ) -> None:
-    # where the wall clock stopped as well nothing on this machine shows it: the next sync does
-    sleeper = Sleeper(world, monkeypatch, sync=sync, wall=wall)
-    world.liveperson.faults.set(Fault(delay=DELAY), times=1)
+    with Shifted(folder, vault_tls=False) as world:
+        sleeper = Sleeper(world, sync="1h")
+        settled()
+        slept, took = pause(sleeper)
+        paused = sleeper.daemon.wait_for("worker.paused")
+        assert took < WITHIN
+        all_are_read_again(sleeper)
+        assert abs(paused["duration"] - slept) < 2
+        (skewed,) = sleeper.daemon.events("clock.skewed")
+        assert skewed["against"] == "boottime"
+        sleeper.daemon.stop()
+
+
+def after_a_pause_in_which_both_clocks_stood_still_every_token_is_read_again(folder: Path, settled: Settled) -> None:
+    """Nothing on this machine shows it: the next sync does. With libfaketime each look at a clock reads a file."""
+    with Shifted(folder, vault_tls=False) as world:
+        sleeper = Sleeper(world, sync="3s", wall=True)
+        settled()
+        slept, _ = pause(sleeper, wall=True)
+        skewed = sleeper.daemon.wait_for("clock.skewed")
+        all_are_read_again(sleeper)
+        assert (skewed["against"], abs(skewed["skew"] + slept) < 2) == ("vault", True)
+        assert sleeper.daemon.events("worker.paused") == []
+        sleeper.daemon.stop()
+
+
+def pause(sleeper: Sleeper, *, wall: bool = False) -> tuple[float, float]:
+    """Stop the daemon and its clocks for a lifetime; return the seconds of that, and until the first request then."""
+    sleeper.world.liveperson.faults.set(Fault(delay=DELAY), times=1)
     with sleeper.stopped():
         slept = sleeper.sleep()
         sleeper.steady.write_text(str(-slept))
         if wall:
             sleeper.wall.write_text(f"-{slept:.3f}")
     woke = time.time()
-    first = sleeper.first_request(20)
-    shown = sleeper.daemon.wait_for("clock.skewed" if wall else "worker.paused")
-    record_testsuite_property("seconds from the pause to the first request for a token", first - DELAY - woke)
-    if not wall:  # with libfaketime each look at a clock reads a file
-        assert first - DELAY - woke < WITHIN
+    return slept, sleeper.first_request(20) - DELAY - woke
+
+
+def all_are_read_again(sleeper: Sleeper) -> None:
     requested = sleeper.all_requested()
     assert sorted(requested) == ACCOUNTS
     assert requested[1:] == sorted(requested[1:], reverse=True)  # the first is that of the read that ended first
-    if wall:
-        assert (shown["against"], abs(shown["skew"] + slept) < 2) == ("vault", True)
-        assert sleeper.daemon.events("worker.paused") == []
-    else:
-        assert abs(shown["duration"] - slept) < 2
-        (skewed,) = sleeper.daemon.events("clock.skewed")
-        assert skewed["against"] == "boottime"
-    sleeper.daemon.stop()
 
 
-def test_a_steady_clock_that_stepped_ahead_refreshes_all_at_once_and_reads_every_token_once_more(
-    world: Scene, monkeypatch: pytest.MonkeyPatch
+def a_steady_clock_that_stepped_ahead_refreshes_all_at_once_and_reads_every_token_once_more(
+    folder: Path, settled: Settled
 ) -> None:
-    sleeper = Sleeper(world, monkeypatch, sync="1s")
-    with sleeper.stopped():
-        sleeper.steady.write_text("100")
-    sleeper.first_request(WITHIN)
-    assert sleeper.all_requested() == BY_EXPIRY
-    paused = sleeper.daemon.wait_for("worker.paused")
-    assert abs(paused["duration"] - 100) < 3
-    skewed = sleeper.daemon.wait_for("clock.skewed", against="vault")
-    assert abs(skewed["skew"] - 100) < 3
-    time.sleep(3)  # some more syncs
-    assert len(sleeper.daemon.events("worker.paused")) == len(sleeper.daemon.events("clock.skewed", against="vault"))
-    assert len(sleeper.requested()) == len(ACCOUNTS)
-    sleeper.daemon.stop()
+    with Shifted(folder, vault_tls=False) as world:
+        sleeper = Sleeper(world, sync="1s")
+        settled()
+        with sleeper.stopped():
+            sleeper.steady.write_text("100")
+        sleeper.first_request(WITHIN)
+        assert sleeper.all_requested() == BY_EXPIRY
+        daemon = sleeper.daemon
+        assert abs(daemon.wait_for("worker.paused")["duration"] - 100) < 3
+        assert abs(daemon.wait_for("clock.skewed", against="vault")["skew"] - 100) < 3
+        time.sleep(3)  # some more syncs
+        assert len(daemon.events("worker.paused")) == len(daemon.events("clock.skewed", against="vault"))
+        assert len(sleeper.requested()) == len(ACCOUNTS)
+        daemon.stop()
 
 
-@pytest.mark.tool("faketime")
-def test_a_wall_clock_set_back_and_forth_by_a_day_makes_nothing_late(tmp_path: Path) -> None:
+def a_wall_clock_set_back_and_forth_by_a_day_makes_nothing_late(folder: Path, settled: Settled) -> None:
     account = ACCOUNTS[0]
-    with scene(tmp_path / "world", life=12, vault_tls=False) as world:
+    with scene(folder, life=12, vault_tls=False) as world:
         world.add_account(account)
         wall = world.folder / "wall"
         resync = {"APPJWT_TOKENS_RESYNC_INTERVAL": "2s", "APPJWT_LOG_LEVEL": "debug"}
-        daemon = world.daemon({**resync, **shifted_wall(wall)})
+        daemon = world.daemon({**resync, **faketime(wall)})
         daemon.wait_for("token.refreshed")
+        settled()
         with Reader(world, [account]) as reader:
             for number, shift in enumerate(("-1d", "+0d", "+1d", "+0d")):
                 wall.write_text(shift)
@@ -277,32 +277,42 @@ def behind(world: Scene, nodes: Nodes) -> Iterator[Daemon]:
         daemon.stop()
 
 
-def test_nodes_whose_clocks_differ_make_every_token_be_read_again_once_a_minute(world: Scene) -> None:
-    nodes = Nodes(world.openbao.address, skews=(-5, 0, 5), delays=(0,))
-    with behind(world, nodes) as daemon:
-        daemon.wait_for("clock.skewed", against="vault")
-        daemon.wait_for("accounts.synced", count=len(daemon.events("accounts.synced")) + 8)
-        assert nodes.reads() == 3
-        assert len(daemon.events("clock.skewed")) <= 2
-        # the second one is planned for a minute after the first
-        eventually(lambda: nodes.reads() == 6 or None, 70)
+def nodes_whose_clocks_differ_make_every_token_be_read_again_once_a_minute(folder: Path, settled: Settled) -> None:
+    with scene(folder, vault_tls=False) as world:
+        nodes = Nodes(world.openbao.address, skews=(-5, 0, 5), delays=(0,))
+        with behind(world, nodes) as daemon:
+            settled()
+            daemon.wait_for("clock.skewed", against="vault")
+            daemon.wait_for("accounts.synced", count=len(daemon.events("accounts.synced")) + 8)
+            assert nodes.reads() == 3
+            assert len(daemon.events("clock.skewed")) <= 2
+            # the second one is planned for a minute after the first
+            eventually(lambda: nodes.reads() == 6 or None, 70)
 
 
-def test_a_slow_answer_is_no_jump_of_the_clock(world: Scene) -> None:
-    nodes = Nodes(world.openbao.address, skews=(0,), delays=(4, 0, 0))
-    with behind(world, nodes) as daemon:
-        daemon.wait_for("accounts.synced", count=len(daemon.events("accounts.synced")) + 6)
-        assert nodes.reads() == 0
-        assert daemon.events("clock.skewed") == []
+def a_slow_answer_is_no_jump_of_the_clock(folder: Path, settled: Settled) -> None:
+    with scene(folder, vault_tls=False) as world:
+        nodes = Nodes(world.openbao.address, skews=(0,), delays=(4, 0, 0))
+        with behind(world, nodes) as daemon:
+            settled()
+            daemon.wait_for("accounts.synced", count=len(daemon.events("accounts.synced")) + 6)
+            assert nodes.reads() == 0
+            assert daemon.events("clock.skewed") == []
 
 
-@pytest.mark.parametrize("off", [-90, 7200])
-def test_a_vault_whose_clock_is_wrong_makes_no_worker_repair_the_other(world: Scene, off: int) -> None:
-    nodes = Nodes(world.openbao.address, skews=(off,), delays=(0,))
-    nodes.enabled = True
-    for account in ACCOUNTS[:4]:
-        world.add_account(account)
-    with nodes:
+def a_vault_90_s_behind_makes_no_worker_repair_the_other(folder: Path, settled: Settled) -> None:
+    of_a_vault_whose_clock_is_wrong(folder, settled, -90)
+
+
+def a_vault_2_h_ahead_makes_no_worker_repair_the_other(folder: Path, settled: Settled) -> None:
+    of_a_vault_whose_clock_is_wrong(folder, settled, 7200)
+
+
+def of_a_vault_whose_clock_is_wrong(folder: Path, settled: Settled, off: int) -> None:
+    with scene(folder, vault_tls=False) as world, Nodes(world.openbao.address, skews=(off,), delays=(0,)) as nodes:
+        nodes.enabled = True
+        for account in ACCOUNTS[:4]:
+            world.add_account(account)
         changes = {"APPJWT_VAULT_ADDRESS": nodes.url, "APPJWT_TOKENS_RESYNC_INTERVAL": "1s"}
 
         def start() -> list[Daemon]:
@@ -319,6 +329,7 @@ def test_a_vault_whose_clock_is_wrong_makes_no_worker_repair_the_other(world: Sc
         daemons = start()
         # both may have begun before either's token was there to be adopted
         requested = settle(daemons)
+        settled()
         assert 4 <= requested <= 8
         assert settle(daemons) == requested
         for daemon in daemons:
@@ -332,6 +343,35 @@ def test_a_vault_whose_clock_is_wrong_makes_no_worker_repair_the_other(world: Sc
         for daemon in again:
             daemon.stop()
         done = world.call("--check", "--output", "json", changes=changes)
-    failed = [line for line in done.document["checks"] if not line["ok"]]
-    assert [line["check"] for line in failed] == ["clock vault"]
-    assert "set the clock of vault, which stands alone" in failed[0]["remedy"]
+        failed = [line for line in done.document["checks"] if not line["ok"]]
+        assert [line["check"] for line in failed] == ["clock vault"]
+        assert "set the clock of vault, which stands alone" in failed[0]["remedy"]
+
+
+SCENARIOS: Scenarios = {
+    a_process_stopped_for_a_lifetime_refreshes_all_at_once_and_earliest_expiry_first: None,
+    after_a_pause_in_which_the_steady_clock_stood_still_every_token_is_read_again: None,
+    after_a_pause_in_which_both_clocks_stood_still_every_token_is_read_again: "faketime",
+    nodes_whose_clocks_differ_make_every_token_be_read_again_once_a_minute: None,
+    a_wall_clock_set_back_and_forth_by_a_day_makes_nothing_late: "faketime",
+    a_steady_clock_that_stepped_ahead_refreshes_all_at_once_and_reads_every_token_once_more: None,
+    a_vault_90_s_behind_makes_no_worker_repair_the_other: None,
+    a_vault_2_h_ahead_makes_no_worker_repair_the_other: None,
+    a_slow_answer_is_no_jump_of_the_clock: None,
+}
+"""The longest first."""
+AT_ONCE = 5
+"""Of these; the processes of one that waits need next to nothing."""
+
+
+@pytest.fixture(scope="module")
+def scenarios(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    with begun(SCENARIOS, request, tmp_path_factory, AT_ONCE) as results:
+        yield results
+
+
+@for_each(SCENARIOS)
+def test_clocks_and_pauses(name: str, scenarios: dict[str, Future[None]]) -> None:
+    scenarios[name].result()

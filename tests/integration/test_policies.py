@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import requests
-from hvac.exceptions import InvalidPath
 from structlog.testing import capture_logs
 
 from sandbox.world import POLICIES, World
@@ -232,15 +231,6 @@ def new_account(made: Scene) -> str:
     return name
 
 
-def custom_metadata(made: Scene, name: str) -> dict[str, str]:
-    """Return the custom metadata of an account's token."""
-    try:
-        answer = made.openbao.client.secrets.kv.v2.read_secret_metadata(f"{_TOKENS}/{name}")
-    except InvalidPath:
-        return {}
-    return answer["data"]["custom_metadata"] or {}
-
-
 @lacking("secret/metadata/liveperson/accounts/*", "list")
 def test_without_it_no_account_is_found(login: Login) -> None:
     done = login.call("--refresh-all")
@@ -286,7 +276,7 @@ def test_where_the_parameters_of_a_policy_forbid_a_write_they_are_named(
     parameters = "allowed_parameters, denied_parameters and required_parameters"
     hint = f"the policy grants create and update here: see its {parameters}"
     assert login.refresh(new_account) == f"{refused} ({hint})"
-    assert custom_metadata(made, new_account)["last_error"].endswith(f"({hint})")
+    assert made.custom_metadata(new_account)["last_error"].endswith(f"({hint})")
 
 
 @lacking("secret/metadata/liveperson/tokens/*", "create")
@@ -294,7 +284,7 @@ def test_without_it_no_state_is_kept_of_an_account_that_never_had_a_token(login:
     made.openbao.put_account("tokenless", {"client_id": "x"})
     for each, state in ((login, None), (Login(made, "whole-for-state", WORKER), "invalid")):
         each.call("--refresh", "tokenless")
-        assert custom_metadata(made, "tokenless").get("state") == state
+        assert made.custom_metadata("tokenless").get("state") == state
     made.openbao.client.secrets.kv.v2.delete_metadata_and_all_versions("liveperson/accounts/tokenless")
 
 
@@ -307,10 +297,10 @@ def test_without_it_a_token_counts_but_its_path_stays_without_our_mark_until_a_r
     (line,) = [json.loads(line) for line in done.err.splitlines()]
     expected_text = f"write_metadata secret/liveperson/tokens/{new_account}: status 403, permission denied"
     assert (line["event"], line["account"], line["warning"]) == ("vault.warning", new_account, expected_text)
-    assert custom_metadata(made, new_account) == {}
+    assert made.custom_metadata(new_account) == {}
     made.liveperson.token_life += SECOND
     assert Login(made, "whole-for-the-mark", WORKER).call("--refresh", new_account).status == 0
-    assert custom_metadata(made, new_account) == {"managed_by": "appjwt-worker"}
+    assert made.custom_metadata(new_account) == {"managed_by": "appjwt-worker"}
 
 
 @lacking("secret/metadata/liveperson/tokens/*", "read")

@@ -2,26 +2,21 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from secrets import token_urlsafe
 
 import pytest
 
 from sandbox.faults import DROP, Fault
 from tests.integration.calls import on_a_terminal
-from tests.integration.processes import Daemon, Done, Reader, Scene, eventually, scene
-from tests.integration.servers import Answering, Server, http, in_clear
-from tests.leaks import leaks
+from tests.integration.processes import Daemon, Done, Reader, Scene, eventually, faketime, scene
+from tests.integration.scenarios import Scenarios, Settled, begun, for_each
+from tests.integration.servers import Answering, http
 
 ACCOUNT = "le81823118"
 TEN = [ACCOUNT, "12345678", *(f"le4427019{n}" for n in range(8))]
@@ -30,9 +25,6 @@ LEAST_SHARE = 0.2
 
 
 # Slow scenarios. They run in parallel, begun before the first test and checked by the last ones.
-
-Settled = Callable[[], None]
-"""To be called once a scenario has started its processes and mostly waits."""
 
 
 def a_reader_does_not_notice_that_sentinel_is_off_for_5_s(folder: Path, settled: Settled) -> None:
@@ -81,20 +73,26 @@ def sigint_ends_it_while_sentinel_and_vault_hang(folder: Path, settled: Settled)
             assert daemon.stop(signal.SIGINT) < 20
 
 
-def vault_is_down_at_the_start_and_comes(folder: Path, settled: Settled) -> None:
+def vault_is_down_at_the_start_and_comes_and_the_probes_tell_so(folder: Path, settled: Settled) -> None:
     with scene(folder, vault_tls=False) as world:  # with TLS each start makes a new CA
         world.openbao.stop()
         # a dev server forgets its logins when it stops, but not its root token
-        daemon = world.daemon({"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token})
+        root = {"APPJWT_VAULT_AUTH_METHOD": "token", "APPJWT_VAULT_TOKEN": world.openbao.root_token}
+        daemon = world.daemon({**root, "APPJWT_HTTP_LISTEN": "127.0.0.1:0"})
         daemon.wait_for("vault.unavailable")
         settled()
         time.sleep(2)
         assert daemon.process.poll() is None
+        assert (daemon.probe("/livez"), daemon.probe("/readyz")) == (200, 503)
         assert len(daemon.events("vault.unavailable")) == 1
         world.openbao.start()
         world.add_account(ACCOUNT)
         daemon.wait_for("vault.recovered")
         daemon.wait_for("token.refreshed", account=ACCOUNT)
+        daemon.wait_for("worker.ready")
+        assert eventually(lambda: daemon.probe("/readyz") == 200)
+        world.openbao.stop()
+        assert (daemon.probe("/livez"), daemon.probe("/readyz")) == (200, 200), "once ready it stays so"
         daemon.stop()
 
 
@@ -168,24 +166,17 @@ def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -
 
 def the_wall_clock_jumps_and_every_account_goes_on(folder: Path, settled: Settled) -> None:
     """Shift only the wall clock, for each daemon by a separate file, whose shift may change meanwhile."""
-    preload = subprocess.run(
-        ["faketime", "-m", "-f", "+0d", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
-    )
     jumps = {"back": ("+0d", "-1d"), "ahead": ("+0d", "+1d"), "late": ("-1d", "-1d"), "early": ("+1d", "+1d")}
     with scene(folder, life=10, vault_tls=False) as world:  # a dev server's certificate begins now
         daemons: dict[str, Daemon] = {}
         for name, (first, _) in jumps.items():
             for account in TEN[:2]:
                 world.openbao.put_account(f"{name}/{account}", {**vars(world.liveperson.add_account(account))})
-            (folder / name).write_text(first)
             daemons[name] = world.daemon(
                 {
                     "APPJWT_ACCOUNTS_PREFIX": f"liveperson/accounts/{name}",
                     "APPJWT_TOKENS_PREFIX": f"liveperson/tokens/{name}",
-                    "LD_PRELOAD": preload.stdout.strip(),
-                    "FAKETIME_TIMESTAMP_FILE": str(folder / name),
-                    "FAKETIME_NO_CACHE": "1",
-                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                    **faketime(folder / name, first),
                 }
             )
         for daemon in daemons.values():
@@ -211,40 +202,24 @@ def the_wall_clock_jumps_and_every_account_goes_on(folder: Path, settled: Settle
             daemon.stop()
 
 
-SCENARIOS: dict[Callable[[Path, Settled], None], str | None] = {
+SCENARIOS: Scenarios = {
     a_reader_does_not_notice_that_sentinel_is_off_for_5_s: None,
     sigterm_ends_it_while_a_request_hangs: None,
     sigint_ends_it_while_sentinel_and_vault_hang: None,
-    vault_is_down_at_the_start_and_comes: None,
+    vault_is_down_at_the_start_and_comes_and_the_probes_tell_so: None,
     an_account_in_trouble_hurts_no_other: None,
     accounts_come_and_go: None,
     a_manual_refresh_is_taken_up_by_the_daemon: None,
     the_wall_clock_jumps_and_every_account_goes_on: "faketime",
 }
-"""Each with the system tool that it wants."""
-
-
-def run(scenario: Callable[[Path, Settled], None], folder: Path, settled: threading.Event) -> None:
-    try:
-        scenario(folder, settled.set)
-    finally:
-        settled.set()
 
 
 @pytest.fixture(scope="module")
-def scenarios(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
-    """Start all of them, and wait until they have settled."""
-    runnable = [each for each, tool in SCENARIOS.items() if tool is None or shutil.which(tool)]
-    with ThreadPoolExecutor(len(runnable)) as pool:
-        settled, futures = [], {}
-        for each in runnable:
-            event = threading.Event()
-            future = pool.submit(run, each, tmp_path_factory.mktemp(each.__name__[:20]), event)
-            settled.append(event)
-            futures[each.__name__] = future
-        for event in settled:
-            event.wait()
-        yield futures
+def scenarios(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    with begun(SCENARIOS, request, tmp_path_factory) as results:
+        yield results
 
 
 @pytest.fixture
@@ -281,28 +256,22 @@ def test_a_reader_finds_a_living_token_at_each_read(
         assert world.logins() == []
 
 
-def test_a_restart_mints_nothing_and_writes_nothing_that_is_fresh(world: Scene) -> None:
+def test_it_ends_when_told_and_revokes_its_login_and_a_restart_mints_and_writes_nothing_that_is_fresh(
+    world: Scene,
+) -> None:
     for account in TEN[:3]:
         world.add_account(account)
-    for expected in ("token.refreshed", "token.adopted"):
+    for expected, number in (("token.refreshed", signal.SIGTERM), ("token.adopted", signal.SIGINT)):
         daemon = world.daemon({"APPJWT_LOG_LEVEL": "debug"})
         daemon.wait_for(expected, count=3)
         daemon.wait_for("accounts.synced", count=3)
         assert len([line for line in daemon.events() if line["event"].startswith("token.")]) == 3
-        daemon.stop()
+        assert len(world.logins()) == 1
+        assert daemon.stop(number) < 10
+        assert world.logins() == []
+        assert daemon.events()[-1]["event"] == "worker.stopped"
         assert world.liveperson.mints() == 3
     assert [list(world.versions(account)) for account in TEN[:3]] == [["1"]] * 3
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_when_told_and_revokes_its_login(number: signal.Signals, world: Scene) -> None:
-    world.add_account(ACCOUNT)
-    daemon = world.daemon()
-    daemon.wait_for("token.refreshed")
-    assert len(world.logins()) == 1
-    assert daemon.stop(number) < 10
-    assert world.logins() == []
-    assert daemon.events()[-1]["event"] == "worker.stopped"
 
 
 def test_a_daemon_whose_login_is_refused_stays_up_and_says_so(world: Scene) -> None:
@@ -403,17 +372,13 @@ def _files(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in (*contents, "missing")}
 
 
-def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> None:
+def test_what_is_not_vault_or_no_file_of_a_ca_is_said_in_words(world: Scene, tmp_path: Path) -> None:
+    """How each login is refused is in test_logins, and what is wrong with settings alone in the unit tests."""
     files = _files(tmp_path)
     liveperson_ca = str(world.liveperson.ca_file)
-    with Server(in_clear) as plain, Answering(http(b"<html>Welcome</html>")) as page:
+    with Answering(http(b"<html>Welcome</html>")) as page:
         cases: list[tuple[dict[str, str | None], int, str]] = [
             # Vault: another status than wrong settings, for it may come
-            ({"VAULT_ADDRESS": "https://127.0.0.1:1"}, 3, "127.0.0.1:1: connection refused"),
-            ({"VAULT_ADDRESS": "https://vault.invalid"}, 3, "vault.invalid: the host name cannot be resolved"),
-            ({"VAULT_ADDRESS": f"https://127.0.0.1:{plain.port}"}, 3, "TLS failed"),
-            ({"VAULT_ADDRESS": world.liveperson.domain_api}, 3, "its certificate is refused"),
-            ({"VAULT_CA_CERT": liveperson_ca}, 3, "its certificate is refused"),
             (
                 {"VAULT_ADDRESS": world.liveperson.domain_api, "VAULT_CA_CERT": liveperson_ca},
                 3,
@@ -421,23 +386,11 @@ def test_every_wrong_setting_is_said_in_words(world: Scene, tmp_path: Path) -> N
             ),
             ({"VAULT_ADDRESS": page.url}, 3, "the answer is not Vault's"),
             ({"VAULT_ADDRESS": world.openbao.address.replace("https", "http")}, 3, "speaks https|connection lost"),
-            ({"VAULT_ROLE_ID": "wrong"}, 3, "approle login: status 400, invalid role"),
-            ({"VAULT_SECRET_ID_FILE": files["text"]}, 3, "approle login: status 400, invalid role or secret ID"),
-            ({"VAULT_SECRET_ID_FILE": files["missing"]}, 3, "cannot be read: no such file or directory"),
-            ({"VAULT_AUTH_MOUNT": "elsewhere"}, 3, "approle login: status 403"),
-            ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "wrong"}, 3, "token login: status 403"),
             ({"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN": "wr\nong"}, 3, "vault.token"),
-            (
-                {"VAULT_AUTH_METHOD": "token", "VAULT_TOKEN_FILE": files["missing"]},
-                3,
-                "vault.token_file .* cannot be read: no such file",
-            ),
             # settings
             ({"VAULT_CA_CERT": files["missing"]}, 2, r"vault.ca_cert \(APPJWT_VAULT_CA_CERT\): .* no such file"),
             ({"VAULT_CA_CERT": files["text"]}, 2, r"vault.ca_cert \(APPJWT_VAULT_CA_CERT\): .* holds no certificate"),
             ({"SENTINEL_CA_CERT": files["binary"]}, 2, "sentinel.ca_cert .*: .* holds no certificate"),
-            ({"TOKENS_PREFIX": "liveperson/accounts/x"}, 2, "neither may contain the other"),
-            ({"CONFIG": files["missing"]}, 2, "cannot be read: no such file"),
         ]
 
         def call(case: tuple[dict[str, str | None], int, str]) -> Done:
@@ -460,62 +413,23 @@ def test_a_name_that_is_none_is_an_account_that_fails(world: Scene) -> None:
     assert [line["error"] for line in done.document["accounts"] if "an account's name holds" not in line["error"]] == []
 
 
-LONG = "9" * 5000
 ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
     "page": (Fault(answer=b"<html>Welcome</html>"), "answers 200 without an access_token"),
-    "error-page": (Fault(status=500, body=b"<html>Sorry</html>"), "answers 500: <html>Sorry</html>"),
-    "nothing": (Fault(answer=b""), "answers 200 without an access_token"),
-    "no-content": (Fault(status=204), "answers 204 without an access_token"),
-    "list": (Fault(answer=b"[]"), "without an access_token"),
-    "null": (Fault(answer=b"null"), "without an access_token"),
-    "number": (Fault(answer=b'{"access_token": 7}'), "without an access_token"),
-    "deep": (Fault(answer=b"[" * 100_000), "without an access_token"),
-    "endless-number": (Fault(answer=b'{"access_token": ' + LONG.encode() + b"}"), "without an access_token"),
-    "no-token": (Fault(answer=b'{"access_token": "eyJx"}'), "format: not a compact JWS"),
-    "long-token": (Fault(answer=b'{"access_token": "' + b"a" * 9999 + b'"}'), "format: expected at most 8192"),
-    "huge": (Fault(body_size=5 << 20), "the answer is larger than 256 KiB"),
-    "bomb": (Fault(gzip_bomb=64 << 20), "the answer is compressed, though that was not asked for"),
-    "redirect": (Fault(redirect_to="https://elsewhere.invalid/"), r"a redirect \(307\) to another host was not"),
     "bad-redirect": (Fault(redirect_to="https://[::1"), "a redirect .* was not followed"),
-    "refused": (Fault(refuse=True), "connection lost|the answer is broken"),
-    "cut": (Fault(cut=True), "connection lost|the answer is broken"),
     "hang": (Fault(hang=True), "no complete answer within 4 s"),
-    "drip": (Fault(drip=0.05, drip_from="headers"), "no complete answer within 4 s"),
     "echo": (Fault(echo_request=True), r"answers 400: cannot read: .*client_secret=\[redacted\]"),
     "empty-401": (Fault(status=401), "answers 401; check client_id and client_secret in "),
-    "retry-after": (Fault(status=429, headers={"Retry-After": LONG}), "answers 429"),
-    "retry-date": (Fault(status=503, headers={"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), "answers 503"),
-    "bad-charset": (
-        Fault(status=500, body=b"\xff", headers={"Content-Type": "text/html; charset=undefined"}),
-        "answers 500",
-    ),
-    "no-text": (Fault(status=500, body=bytes(range(256)), headers={"Content-Type": "x/y"}), "answers 500"),
     "aud": (Fault(claims={"aud": "other"}), "aud: expected aud, got other"),
-    "aud-odd": (Fault(claims={"aud": {"a": 1}}), "aud as printable text"),
-    "azp": (Fault(claims={"azp": "other"}), "azp: expected .*, got other"),
-    "iss": (Fault(claims={"iss": "other"}), "iss: expected Sentinel, got other"),
     "no-iss": (Fault(claims={"iss": DROP}), "a claim iss"),
-    "exp": (Fault(claims={"exp": 1524646270}), "exp: expired at"),
-    "exp-text": (Fault(claims={"exp": "soon"}), "exp as a whole number|JSON claims"),
-    "exp-huge": (Fault(claims={"exp": 10**30}), "exp as a time|JSON claims"),
-    "iat": (Fault(claims={"iat": 4102444800, "exp": 4102448400}), "iat: issued in the future"),
-    "life": (Fault(claims={"exp": 4102444800}), "lifetime: expected"),
-    "none": (Fault(header={"alg": "none"}), "alg: expected RS256, got none"),
     "hs256": (Fault(header={"alg": "HS256"}), "alg: expected RS256, got HS256"),
     "escape": (Fault(claims={"iss": "\x1b[2J\nx"}), "iss as printable text"),
 }
 ODD_DOMAIN: dict[str, tuple[Fault, str]] = {
     "d-page": (Fault(answer=b"<html></html>"), "Domain API"),
-    "d-empty": (Fault(answer=b"[]"), "names no Sentinel"),
-    "d-number": (Fault(answer=b'{"baseURI": 7}'), "is no host name"),
-    "d-other": (Fault(answer=b'{"baseURI": "evil.invalid"}'), "which sentinel.allowed_hosts does not allow"),
-    "d-bare": (Fault(answer=b'{"baseURI": "elsewhere"}'), "is elsewhere, which sentinel.allowed_hosts does not allow"),
     "d-sly": (Fault(answer=b'{"baseURI": "evil.invalid/.liveperson.net"}'), "is no host name"),
-    "d-500": (Fault(status=500), "answers 500"),
-    "d-404": (Fault(status=404), "answers 404"),
     "d-hang": (Fault(hang=True), "no complete answer within 4 s"),
-    "d-redirect": (Fault(redirect_to="https://evil.invalid/"), "was not followed"),
 }
+"""Of each way to fail one or two: all of them are in test_hostile, test_seen, fuzz/ and ports/."""
 
 
 def test_every_odd_answer_of_liveperson_is_said_in_words_and_hurts_no_other(world: Scene) -> None:
@@ -578,41 +492,9 @@ def test_nothing_leaks_when_sentinel_repeats_what_it_was_sent(world: Scene, tmp_
         daemon.stop()
 
 
-@pytest.mark.parametrize(
-    "print_it",
-    [
-        lambda secret: f"error: {secret}!",
-        lambda secret: f"error: {secret[5:17]}!",
-        lambda secret: "".join(f"%{ord(each):02X}" for each in secret),
-        lambda secret: secret.encode().hex(),
-        lambda secret: base64.b64encode(f"user:{secret}".encode()).decode(),
-        lambda secret: base64.urlsafe_b64encode(f"users:{secret}".encode()).decode(),
-    ],
-    ids=["whole", "in part", "percent-encoded", "as hex", "as base64", "as base64url"],
-)
-def test_a_planted_leak_is_found(print_it: Callable[[str], str]) -> None:
-    secret = token_urlsafe(24)
-    assert leaks(f"some\n{print_it(secret)}\nmore", [secret])
-    assert not leaks(f"some\n{print_it(token_urlsafe(24))}\nmore", [secret])
-
-
-def test_a_planted_token_is_found_though_nobody_knows_it() -> None:
-    assert leaks("Bearer eyJhbGciOiJSUzI1NiJ9", [])
-    assert leaks(f"X-Vault-Token: s.{os.urandom(12).hex()}", [])
-
-
-def test_a_leak_in_a_process_fails_its_scene(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError), scene(tmp_path / "world") as world:  # noqa: PT012
-        world.secrets.append("an-account-whose-name-is-a-secret")
-        world.call("--refresh", "an-account-whose-name-is-a-secret")
-
-
 # What was begun first
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(each.__name__, marks=[pytest.mark.tool(tool)] if tool else []) for each, tool in SCENARIOS.items()],
-)
+@for_each(SCENARIOS)
 def test_in_the_long_run(name: str, scenarios: dict[str, Future[None]]) -> None:
     scenarios[name].result()

@@ -49,7 +49,7 @@ def limited(made: Scene, path: str = "secret/", rate: float = QUOTA, **more: Any
 
 def answered(url: str) -> tuple[int, int]:
     """Count the requests to the mount that were let through, and those that were refused."""
-    metrics = requests.get(f"http://{url}/metrics", timeout=5).text
+    metrics = requests.get(f"{url}/metrics", timeout=5).text
     found = re.findall(r'appjwt_vault_requests_total\{operation="(\w+)",status="(\w+)"\} (\S+)', metrics)
     counts = [(status, float(count)) for operation, status, count in found if operation not in ("login", "renew")]
     refused = sum(count for status, count in counts if status == "429")
@@ -62,11 +62,11 @@ def test_a_first_start_goes_at_the_pace_of_the_limit(made: Scene) -> None:
     with limited(made):
         settings = {"APPJWT_HTTP_LISTEN": "127.0.0.1:0", "APPJWT_ACCOUNTS_SYNC_INTERVAL": "60s"}
         daemon = made.daemon(settings)
-        url = daemon.wait_for("worker.started")["http"]
+        url = daemon.url
         began = time.monotonic()
         daemon.wait_for("token.refreshed", count=len(ACCOUNTS))
         took = time.monotonic() - began
-        assert requests.get(f"http://{url}/livez", timeout=5).ok
+        assert requests.get(f"{url}/livez", timeout=5).ok
         passed, refused = answered(url)
     assert passed >= 5 * len(ACCOUNTS)
     assert 0 < refused < passed

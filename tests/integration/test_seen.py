@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import requests
-from hvac.exceptions import InvalidPath
 from prometheus_client.parser import text_string_to_metric_families
 
 from sandbox.faults import Fault
@@ -52,15 +51,6 @@ class Seen:
     metadata: dict[str, dict[str, str]]
 
 
-def noted(world: Scene, account: str) -> dict[str, str]:
-    """Return the custom metadata of the account's token path."""
-    try:
-        answer = world.openbao.client.secrets.kv.v2.read_secret_metadata(f"liveperson/tokens/{account}")
-    except InvalidPath:
-        return {}
-    return answer["data"]["custom_metadata"] or {}
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scene, Daemon, str]]:
     with scene(tmp_path_factory.mktemp("seen")) as made:
@@ -76,7 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scene, Dae
         for account in (*FAULTS, *SPECIAL):
             daemon.wait_for("refresh.failed", account=account)
         daemon.wait_for("token.refreshed", account="well")
-        yield made, daemon, f"http://{daemon.wait_for('worker.started')['http']}"
+        yield made, daemon, daemon.url
         daemon.stop()
 
 
@@ -86,7 +76,7 @@ def seen(world: tuple[Scene, Daemon, str]) -> Seen:
     accounts = {*FAULTS, *SPECIAL}
 
     def told() -> bool:
-        return all(noted(made, account).get("state") for account in accounts)
+        return all(made.custom_metadata(account).get("state") for account in accounts)
 
     eventually(told)
     lines = daemon.events("refresh.failed")
@@ -101,7 +91,7 @@ def seen(world: tuple[Scene, Daemon, str]) -> Seen:
         page=requests.get(f"{url}/", timeout=5).text,
         document={row["account"]: row for row in document},
         status={row["account"]: row for row in status},
-        metadata={account: noted(made, account) for account in accounts},
+        metadata={account: made.custom_metadata(account) for account in accounts},
     )
 
 
@@ -143,7 +133,7 @@ def test_a_token_that_was_deleted_and_cannot_be_replaced_is_seen_as_none(tmp_pat
         for account in ("lost", "well"):
             made.add_account(account)
         daemon = made.daemon()
-        url = f"http://{daemon.wait_for('worker.started')['http']}"
+        url = daemon.url
         daemon.wait_for("token.refreshed", count=2)
         made.liveperson.faults.set(Fault(status=503), account="lost")
         made.openbao.client.secrets.kv.v2.delete_latest_version_of_secret("liveperson/tokens/lost")

@@ -38,12 +38,8 @@ class Mode:
 
     def __init__(self, world: Scene, *flags: str, **changes: str) -> None:
         self._world = world
-        self.process = subprocess.Popen(
-            world.command(*flags),
-            env=world.environment({f"APPJWT_{name}": value for name, value in changes.items()}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        named = {f"APPJWT_{name}": value for name, value in changes.items()}
+        self.process = world.start(*flags, changes=named, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __enter__(self) -> Self:
         return self
@@ -52,10 +48,10 @@ class Mode:
         self.process.kill()
         self.process.communicate()
 
-    def end(self, number: signal.Signals) -> tuple[int, str, str]:
+    def end(self, number: signal.Signals, within: float = 20) -> tuple[int, str, str]:
         """Return the exit status, stdout and stderr after this signal."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=within)
         self._world.keep(out.decode(), err.decode())  # which contain no traceback, then
         return self.process.returncode, out.decode(), err.decode()
 
@@ -88,19 +84,33 @@ def test_the_daemon_ignores_what_is_not_to_stop_it_and_sigquit_stops_it_in_order
     assert world.logins() == []
 
 
+def has_handler(process: "subprocess.Popen[bytes]") -> bool:
+    """Return True once the process handles SIGTERM; before that Python itself is being started."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_sigterm_in_its_first_moments_ends_it_and_leaves_no_login(world: Scene) -> None:
     """Before it has handlers the kernel ends it; from then on the exit status is 0."""
     chance = random.Random(19)
 
-    def try_once(pause: float) -> int:
+    def after_its_start(pause: float) -> int:
         with Mode(world, ACCOUNTS_SYNC_INTERVAL="1s") as daemon:
             time.sleep(pause)
             return daemon.end(signal.SIGTERM)[0]
 
+    def after_its_handler(pause: float) -> int:
+        with Mode(world, ACCOUNTS_SYNC_INTERVAL="1s") as daemon:
+            eventually(lambda: has_handler(daemon.process))
+            time.sleep(pause)
+            return daemon.end(signal.SIGTERM, within=10)[0]
+
     with ThreadPoolExecutor(2) as pool:
-        ended = [*pool.map(try_once, [chance.uniform(0, 1.2) for _ in range(40)])]
-    assert set(ended) <= {0, -signal.SIGTERM}
-    assert 0 in ended
+        ended = pool.map(after_its_start, [chance.uniform(0, 1.2) for _ in range(40)])
+        in_order = pool.map(after_its_handler, [0.0, 0.2, 0.4, 0.6, 0.8])
+    assert {*ended} <= {0, -signal.SIGTERM}
+    assert {*in_order} == {0}
     assert world.logins() == []
 
 
@@ -218,12 +228,14 @@ def test_a_signal_amid_the_end_of_a_mode_does_not_keep_it_from_revoking_its_logi
 @pytest.mark.tool("nohup")
 def test_under_nohup_it_goes_on_when_the_terminal_goes(world: Scene) -> None:
     world.liveperson.faults.set(Fault(delay=0.5))
-    command = ["nohup", *world.command("--refresh-all", "--output", "json")]
-    with subprocess.Popen(
-        command, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        eventually(lambda: requests(world) >= 2)
-        process.send_signal(signal.SIGHUP)
-        out, _ = process.communicate()
-    world.keep(out)
+    process = world.start(
+        *("--refresh-all", "--output", "json"),
+        behind=["nohup"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(lambda: requests(world) >= 2)
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate()
+    world.keep(out.decode())
     assert (process.returncode, json.loads(out)["refreshed"]) == (0, len(ACCOUNTS))

@@ -42,9 +42,9 @@ class Limited:
         as_nobody = [NOBODY, "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
         self._user = ["setpriv", *as_nobody] if os.geteuid() == 0 else []
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self._user, "prlimit", f"{limit}={number}:", *world.command()],
-                env=world.environment({"APPJWT_HTTP_LISTEN": self._address.strip("htp:/")}),
+            self.process = world.start(
+                behind=[*self._user, "prlimit", f"{limit}={number}:"],
+                changes={"APPJWT_HTTP_LISTEN": self._address.strip("htp:/")},
                 stderr=log,
             )
 
@@ -136,12 +136,6 @@ def test_a_settings_folder_that_cannot_be_read_is_named(world: Scene) -> None:
         pytest.skip("this machine allows no namespaces")
     script = 'mount -t tmpfs none /etc && mkdir -m 000 /etc/appjwt-worker && exec setpriv --bounding-set=-all "$@"'
     for flags in ([], ["--status"]):
-        done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script, "sh", *world.command(*flags)],
-            env=world.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = world.call(*flags, behind=["unshare", "-rm", "sh", "-c", script, "sh"])
         text = "appjwt-worker: /etc/appjwt-worker/worker.toml: cannot be read: permission denied\n"
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", text)
+        assert (done.status, done.out, done.err) == (2, "", text)

@@ -1,6 +1,5 @@
 """Log and reports with no reader, on a full disk, or on closed streams: the work is done all the same."""
 
-import fcntl
 import json
 import os
 import pty
@@ -11,11 +10,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Reader, Scene, Settings, eventually, scene
+from tests.integration.processes import Reader, Scene, eventually, scene, small_pipe
 
 ACCOUNTS = ["le81823118", "12345678"]
 
@@ -38,12 +38,11 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     with scene(tmp_path / "world", life=8) as world:
         for account in ACCOUNTS:
             world.add_account(account)
-        out, into = os.pipe()
-        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
+        out, into = small_pipe()
         changes = {"APPJWT_LOG_LEVEL": "debug", "APPJWT_HTTP_LISTEN": "127.0.0.1:0"}
-        process = subprocess.Popen(world.command(), env=world.environment(changes), stderr=into)
+        process = world.start(changes=changes, stderr=into)
         os.close(into)
-        try:
+        with os.fdopen(out, "rb") as rest:
             eventually(lambda: all(world.openbao.get_token(account) for account in ACCOUNTS))
             with Reader(world, ACCOUNTS) as reader:
                 eventually(lambda: all(len(reader.seen.get(account, [])) > 3 for account in ACCOUNTS))
@@ -51,11 +50,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
             assert world.logins() == []
-        finally:
-            process.kill()
-            process.wait()
-            with os.fdopen(out, "rb") as rest:
-                log = rest.read().decode()
+            log = rest.read().decode()
         world.keep(log)
         assert "worker.started" in [json.loads(line)["event"] for line in log.splitlines()[:5]]
 
@@ -74,9 +69,7 @@ def test_after_a_full_disk_each_line_is_one_again_and_the_lost_ones_are_counted(
         "APPJWT_ACCOUNTS_SYNC_INTERVAL": "1s",
     }
     script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@" 2>>"$0/log"'
-    process = subprocess.Popen(
-        ["unshare", "-rm", "sh", "-c", script, str(disk), *world.command()], env=world.environment(changes)
-    )
+    process = world.start(behind=["unshare", "-rm", "sh", "-c", script, str(disk)], changes=changes)
     inside = Path(f"/proc/{process.pid}/root{disk}")
 
     def lines() -> list[bytes]:
@@ -87,23 +80,19 @@ def test_after_a_full_disk_each_line_is_one_again_and_the_lost_ones_are_counted(
         (count,) = re.findall(r"^appjwt_log_lines_dropped_total (\S+)$", get(address, "metrics"), re.MULTILINE)
         return int(float(count))
 
-    try:
-        started = eventually(lambda: [line for line in lines() if b"worker.started" in line])
-        address = json.loads(started[0])["http"]
-        eventually(lambda: [line for line in lines() if b"worker.ready" in line])
-        assert dropped() == 0
-        with (inside / "filler").open("wb", buffering=0) as filler, suppress(OSError):  # until there is no space left
-            while True:
-                filler.write(bytes(4096))
-        eventually(lambda: dropped() > 3)
-        (inside / "filler").unlink()
-        eventually(lambda: [line for line in lines() if b"worker.log_lines_dropped" in line])
-        process.send_signal(signal.SIGTERM)
-        log = lines()
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
+    started = eventually(lambda: [line for line in lines() if b"worker.started" in line])
+    address = json.loads(started[0])["http"]
+    eventually(lambda: [line for line in lines() if b"worker.ready" in line])
+    assert dropped() == 0
+    with (inside / "filler").open("wb", buffering=0) as filler, suppress(OSError):  # until there is no space left
+        while True:
+            filler.write(bytes(4096))
+    eventually(lambda: dropped() > 3)
+    (inside / "filler").unlink()
+    eventually(lambda: [line for line in lines() if b"worker.log_lines_dropped" in line])
+    process.send_signal(signal.SIGTERM)
+    log = lines()
+    assert process.wait(20) == 0
     world.keep(b"\n".join(log).decode())
     (at,) = [number for number, line in enumerate(log) if b"worker.log_lines_dropped" in line]
     whole = [json.loads(line) for number, line in enumerate(log) if number != at - 1]  # before it is the cut one
@@ -124,18 +113,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def shell(world: Scene, flags: str, redirections: str, changes: Settings | None = None) -> tuple[int, str, str]:
+def shell(world: Scene, flags: str, redirections: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command with these redirections."""
-    done = subprocess.run(
-        ["sh", "-c", f'"$@" {redirections}', "sh", *world.command(*flags.split())],
-        env=world.environment(changes),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    world.keep(done.stdout, done.stderr)
-    return done.returncode, done.stdout, done.stderr
+    done = world.call(*flags.split(), behind=["sh", "-c", f'"$@" {redirections}', "sh"])
+    return done.status, done.out, done.err
 
 
 NO_SPACE = "appjwt-worker: cannot write to stdout: no space left on device\n"
@@ -156,7 +137,7 @@ def test_a_report_that_cannot_be_written_changes_nothing_of_what_is_done(
     redirections: str, err: str, made: Scene
 ) -> None:
     before = made.openbao.get_token(ACCOUNTS[0])
-    time.sleep(1)  # a token of the same second would end no later
+    made.liveperson.token_life += timedelta(seconds=1)  # a token of the same second and life would end no later
     status, out, said = shell(made, f"--refresh {ACCOUNTS[0]}", redirections)
     assert (status, said) == (0, err)
     assert ("1 refreshed" in out) is (">&-" not in redirections.split() and ">/dev/full" not in redirections.split())
@@ -189,16 +170,12 @@ def test_a_reader_that_has_gone_is_no_failure(made: Scene) -> None:
 def test_no_connection_gets_the_number_of_a_stream_that_was_closed(world: Scene) -> None:
     """Otherwise, output would be sent to Vault."""
     world.add_account(ACCOUNTS[0])
-    process = subprocess.Popen(
-        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *world.command()],
-        env=world.environment({"APPJWT_LOG_LEVEL": "debug"}),
-    )
-    try:
-        eventually(lambda: world.openbao.get_token(ACCOUNTS[0]))
-        assert {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
+    changes = {"APPJWT_LOG_LEVEL": "debug"}
+    process = world.start(behind=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"], changes=changes)
+    eventually(lambda: world.openbao.get_token(ACCOUNTS[0]))
+    assert {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
+    process.terminate()
+    assert process.wait(20) == 0
     assert world.logins() == []
 
 
@@ -207,11 +184,8 @@ def test_a_mode_loses_no_line_of_its_log_however_slow_the_reader_is(world: Scene
     names = [f"le4427{number:04}" for number in range(150)]
     for name in names:
         world.openbao.put_account(name, {"client_id": "some"})
-    out, into = os.pipe()
-    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
-    process = subprocess.Popen(
-        world.command("--refresh-all"), env=world.environment(), stdout=subprocess.PIPE, stderr=into, text=True
-    )
+    out, into = small_pipe()
+    process = world.start("--refresh-all", stdout=subprocess.PIPE, stderr=into)
     os.close(into)
     assert process.stdout
     report = process.stdout.read(100)  # the work is done
@@ -220,27 +194,24 @@ def test_a_mode_loses_no_line_of_its_log_however_slow_the_reader_is(world: Scene
         lines = [json.loads(line) for line in log]
     report += process.communicate()[0]
     assert process.returncode == 1
-    assert f"{len(names)} failed" in report
+    assert f"{len(names)} failed" in report.decode()
     assert sorted(line["account"] for line in lines if line["event"] == "refresh.failed") == names
 
 
 def test_sigterm_ends_a_mode_that_waits_for_the_reader_of_its_log(world: Scene) -> None:
     for number in range(150):
         world.openbao.put_account(f"le4427{number:04}", {"client_id": "some"})
-    out, into = os.pipe()
-    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
-    with subprocess.Popen(
-        world.command("--refresh-all"), env=world.environment(), stdout=subprocess.PIPE, stderr=into, text=True
-    ) as process:
-        os.close(into)
-        assert process.stdout
-        report = process.stdout.read(100)
-        process.terminate()
-        report += process.communicate()[0]
+    out, into = small_pipe()
+    process = world.start("--refresh-all", stdout=subprocess.PIPE, stderr=into)
+    os.close(into)
+    assert process.stdout
+    report = process.stdout.read(100)
+    process.terminate()
+    report += process.communicate()[0]
     with os.fdopen(out) as log:
-        world.keep(report, log.read())
+        world.keep(report.decode(), log.read())
     assert process.returncode in (1, 130)  # it came while the login was revoked, or later
-    assert "150 failed" in report
+    assert "150 failed" in report.decode()
     assert world.logins() == []
 
 

@@ -3,24 +3,20 @@
 Each by the installed command, under the worker's own policy with the mounts filled in.
 """
 
-import asyncio
 import json
 import re
-import ssl
-from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import trustme
 
 from sandbox.world import POLICIES
 from tests.integration.processes import Scene, Settings, eventually
-from tests.integration.servers import Proxy, Server
+from tests.integration.servers import Balancer, Proxy, server_tls
 
 POLICY = (POLICIES / "worker.hcl").read_text()
 NOTHING: Settings = dict.fromkeys(
@@ -321,40 +317,21 @@ def test_http_to_a_vault_that_speaks_https_is_told_as_that(world: Scene) -> None
 # A private CA
 
 
-class Front(Server):
-    """A TLS server in front of a Vault that speaks plain HTTP."""
-
-    def __init__(self, vault: str, authority: trustme.CA, port: int = 0) -> None:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-        super().__init__(self._pass_on, tls=tls, port=port)
-        self._vault = urlsplit(vault)
-
-    async def _pass_on(self, reader: StreamReader, writer: StreamWriter) -> None:
-        vault_reader, vault_writer = await asyncio.open_connection(self._vault.hostname, self._vault.port)
-        try:
-            await asyncio.gather(_copy(reader, vault_writer), _copy(vault_reader, writer))
-        finally:
-            vault_writer.transport.abort()
-
-
-async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+def front(vault: str, authority: trustme.CA, port: int = 0) -> Balancer:
+    """Return a TLS server in front of a Vault that speaks plain HTTP."""
+    return Balancer(lambda: int(vault.rpartition(":")[2]), tls=server_tls(authority), port=port)
 
 
 def test_a_ca_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     before, after, ca_file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
     before.cert_pem.write_to_path(ca_file)
     with Scene(tmp_path / "world", vault_tls=False) as world:
-        with Front(world.openbao.address, before) as front:
-            changes = {"APPJWT_VAULT_ADDRESS": front.url, "APPJWT_VAULT_CA_CERT": str(ca_file)}
+        with front(world.openbao.address, before) as first:
+            changes = {"APPJWT_VAULT_ADDRESS": first.url, "APPJWT_VAULT_CA_CERT": str(ca_file)}
             daemon = world.daemon(changes)
             daemon.wait_for("worker.ready")
-        with Front(world.openbao.address, after, front.port):
-            refused = f"approle login: 127.0.0.1:{front.port}: its certificate is refused: "
+        with front(world.openbao.address, after, first.port):
+            refused = f"approle login: 127.0.0.1:{first.port}: its certificate is refused: "
             done = world.call("--refresh", "any", changes=changes)
             assert (done.status, done.out) == (3, "")
             assert done.err.startswith(f"appjwt-worker: Vault cannot be used: {refused}")

@@ -22,7 +22,7 @@ def test_a_right_or_a_mount_that_is_gone_is_shown_everywhere_as_vaults_trouble(t
         for name in ACCOUNTS:
             world.add_account(name)
         daemon = world.daemon()
-        url = f"http://{daemon.wait_for('worker.started')['http']}"
+        url = daemon.url
         daemon.wait_for("worker.ready")
 
         def page_says(words: str) -> bool:
@@ -42,9 +42,8 @@ def test_a_right_or_a_mount_that_is_gone_is_shown_everywhere_as_vaults_trouble(t
         assert daemon.wait_for("vault.unavailable", count=4)["status"] in (403, 404)
         assert page_says("Vault cannot be used")
         later = world.daemon()
-        address = later.wait_for("worker.started")["http"]
         later.wait_for("vault.unavailable")
-        answer = requests.get(f"http://{address}/readyz", timeout=5)
+        answer = requests.get(f"{later.url}/readyz", timeout=5)
         assert (answer.status_code, answer.text.startswith("not ready: Vault cannot be used: list ")) == (503, True)
         for each in (daemon, later):
             each.stop()

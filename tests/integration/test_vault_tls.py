@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from sandbox.openbao import OpenBao
 from tests.integration.processes import Scene
-from tests.integration.servers import Answering, Proxy, Server, http, request
+from tests.integration.servers import Answering, Proxy, Server, http, request, server_tls
 from worker import net
 
 NAME = "vault.internal"
@@ -39,8 +39,7 @@ class Pki:
         return certificate, key
 
     def server(self, name: str, *, asks: bool) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(name).configure_cert(context)
+        context = server_tls(self.ca, name)
         if asks:
             self.ca.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -272,11 +271,9 @@ def test_each_pem_file_of_a_folder_counts_whatever_its_name_and_as_soon_as_it_is
     for name in ("first.crt", "second", "notes.txt"):
         (folder / name).symlink_to(Path("..data", name))
     (folder / "second").unlink()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    other.issue_cert("127.0.0.1").configure_cert(context)
     with (
         Answering(http(), tls=pki.server("127.0.0.1", asks=False)) as first,
-        Answering(http(), tls=context) as second,
+        Answering(http(), tls=server_tls(other)) as second,
         net.session(user_agent="test", ca_cert=str(folder)) as session,
     ):
         assert session.get(first.url, timeout=5).ok

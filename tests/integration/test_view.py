@@ -104,7 +104,7 @@ class Fleet:
 
     def start(self) -> Daemon:
         daemon = self._world.daemon(self._changes)
-        self._url = f"http://{daemon.wait_for('worker.started')['http']}"
+        self._url = daemon.url
         daemon.wait_for("token.refreshed", account=self.well)
         daemon.wait_for("token.refreshed", account=self.ill)
         return daemon

@@ -1,6 +1,5 @@
 """Warnings to an operator about accounts and tokens, once and not for ever: on a real OpenBao, by the daemon."""
 
-import socket
 from pathlib import Path
 
 import requests
@@ -13,14 +12,12 @@ RESYNC = {"APPJWT_TOKENS_RESYNC_INTERVAL": "1s"}
 
 
 def test_a_token_without_the_usual_scope_is_published_and_told(tmp_path: Path) -> None:
-    with scene(tmp_path / "world", life=8, vault_tls=False) as world, socket.create_server(("127.0.0.1", 0)) as free:
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
-        free.close()
+    with scene(tmp_path / "world", life=8, vault_tls=False) as world:
         for name, fields in (("le1", {}), ("le2", {"scope": "other"}), ("le3", {})):
             world.add_account(name, **fields)
             if name != "le3":
                 world.liveperson.faults.set(Fault(claims={"scope": "other"}), account=name)
-        daemon = world.daemon({**RESYNC, "APPJWT_HTTP_LISTEN": listen})
+        daemon = world.daemon({**RESYNC, "APPJWT_HTTP_LISTEN": "127.0.0.1:0"})
         for name in ("le1", "le2", "le3"):
             daemon.wait_for("token.refreshed", account=name, count=2)
         (warning_line,) = daemon.events("token.scope_unusual")
@@ -31,9 +28,9 @@ def test_a_token_without_the_usual_scope_is_published_and_told(tmp_path: Path) -
             text = "the token has scope other, without msg.consumer: the Send API may refuse it"
             assert states == {"le1": ("ok", text), "le2": ("ok", None), "le3": ("ok", None)}
 
-        shown(requests.get(f"http://{listen}/status.json", timeout=5).json()["accounts"])
+        shown(requests.get(f"{daemon.url}/status.json", timeout=5).json()["accounts"])
         shown(world.call("--status", "--output", "json").document["accounts"])
-        assert "without msg.consumer" in requests.get(f"http://{listen}/", timeout=5).text
+        assert "without msg.consumer" in requests.get(f"{daemon.url}/", timeout=5).text
         world.liveperson.faults.set(Fault(claims={"scope": ""}), account="le1")
         daemon.wait_for("token.scope_unusual", account="le1", scope="")
         world.liveperson.faults.clear(account="le1")

@@ -15,7 +15,7 @@ import trustme
 from pydantic import SecretStr
 
 from tests.builders import SAMPLE
-from tests.integration.servers import Answering, http
+from tests.integration.servers import Answering, http, server_tls
 from worker import net
 from worker.core.account import Account
 from worker.core.appjwt import TokenRefusedError
@@ -33,20 +33,16 @@ TOKEN = SAMPLE
 
 @dataclass
 class Line:
-    """A TLS server that records what it got, and a session that trusts it."""
+    """TLS for a server, and a session that trusts it."""
 
     server_tls: ssl.SSLContext
     session: requests.Session
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost").configure_cert(tls)
-    with net.session(user_agent=AGENT, ca_cert=str(tmp_path / "ca.pem")) as session:
-        yield Line(tls, session)
+def line(ca: trustme.CA, ca_file: Path) -> Iterator[Line]:
+    with net.session(user_agent=AGENT, ca_cert=str(ca_file)) as session:
+        yield Line(server_tls(ca), session)
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,6 @@ NAMES = [f"le{number}" for number in range(10)]
 HOST = "va.sentinel.liveperson.test"
 
 
-@pytest.fixture
-def world() -> World:
-    made = World()
-    for name in NAMES:
-        made.add_account(name)
-    return made
-
-
 def start(world: World) -> list[Replica]:
     return [world.start(name, resync_interval=5 * MINUTE) for name in "ab"]
 

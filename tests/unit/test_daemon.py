@@ -22,13 +22,6 @@ from worker.refresh import ForceRefresh
 from worker.vault.outage import Outage
 
 
-@pytest.fixture
-def world() -> World:
-    made = World()
-    made.add_account()
-    return made
-
-
 def results(replica: Replica, account: str = ACCOUNT) -> list[Result]:
     return [outcome.result for outcome in replica.outcomes_of(account)]
 

@@ -19,14 +19,6 @@ NAMES = ["le2", "le1/b", "le3", "le1/a"]
 
 
 @pytest.fixture
-def world() -> World:
-    made = World()
-    for name in NAMES:
-        made.add_account(name)
-    return made
-
-
-@pytest.fixture
 def pool() -> Iterator[Pool]:
     with Pool(1) as made:
         yield made

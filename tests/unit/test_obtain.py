@@ -22,19 +22,10 @@ from worker.refresh import Refresher
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
 def credentials(world: World) -> Credentials:
-    return world.add_account()
-
-
-@pytest.fixture
-def refresher(world: World, credentials: Credentials) -> Refresher:
-    del credentials
-    return world.refresher()
+    """Return those of the world's account."""
+    data = world.vault.kv.get(ACCOUNTS + ACCOUNT).data or {}
+    return Credentials(str(data["client_id"]), str(data["client_secret"]))
 
 
 def source(world: World, keys: Keys | None = None) -> TokenSource:
@@ -67,7 +58,6 @@ class Verifier:
         self.retained = hosts
 
 
-@pytest.mark.usefixtures("credentials")
 def test_where_keys_are_known_each_token_is_verified_against_those_of_its_host(world: World) -> None:
     verifier = Verifier()
     obtained = source(world, verifier).obtain(usable(world.vault.accounts.read(ACCOUNT)), Reason.MISSING, None)
@@ -75,7 +65,6 @@ def test_where_keys_are_known_each_token_is_verified_against_those_of_its_host(w
 
 
 @pytest.mark.parametrize("keys", [None, Verifier()])
-@pytest.mark.usefixtures("credentials")
 def test_what_was_learnt_of_a_host_that_is_not_used_any_more_is_forgotten(world: World, keys: Verifier | None) -> None:
     tokens, host = source(world, keys), world.liveperson.hosts["va"]
     world.store(
@@ -90,7 +79,6 @@ def test_what_was_learnt_of_a_host_that_is_not_used_any_more_is_forgotten(world:
     assert world.liveperson.reached == [host]
 
 
-@pytest.mark.usefixtures("credentials")
 def test_a_token_that_does_not_verify_is_a_failure_that_names_the_host(world: World) -> None:
     verifier = Verifier(TokenRefusedError(Check.SIGNATURE, "expected one by a known key, got another"))
     with pytest.raises(RefreshError) as caught:
@@ -101,7 +89,6 @@ def test_a_token_that_does_not_verify_is_a_failure_that_names_the_host(world: Wo
     assert str(error) == "signature: expected one by a known key, got another"
 
 
-@pytest.mark.usefixtures("credentials")
 def test_keys_that_cannot_be_fetched_are_a_failure_of_their_own_and_no_doubt_of_the_host(world: World) -> None:
     tokens = source(world, Verifier(RefreshError(Stage.CLAIMS, Kind.TRANSIENT, "no JWKS")))
     world.clock.advance(HOUR)
@@ -116,7 +103,6 @@ def test_keys_that_cannot_be_fetched_are_a_failure_of_their_own_and_no_doubt_of_
 # While others wait
 
 
-@pytest.mark.usefixtures("credentials")
 def test_while_others_wait_an_exchange_has_twice_the_time_of_the_hosts_slowest_recent_success(world: World) -> None:
     tokens, account = source(world), usable(world.vault.accounts.read(ACCOUNT))
     world.liveperson.at_delay = world.clock.advance
@@ -135,7 +121,6 @@ def test_while_others_wait_an_exchange_has_twice_the_time_of_the_hosts_slowest_r
     assert allowed(others_wait=False) == 10
 
 
-@pytest.mark.usefixtures("credentials")
 def test_a_process_suspended_amid_the_exchange_takes_the_token_for_no_younger_than_it_is(world: World) -> None:
     tokens, host = source(world), world.liveperson.hosts["va"]
 

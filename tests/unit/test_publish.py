@@ -26,18 +26,6 @@ THEIRS = {"password": "theirs"}
 FORCE = ForceRefresh()
 
 
-@pytest.fixture
-def world() -> World:
-    made = World()
-    made.add_account()
-    return made
-
-
-@pytest.fixture
-def refresher(world: World) -> Refresher:
-    return world.refresher()
-
-
 def custom_metadata(world: World) -> dict[str, str]:
     """Return the custom metadata of the token's path."""
     metadata = world.vault.kv.metadata(PATH)

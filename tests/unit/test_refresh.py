@@ -29,18 +29,6 @@ NOW = Clock().now()
 """The start of each of these worlds."""
 
 
-@pytest.fixture
-def world() -> World:
-    made = World()
-    made.add_account()
-    return made
-
-
-@pytest.fixture
-def refresher(world: World) -> Refresher:
-    return world.refresher()
-
-
 def operations(world: World) -> list[str]:
     return [operation for operation, _ in world.vault.calls]
 

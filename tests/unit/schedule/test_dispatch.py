@@ -15,6 +15,8 @@ from worker.core.plan import Reason
 from worker.schedule.accounts import AccountScheduler
 from worker.schedule.dispatch import Dispatcher, Limits, Pool
 
+NAMES = ["a", "b", "c"]
+
 
 class Recorder:
     """The calls of a dispatcher to its owner."""
@@ -29,14 +31,6 @@ class Recorder:
     @property
     def results(self) -> dict[str, Result]:
         return {outcome.account: outcome.result for outcome, _ in self.complete}
-
-
-@pytest.fixture
-def world() -> World:
-    made = World()
-    for name in ("a", "b", "c"):
-        made.add_account(name)
-    return made
 
 
 @pytest.fixture
