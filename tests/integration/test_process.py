@@ -427,9 +427,11 @@ ODD_SENTINEL: dict[str, tuple[Fault, str]] = {
 ODD_DOMAIN: dict[str, tuple[Fault, str]] = {
     "d-page": (Fault(answer=b"<html></html>"), "Domain API"),
     "d-sly": (Fault(answer=b'{"baseURI": "evil.invalid/.liveperson.net"}'), "is no host name"),
+    "d-bare": (Fault(answer=b'{"baseURI": "elsewhere"}'), "is elsewhere, which sentinel.allowed_hosts does not allow"),
+    "d-404": (Fault(status=404), "answers 404"),
     "d-hang": (Fault(hang=True), "no complete answer within 4 s"),
 }
-"""Of each way to fail one or two: all of them are in test_hostile, test_seen, fuzz/ and ports/."""
+"""Of each way to fail one or two: all of them are in test_wire, test_hostile, test_seen and ports/."""
 
 
 def test_every_odd_answer_of_liveperson_is_said_in_words_and_hurts_no_other(world: Scene) -> None:

@@ -120,6 +120,60 @@ def test_a_token_of_another_type_is_refused_for_nobody_knows_how_to_use_it(
     assert str(caught.value) == f"token_type: expected Bearer, got {shown}"
 
 
+def refused(line: Line, answer: bytes) -> RefreshError:
+    """Return the error of a token request that is answered like this."""
+    account = Account(ACCOUNT, ACCOUNT, CLIENT_ID, SecretStr("0a1b2c3d4e"))
+    with Answering(answer, tls=line.server_tls) as sentinel, pytest.raises(RefreshError) as caught:
+        SentinelClient(line.session, api_version="1.0").request_token(account, f"localhost:{sentinel.port}", SOON)
+    assert caught.value.stage is Stage.SENTINEL
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Welcome</html>",
+        b"[]",
+        b"[1]",
+        b"null",
+        b"7",
+        b'{"access_token": 7}',
+        b'{"access_token": ""}',
+        b'{"access_token": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b"\xff",
+    ],
+    ids=lambda body: body[:20],
+)
+@pytest.mark.parametrize("charset", ["utf-8", "undefined"])
+def test_a_success_without_a_token_is_told_as_that(body: bytes, charset: str, line: Line) -> None:
+    error = refused(line, http(body, f"Content-Type: application/json; charset={charset}"))
+    assert (error.kind, error.status) == (Kind.TRANSIENT, 200)
+    assert re.fullmatch(r"localhost:\d+ answers 200 without an access_token", str(error))
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "said"),
+    [
+        (b"<html>Sorry</html>", "Content-Type: text/html", ": <html>Sorry</html>"),
+        (b"\xff", "Content-Type: text/html; charset=undefined", ""),
+        (bytes(range(256)), "Content-Type: x/y", ': !"#'),
+        (b"", f"Retry-After: {'9' * 5000}", ""),
+        (b"", "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", ""),
+        (b"", "Date: Fri, 31 Dec 9999 23:59:59 GMT", ""),
+    ],
+    ids=["a page", "a charset that is no codec", "no text", "a long wait", "a wait without end", "a date without end"],
+)
+def test_an_error_is_told_with_its_beginning_whatever_its_body_and_headers_are(
+    body: bytes, header: str, said: str, line: Line
+) -> None:
+    error = refused(line, http(body, header, status="503 Later"))
+    assert (error.kind, error.status) == (Kind.TRANSIENT, 503)
+    assert re.match(rf"localhost:\d+ answers 503{re.escape(said)}", str(error))
+    assert str(error).isprintable()
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "status"),
     [
@@ -159,3 +213,11 @@ def test_the_look_up_of_the_host_is_the_documented_one(line: Line) -> None:
             "\r\n"
         ).encode()
     ]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"[[]]", b"{}", b"7", b'{"baseURIs": null}', b'{"baseURI": ""}'])
+def test_a_look_up_that_names_no_host_says_so(body: bytes, line: Line) -> None:
+    with Answering(http(body), tls=line.server_tls) as domain_api, pytest.raises(RefreshError) as caught:
+        DomainApi(line.session, url=f"https://localhost:{domain_api.port}").look_up(ACCOUNT, SOON)
+    assert (caught.value.stage, caught.value.kind) == (Stage.DOMAIN, Kind.PERMANENT)
+    assert str(caught.value) == f"the Domain API names no Sentinel for account {ACCOUNT}"
