@@ -219,7 +219,9 @@ def _status(flags: argparse.Namespace, settings: "Settings", components: "Compon
     from worker.ops import terminal
 
     components.pool.call(components.session.login.keep_alive)
-    statuses = status.statuses(components.accounts.names(), components.tokens, components.pool)
+    names = components.accounts.names()
+    with terminal.progress_bar("reading", len(names), shown=True) as progress:
+        statuses = status.statuses(names, components.tokens, components.pool, progress)
     rows = [each.as_json() for each in statuses]
     without_token = sum(not each.is_served for each in statuses)
     summary = f"{_pluralize(len(rows), 'account')}, {without_token} without a live token"

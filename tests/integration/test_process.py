@@ -359,6 +359,8 @@ def test_a_progress_bar_is_shown_on_a_terminal_and_only_there(world: Scene) -> N
         assert re.search(r"refreshing.*━.*\d+/10", progress)
         assert world.call("--refresh-all", "--output", "json").err == ""
         assert "refreshing" not in on_a_terminal(world, "--refresh", ACCOUNT)[2]
+    assert re.search(r"reading.*━.*\d+/10", on_a_terminal(world, "--status", "--output", "json")[2])
+    assert world.call("--status").err == ""
 
 
 # Errors are reported
