@@ -4,6 +4,7 @@ Sentinel's are read from its answers, and counted on by the steady clock.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -16,6 +17,8 @@ from worker.core.unchecked import StoredSecret
 _MAX_SKEW: Final = CLOCK_LEEWAY.total_seconds()
 _NEGLIGIBLE_SKEW: Final = 2.0
 """Seconds. A server tells whole ones, and what it told has travelled."""
+_FETCH_INTERVAL: Final = 60.0
+"""Seconds after which a host that did not show its clock is asked again."""
 
 
 class ReachableSentinel(Protocol):
@@ -34,8 +37,10 @@ class SentinelClocks:
         self._allowed = allowed
         self._sentinel = sentinel
         self._clock = clock
-        self._samples: dict[str, tuple[datetime, float] | None] = {}
-        """By host what its clock showed, and the steady moment; None = it was asked in vain."""
+        self._samples: dict[str, tuple[datetime, float]] = {}
+        """By host what its clock showed, and the steady moment."""
+        self._fetch_at: dict[str, float] = {}
+        """By host the steady moment before which its clock is not asked for again."""
         self._skews: dict[str, float] = {}
         self.on_skew: Callable[[str, float], object] = lambda *_: None
         """Called with a host and the seconds by which its clock is ahead of Vault's, once for each change."""
@@ -52,13 +57,13 @@ class SentinelClocks:
 
     def retain_hosts(self, hosts: set[str]) -> None:
         """Forget all but these hosts."""
-        for host in self._samples.keys() - hosts:
-            self._samples.pop(host, None)
-            self._skews.pop(host, None)
+        for known in (self._samples, self._fetch_at, self._skews):
+            for host in known.keys() - hosts:
+                known.pop(host, None)
 
     def forget(self) -> None:
         """Forget all samples: the steady clock may have stopped for a while."""
-        self._samples, self._skews = {}, {}
+        self._samples, self._fetch_at, self._skews = {}, {}, {}
 
     def with_sentinel_clock(self, stored: StoredSecret) -> StoredSecret:
         """Return what was just read with Sentinel's clock in place of Vault's where the two differ.
@@ -68,9 +73,7 @@ class SentinelClocks:
         host = self._allowed(stored.sentinel_host) if stored.raw else None
         if host is None:
             return stored
-        if host not in self._samples:
-            self._samples[host] = self._fetch_time(host)
-        sample = self._samples.get(host)  # it may be forgotten meanwhile
+        sample = self._samples.get(host) or self._fetch_time(host)
         if sample is None:
             return stored
         now = sample[0] + timedelta(seconds=self._clock() - sample[1])
@@ -83,11 +86,11 @@ class SentinelClocks:
 
     def _fetch_time(self, host: str) -> tuple[datetime, float] | None:
         requested_at = self._clock()
-        try:
-            now = self._sentinel.reach(host, MIN_TIMEOUT)
-        except RefreshError:
-            return None
-        return (now, requested_at) if now else None
+        if requested_at >= self._fetch_at.get(host, requested_at):
+            with suppress(RefreshError):
+                self.record_time(host, self._sentinel.reach(host, MIN_TIMEOUT), requested_at)
+            self._fetch_at[host] = self._clock() + _FETCH_INTERVAL
+        return self._samples.get(host)
 
 
 class ClockComparison:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from sandbox.faults import Fault
+from sandbox.faults import Fault, Service
 from tests.fakes.clock import HOUR, MINUTE, SECOND
 from tests.fakes.world import Replica, World
 from worker.core.outcome import Result
@@ -69,6 +69,26 @@ def test_a_vault_whose_clock_is_set_while_it_runs_makes_nothing_be_obtained(worl
         world.run(2 * MINUTE)
     assert world.liveperson.mints() == len(NAMES)
     assert unlike(replicas) == []
+
+
+@pytest.mark.parametrize("off", [-7 * MINUTE, 7 * MINUTE, 5 * HOUR])
+def test_a_start_while_vaults_clock_is_wrong_and_sentinel_is_down_makes_no_refresh_late(
+    world: World, off: timedelta
+) -> None:
+    replica = world.start()
+    world.run(8 * MINUTE)
+    world.crash(replica)
+    world.vault.skew = off
+    services: tuple[Service, ...] = ("clock", "sentinel")
+    for service in services:
+        world.liveperson.faults.set(Fault(refuse=True), service=service)
+    world.start(resync_interval=5 * MINUTE)
+    world.run(10 * MINUTE)
+    for service in services:
+        world.liveperson.faults.clear(service=service)
+    for _ in range(40):
+        world.run(MINUTE)
+        assert min(world.token(name).exp - world.clock.now() for name in NAMES) >= 27 * MINUTE
 
 
 @pytest.mark.parametrize("off", [-5 * MINUTE, 5 * MINUTE])
