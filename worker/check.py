@@ -22,15 +22,15 @@ _USUAL_LIFETIME = timedelta(hours=1)
 """Of LivePerson's tokens."""
 
 
-class Right(Protocol):
+class AccessRight(Protocol):
     @property
     def path(self) -> str: ...
     def policy_line(self) -> str: ...
 
 
-class Granted(Protocol):
+class RightCheck(Protocol):
     @property
-    def right(self) -> Right: ...
+    def right(self) -> AccessRight: ...
     @property
     def missing(self) -> Sequence[str]: ...
     @property
@@ -71,7 +71,7 @@ class Preflight:
         *,
         vault: Vault,
         mounts: Mapping[str, Mount],
-        granted: Callable[[], Iterable[Granted]],
+        granted: Callable[[], Iterable[RightCheck]],
         accounts: CheckedAccounts,
         account_checks: AccountChecks,
         domain_api: str,
@@ -128,7 +128,7 @@ class Preflight:
             detail=f"{len(names)} found",
             remedy=None
             if names
-            else "put an account below accounts.prefix, or mend accounts.mount and accounts.prefix",
+            else "put an account below accounts.prefix, or correct accounts.mount and accounts.prefix",
         )
         for folder, folder_error in self._accounts.unlisted_folders.items():
             yield failure(f"folder {folder}", folder_error, vault_remedy(folder_error))
@@ -142,7 +142,7 @@ class Preflight:
         try:
             return CheckResult("vault", ok=True, detail=self._vault.health())
         except RefreshError as error:
-            return failure("vault", error, "see vault.address, vault.ca_cert and Vault itself")
+            return failure("vault", error, "check vault.address, vault.ca_cert, and Vault's health and logs")
 
     def _namespace(self) -> CheckResult | None:
         fault = self._vault.namespace_fault()
@@ -157,7 +157,7 @@ class Preflight:
 
     def _uses(self, accounts: int) -> CheckResult:
         requests = self._requests_per_hour(accounts)
-        if not self._login.revocable:  # a token that was given to us: there is no other one after it
+        if not self._login.revocable:  # a configured token: no login can replace it
             return CheckResult(
                 "login uses",
                 ok=False,
@@ -166,7 +166,7 @@ class Preflight:
             )
         logins = math.ceil(self._login.logins_for(requests))
         cost = ", each of which may use up a secret_id" if self._login.method == "approle" else ""
-        detail = f"warning: {self._login.uses:.0f} each (token_num_uses): about {logins} logins an hour{cost}"
+        detail = f"warning: {self._login.uses:.0f} per login (token_num_uses): about {logins} logins an hour{cost}"
         return CheckResult("login uses", ok=True, detail=detail)
 
     def _mount(self, setting: str) -> CheckResult:
@@ -174,9 +174,10 @@ class Preflight:
         try:
             return CheckResult(setting, ok=True, detail=f"{mount.mount} is KV version {mount.version()}")
         except RefreshError as error:
-            remedy = f"set {setting} to such a mount; a new one: vault secrets enable -path=NAME -version=2 kv"
+            kind = "KV version 2" if setting == "tokens.mount" else "KV"
+            remedy = f"set {setting} to a {kind} mount; to create one: vault secrets enable -path=NAME -version=2 kv"
             if error.status == FORBIDDEN:
-                remedy = f"set {setting} to a mount there is, and give the login config/policies/worker.hcl for it"
+                remedy = f"set {setting} to an existing mount, and grant the login config/policies/worker.hcl for it"
             return failure(setting, error, remedy)
 
     def _check_retention(self) -> CheckResult:

@@ -118,9 +118,9 @@ class ClockComparison:
         with_it = [other for other, seconds in others if abs(seconds - skew) <= _MAX_SKEW]
         wrong = "the clock that is wrong"
         if len(with_us) > len(with_it):
-            wrong = f"the clock of {against}, which stands alone ({', '.join(with_us)} and this machine agree)"
+            wrong = f"the clock of {against}, which alone differs ({', '.join(with_us)} and this machine agree)"
         elif with_it:
-            wrong = f"this machine's clock, which stands alone ({', '.join(with_it)} and {against} agree)"
+            wrong = f"this machine's clock, which alone differs ({', '.join(with_it)} and {against} agree)"
         return f"set {wrong}, for example by NTP"
 
 

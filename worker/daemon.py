@@ -20,7 +20,7 @@ from worker.schedule.dispatch import Dispatcher
 from worker.schedule.resync import Resync
 
 _MAX_FAST_RETRIES: Final = 3
-"""A failed sync is retried after one of the first so many pauses: it is what notices that Vault is back."""
+"""A failed sync is retried after at most this one of RETRY_PAUSES, because the sync detects that Vault is back."""
 _INITIAL_READERS: Final = 32
 """Threads, at most, that read the stored tokens of many accounts: at a start, and after a clock jump."""
 TICK: Final = 1.0
@@ -103,7 +103,7 @@ class Daemon:
         delay = self._clock() - self._ticked_at - TICK
         if delay > _PAUSE_THRESHOLD:
             log.warning("worker.paused", duration=round(delay, 3))
-        if self._timer.check_clock_jump():  # maybe the machine slept: the answer to a sync shows Vault's clock
+        if self._timer.check_clock_jump():  # the machine may have slept: sync, to compare Vault's clock
             self._arm("sync", self._clock(), self._sync)
         self._dispatcher.start_due()
         self._ticked_at = self._clock()
@@ -137,12 +137,13 @@ class Daemon:
         log.warning("worker.paused", duration=round(jump, 3))
         with self._dispatcher.lock:
             failing = self._dispatcher.scheduler.failing(self._clock())
-        self._dispatcher.queue(*(record.name for record in failing))  # their next attempts are late by the pause
+        # their retries were delayed while the process was paused
+        self._dispatcher.queue(*(record.name for record in failing))
 
     def on_vault_skewed(self, host: str, skew: float) -> None:
         """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's."""
         if self._schedule_reread():
-            hint = "--check names the clock to set; meanwhile Sentinel's decides, and every token is read again"
+            hint = "--check names the clock to set; until then Sentinel's clock is used, and every token is read again"
             log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
 
     def _schedule_reread(self) -> bool:
@@ -185,7 +186,7 @@ class Daemon:
             self._dispatcher.start_due()
 
     def _sync(self) -> None:
-        """Compare the accounts in Vault's LIST with the known ones, so that a lost event leaves no account behind."""
+        """Compare Vault's LIST with the known accounts; wake accounts waiting for Vault, in case nothing else does."""
         pause = self._sync_interval
         try:
             listed = self._accounts.names()

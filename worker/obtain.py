@@ -132,9 +132,13 @@ class TokenSource:
             response, used_account, requested_at = self._request(account, host, timeout)
             expected = Expected.of(account)
             sent_secrets = {account.client_secret, used_account.client_secret}
-            known = account.name, host
+            public_words = account.name, host
             token = appjwt.validate(
-                response.raw.get_secret_value(), expected, response.now, forbidden=sent_secrets, known=known
+                response.raw.get_secret_value(),
+                expected,
+                response.now,
+                forbidden=sent_secrets,
+                public_words=public_words,
             )
             if self._keys:
                 self._keys.verify(token, host, timeout)

@@ -61,7 +61,7 @@ class Refresher:
         sleep: Callable[[float], object],
     ) -> None:
         self.removal_delay = 0.0
-        """Seconds, about, between the two 404s that remove an account. 0 = the first does, as in a manual refresh."""
+        """Approximate seconds between the two 404s that prove a removal; 0 = one 404 is enough (manual refresh)."""
         self._missing_since: dict[str, float] = {}
         """The steady moment of an account's first 404 since it was last found."""
         self._accounts = accounts
@@ -142,7 +142,7 @@ class Refresher:
         try:
             removed = self._read_account(name) is Absence.REMOVED
         except InvalidAccountError:
-            return not is_name(name)  # a name that is not allowed is never read: absent from the LIST, it is gone
+            return not is_name(name)  # an invalid name is never read: its absence from the LIST is enough
         except RefreshError:
             return False
         if removed:
@@ -159,13 +159,13 @@ class Refresher:
             self._running.pop(name, None)
 
     def _retry_while_throttled(self, attempt: Attempt, force: ForceRefresh | None, *, others_wait: bool) -> Outcome:
-        """Refresh, and start again if a rate limit delayed the write: what was read is outdated, the token kept."""
+        """Refresh; if a rate limit delayed the write, read again and write the token that was already obtained."""
         while True:
             with contextlib.suppress(ThrottledError):
                 return self._refresh(attempt, force, others_wait=others_wait)
 
     def _read_account(self, name: str) -> Account | Absence:
-        """Read the account; raises RefreshError also at the first 404, which may be one server's and pass by itself."""
+        """Read the account; raises RefreshError also at the first 404, which may come from one lagging server."""
         try:
             account = self._accounts.read(name)
         except InvalidAccountError:
@@ -212,7 +212,7 @@ class Refresher:
         return outcome
 
     def _read_stored(self, attempt: Attempt) -> StoredSecret:
-        """Read and assess what is stored, at first without the account's secret: a restart reads none."""
+        """Read and assess what is stored. The account's secret is read only if needed: a normal restart reads none."""
         stored = attempt.stored = self._publisher.read(attempt.account)
         attempt.deletion_time = stored.deletion_time
         attempt.assessment = self._publisher.assess(attempt, stored, Expected())
@@ -233,9 +233,9 @@ class Refresher:
         return self._publisher.adopt(attempt)
 
     def _failed_outcome(self, attempt: Attempt, error: RefreshError) -> Outcome:
-        """Return the outcome of an error; at a disabled or removed account another party's secret is no error."""
+        """Return the outcome of an error; an unmanaged secret is no error if the account is disabled or removed."""
         if isinstance(error, UnmanagedSecretError):
-            if error.has_our_status:
+            if error.has_stale_status:
                 with contextlib.suppress(RefreshError):  # the next attempt tries again
                     self._tokens.clear_status(attempt.account)
             with contextlib.suppress(RefreshError):

@@ -47,7 +47,7 @@ _VAULT_NAMES = {"ADDR": "address", "CACERT": "ca_cert", "CAPATH": "ca_cert"} | {
 _UNSUPPORTED_NAMES = frozenset(
     {"AGENT_ADDR", "CACERT_BYTES", "CLIENT_TIMEOUT", "HEADERS", "HTTP_PROXY", "PROXY_ADDR", "SKIP_VERIFY", "SRV_LOOKUP"}
 )
-"""They change how Vault's own clients connect, and who sets one expects that here too."""
+"""They change how Vault's own clients connect; a user who sets one expects the same here."""
 _FALSE = ("", "0", "f", "false")
 
 
@@ -56,7 +56,7 @@ class SettingsError(Exception):
 
 
 class _Table(BaseModel):
-    # extra: unknown names are reported below; here a service link such as APPJWT_VAULT_SERVICE_HOST would be one
+    # extra: unknown names are reported below; forbidden here, a service link (APPJWT_VAULT_SERVICE_HOST) would fail
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     may_be_empty: ClassVar[str | None] = None
@@ -105,7 +105,7 @@ class VaultSettings(_Table):
             raise ValueError("vault.auth_method is token: set vault.token or vault.token_file")
         if self.method == "approle" and not self.role_id:
             raise ValueError(
-                "vault.auth_method is approle: set vault.role_id, and vault.secret_id_file where the role wants one"
+                "vault.auth_method is approle: set vault.role_id, and vault.secret_id_file if the role requires one"
             )
         if self.method in ("kubernetes", "jwt") and not self.role:
             other = "" if self.auth_method else "; vault.auth_method or vault.token select another one"
@@ -211,8 +211,8 @@ class Settings(BaseSettings):
     def _prefixes_are_disjoint(self) -> Self:
         one, other = (f"{each.prefix}/" if each.prefix else "" for each in (self.accounts, self.tokens))
         if self.accounts.mount == self.tokens.mount and (one.startswith(other) or other.startswith(one)):
-            root = "" if one and other else "; an empty one is the whole mount: set another accounts.mount"
-            raise ValueError(f"accounts.prefix and tokens.prefix: on one mount neither may contain the other{root}")
+            hint = "" if one and other else "; an empty one is the whole mount: set another accounts.mount"
+            raise ValueError(f"accounts.prefix and tokens.prefix: on one mount neither may contain the other{hint}")
         return self
 
     @classmethod

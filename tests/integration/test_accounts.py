@@ -381,14 +381,15 @@ def test_a_mount_that_is_no_kv_is_a_clear_error(table: str, engines: Scene) -> N
     last = done.document["checks"][-1]
     assert (done.status, last["ok"], last["check"]) == (1, False, f"{table.lower()}.mount")
     assert 'transit: expected a KV mount, found engine "transit"' in last["detail"]
-    assert last["remedy"].startswith(f"set {table.lower()}.mount to such a mount")
+    kind = "KV version 2" if table == "TOKENS" else "KV"
+    assert last["remedy"].startswith(f"set {table.lower()}.mount to a {kind} mount; ")
 
 
 def test_a_mount_that_is_not_there_is_a_clear_error(engines: Scene) -> None:
     done = engines.call("--check", "--output", "json", changes={"APPJWT_TOKENS_MOUNT": "nowhere"})
     last = done.document["checks"][-1]
     assert (done.status, last["check"]) == (1, "tokens.mount")
-    assert "set tokens.mount to a mount there is" in last["remedy"]
+    assert "set tokens.mount to an existing mount" in last["remedy"]
 
 
 # The daemon

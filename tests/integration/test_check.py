@@ -76,7 +76,7 @@ def test_accounts_are_checked_side_by_side_within_the_limits_with_a_progress_bar
         (
             {"APPJWT_VAULT_ROLE_ID": "wrong"},
             "approle login: status 400, invalid role or secret ID",
-            "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up",
+            "see vault.role_id and vault.secret_id_file: the secret_id may have expired or be used up",
         ),
         (
             {"APPJWT_VAULT_AUTH_MOUNT": "elsewhere"},

@@ -126,7 +126,7 @@ def test_a_server_that_cannot_serve_is_told_as_what_it_is(world: Scene) -> None:
 
 def test_a_gateways_own_status_says_nothing_about_vault(world: Scene) -> None:
     answers = [http(b"<html>", status=f"{status} Said") for status in (503, 530)]
-    remedy = "see vault.address, vault.ca_cert and Vault itself"
+    remedy = "check vault.address, vault.ca_cert, and Vault's health and logs"
     assert of_health(world, *answers) == [("status 503", remedy), ("status 530", remedy)]
 
 

@@ -187,10 +187,10 @@ GOOD: dict[str, Make] = {
 
 SEE_ROLE = "see the service account, namespace and audience that vault.role is bound to"
 KUBERNETES_403 = f"({SEE_ROLE}, vault.auth_mount, and whether Vault reaches the Kubernetes API for a TokenReview)"
-JWT_400 = "(see vault.role, and the subject, audience, issuer and key that it wants)"
-APPROLE_400 = "(see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up)"
+JWT_400 = "(see vault.role, and the subject, audience, issuer and key that it requires)"
+APPROLE_400 = "(see vault.role_id and vault.secret_id_file: the secret_id may have expired or be used up)"
 TOKEN_403 = (
-    "(see vault.token or vault.token_file: the token may have ended, or its policy lacks "
+    "(see vault.token or vault.token_file: the token may have expired, or its policy lacks "
     'path "auth/token/lookup-self" { capabilities = ["read"] })'
 )
 MFA = "(take vault.auth_mount, or the role's entity, out of identity/mfa/login-enforcement)"

@@ -345,7 +345,7 @@ def of_a_vault_whose_clock_is_wrong(folder: Path, settled: Settled, off: int) ->
         done = world.call("--check", "--output", "json", changes=changes)
         failed = [line for line in done.document["checks"] if not line["ok"]]
         assert [line["check"] for line in failed] == ["clock vault"]
-        assert "set the clock of vault, which stands alone" in failed[0]["remedy"]
+        assert "set the clock of vault, which alone differs" in failed[0]["remedy"]
 
 
 SCENARIOS: Scenarios = {

@@ -391,7 +391,7 @@ def test_many_threads_share_one_refused_login(vault: Vault) -> None:
 
     with ThreadPoolExecutor(24) as pool:
         texts = set(pool.map(at_once, range(24)))
-    hint = "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up"
+    hint = "see vault.role_id and vault.secret_id_file: the secret_id may have expired or be used up"
     assert texts == {f"approle login: status 400, invalid role or secret ID ({hint})"}
     # a thread that arrives while one is under way takes its answer; a few may arrive after it
     assert vault.requests("auth/approle/login") - before < 6

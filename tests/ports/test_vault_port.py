@@ -172,7 +172,7 @@ def test_a_unmanaged_secret_is_neither_taken_nor_written_over(
 ) -> None:
     vault.kv.put(path, data)
     error = unmanaged(vault)
-    assert (error.stage, error.kind, error.has_our_status) == (Stage.VAULT, Kind.PERMANENT, False)
+    assert (error.stage, error.kind, error.has_stale_status) == (Stage.VAULT, Kind.PERMANENT, False)
     vault.kv.delete(path)
     unmanaged(vault)
 
@@ -280,7 +280,7 @@ def test_the_state_of_an_account_without_a_token_is_read_again_and_makes_no_path
     stored = vault.tokens.read(NAME)
     assert (stored.version, stored.raw, stored.custom_metadata, stored.managed) == (0, None, STATUS, False)
     vault.kv.put(path, {"password": "theirs"})
-    assert unmanaged(vault).has_our_status
+    assert unmanaged(vault).has_stale_status
 
 
 def test_the_state_stands_beside_our_mark_and_others_keys_and_can_be_removed(
@@ -299,9 +299,9 @@ def test_our_state_is_removed_from_a_path_that_is_another_s_and_nothing_else(vau
     vault.tokens.write_status(NAME, STATUS)
     vault.kv.put(path, {"password": "theirs"})
     vault.kv.set_metadata(path, custom_metadata={"owner": "the chat team"})
-    assert unmanaged(vault).has_our_status
+    assert unmanaged(vault).has_stale_status
     vault.tokens.clear_status(NAME)
-    assert not unmanaged(vault).has_our_status
+    assert not unmanaged(vault).has_stale_status
     metadata = metadata_of(vault, path)
     assert (metadata.versions, metadata.custom_metadata) == ((1,), {"owner": "the chat team"})
 

@@ -43,7 +43,7 @@ def away(stage: Stage = Stage.VAULT) -> RefreshError:
 
 
 @dataclass(frozen=True)
-class Right:
+class AccessRight:
     path: str = "secret/data/x/*"
 
     def policy_line(self) -> str:
@@ -51,8 +51,8 @@ class Right:
 
 
 @dataclass(frozen=True)
-class Granted:
-    right: Right = field(default_factory=Right)
+class RightCheck:
+    right: AccessRight = field(default_factory=AccessRight)
     missing: Sequence[str] = ()
     excess: Sequence[str] = ()
 
@@ -72,7 +72,7 @@ class Vault:
     logged_in: float | RefreshError = 0.0
     kv_version: int | RefreshError = 2
     retained: timedelta | RefreshError | None = None
-    rights: Sequence[Granted] | RefreshError = (Granted(),)
+    rights: Sequence[RightCheck] | RefreshError = (RightCheck(),)
     listed: frozenset[str] | RefreshError = frozenset({"a"})
     unlisted_folders: dict[str, RefreshError] = field(default_factory=dict)
     account: Account | Absence | RefreshError = field(default_factory=make_account)
@@ -255,12 +255,12 @@ def test_a_mount_that_deletes_tokens_is_told_with_the_command_that_stops_it(
 
 
 def test_a_missing_right_is_named_with_the_line_that_the_policy_needs() -> None:
-    line = failed(check(Vault(rights=[Granted(), Granted(Right("b/*"), missing=["create", "read"])])))
+    line = failed(check(Vault(rights=[RightCheck(), RightCheck(AccessRight("b/*"), missing=["create", "read"])])))
     assert line == CheckResult("right b/*", False, "missing: create, read", "add to the policy: the line of b/*")
 
 
 def test_a_right_too_many_is_a_warning_and_nothing_fails() -> None:
-    lines = check(Vault(rights=[Granted(excess=["delete", "sudo"])]))
+    lines = check(Vault(rights=[RightCheck(excess=["delete", "sudo"])]))
     line = next(line for line in lines if line.check.startswith("right"))
     assert line == CheckResult("right secret/data/x/*", True, "granted; warning: it may also delete, sudo")
     assert all(line.ok for line in lines)
@@ -421,14 +421,14 @@ def test_a_live_token_of_another_client_id_is_told() -> None:
 def test_the_clock_that_stands_alone_is_named() -> None:
     off, now = timedelta(hours=-2), datetime.now(UTC)
     line = failed(check(Vault(skew=off), liveperson=LivePerson(sentinel=now)))
-    remedy = f"set the clock of vault, which stands alone ({HOST} and this machine agree), for example by NTP"
+    remedy = f"set the clock of vault, which alone differs ({HOST} and this machine agree), for example by NTP"
     assert (line.check, line.remedy) == ("clock vault", remedy)
     line = failed(check(liveperson=LivePerson(sentinel=now + off)))
-    remedy = f"set the clock of {HOST}, which stands alone (vault and this machine agree), for example by NTP"
+    remedy = f"set the clock of {HOST}, which alone differs (vault and this machine agree), for example by NTP"
     assert (line.check, line.remedy) == (f"clock {HOST}", remedy)
     lines = check(Vault(skew=off), liveperson=LivePerson(sentinel=now + off))
     wrong = [(line.check, line.remedy) for line in lines if not line.ok]
-    remedy = "set this machine's clock, which stands alone ({} and {} agree), for example by NTP"
+    remedy = "set this machine's clock, which alone differs ({} and {} agree), for example by NTP"
     assert wrong == [("clock vault", remedy.format(HOST, "vault")), (f"clock {HOST}", remedy.format("vault", HOST))]
     lines = check(Vault(skew=off), liveperson=LivePerson(sentinel=now - off))
     assert {line.remedy for line in lines if not line.ok} == {"set the clock that is wrong, for example by NTP"}
@@ -442,7 +442,7 @@ def test_a_clock_that_is_less_than_a_minute_off_will_do(skew: timedelta) -> None
 def test_a_login_that_may_be_used_a_few_times_only_is_told_with_what_it_costs() -> None:
     assert "login uses" not in [line.check for line in check()]
     (line,) = [line for line in check(Vault(uses=25)) if line.check == "login uses"]
-    detail = "warning: 25 each (token_num_uses): about 5 logins an hour, each of which may use up a secret_id"
+    detail = "warning: 25 per login (token_num_uses): about 5 logins an hour, each of which may use up a secret_id"
     assert (line.ok, line.detail) == (True, detail)
 
 

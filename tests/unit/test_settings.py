@@ -548,7 +548,7 @@ _TOKEN, _TOKEN_FILE = "vault.token (APPJWT_VAULT_TOKEN)", "vault.token_file (APP
 _METHOD = "vault.auth_method (APPJWT_VAULT_AUTH_METHOD)"
 _APPROLE = (
     f"{_METHOD} is approle: set vault.role_id (APPJWT_VAULT_ROLE_ID), "
-    "and vault.secret_id_file (APPJWT_VAULT_SECRET_ID_FILE) where the role wants one"
+    "and vault.secret_id_file (APPJWT_VAULT_SECRET_ID_FILE) if the role requires one"
 )
 _ROLE = "vault.role (APPJWT_VAULT_ROLE): missing for the login by"
 _NONE = f"{_ROLE} kubernetes; {_METHOD} or {_TOKEN} select another one"

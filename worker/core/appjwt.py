@@ -25,7 +25,7 @@ class Check(StrEnum):
     """The checks of a token, in their order."""
 
     TOKEN_TYPE = "token_type"  # noqa: S105 - a name
-    """Of the field beside the token; made by liveperson/sentinel.py."""
+    """Of the response field token_type; run by liveperson/sentinel.py."""
     FORMAT = "format"
     ALG = "alg"
     TYP = "typ"
@@ -37,7 +37,7 @@ class Check(StrEnum):
     LIFETIME = "lifetime"
     SCOPE = "scope"
     SIGNATURE = "signature"
-    """Only with sentinel.verify_signature; made by liveperson/keys.py."""
+    """Only with sentinel.verify_signature; run by liveperson/keys.py."""
 
 
 MAX_TOKEN_LENGTH = 8192
@@ -118,7 +118,7 @@ class AppJWT:
 
 
 class TokenRefusedError(Exception):
-    """A check rejected the token. Of all checks only `exp` can pass at the next attempt by itself."""
+    """A check rejected the token. A retry can help only if the check is `exp`."""
 
     def __init__(self, check: Check, text: str) -> None:
         super().__init__(f"{check}: {text}")
@@ -130,18 +130,18 @@ def validate(
     expected: Expected,
     now: datetime | None,
     forbidden: Collection[SecretStr] = (),
-    known: Iterable[str] = (),
+    public_words: Iterable[str] = (),
 ) -> AppJWT:
     """Decode the token and run all checks; TokenRefusedError names the first that fails.
 
     :param raw: the token's text, or the result of decoding it before.
     :param now: the clock of the server that sent it; None (no Date) = the token's `iat`.
     :param forbidden: client_secrets that no header or claim may contain: claims are logged and stored in clear.
-    :param known: words that are not secret, besides the expected claims, even where a client_secret contains them.
+    :param public_words: words allowed in a claim although a client_secret contains them, as the expected claims are.
     """
     token = raw if isinstance(raw, AppJWT) else _decode(raw)
     if forbidden:
-        text, public = " ".join(token.claims().values()), [each for each in (*astuple(expected), *known) if each]
+        text, public = " ".join(token.claims().values()), [each for each in (*astuple(expected), *public_words) if each]
         if any(leaks(text, secret.get_secret_value(), public) for secret in forbidden):
             raise TokenRefusedError(Check.FORMAT, "token contains the client_secret")
     now = now or token.iat
@@ -169,7 +169,7 @@ def validate(
 
 
 def other_client_id(raw: str, expected: Expected, now: datetime) -> str | None:
-    """Return the client_id of a token that is valid but for being issued to another app of the account."""
+    """Return the client_id of a token that is valid, but was issued to another app of the account."""
     try:
         token = validate(raw, Expected(expected.account_id), now)
     except TokenRefusedError:
@@ -198,7 +198,7 @@ def _decode(raw: str) -> AppJWT:
         if not header.keys().isdisjoint(_UNSUPPORTED_HEADERS):
             raise _malformed(f"expected no header {' or '.join(_UNSUPPORTED_HEADERS)}, got one")
         kid = _text(header, "kid", default="")
-        # without the signature PyJWT validates no claim, some of which it would compare with this machine's clock
+        # verify_signature=False also turns off PyJWT's claim checks, which would use this machine's clock
         claims = _JWT.decode_complete(raw, options={"verify_signature": False, "require": _REQUIRED})["payload"]
     except jwt.MissingRequiredClaimError as error:
         raise _malformed(f"expected a claim {error.claim}, got none") from None

@@ -89,14 +89,14 @@ class InvalidAccountError(RefreshError):
 class UnmanagedSecretError(RefreshError):
     """The token path contains a secret that is not ours: it is never overwritten."""
 
-    def __init__(self, text: str, takeover_command: str | None = None, *, has_our_status: bool = False) -> None:
+    def __init__(self, text: str, takeover_command: str | None = None, *, has_stale_status: bool = False) -> None:
         """
         :param takeover_command: the command that makes it ours.
-        :param has_our_status: an account's state was written there before the secret was seen.
+        :param has_stale_status: an account's state was written there before the secret was seen.
         """
         with_remedy = f"{text}; to hand it over: {takeover_command}" if takeover_command else text
         super().__init__(Stage.VAULT, Kind.PERMANENT, with_remedy, remedy=takeover_command, detail=text)
-        self.has_our_status: Final = has_our_status
+        self.has_stale_status: Final = has_stale_status
 
 
 class CasMismatchError(RefreshError):

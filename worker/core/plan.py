@@ -36,16 +36,16 @@ MAX_FRACTION_OF_REMAINING = 0.25
 RETRY_AFTER_FRACTION_OF_REMAINING = 0.75
 MIN_TIMEOUT = timedelta(seconds=2)
 _MIN_TURN_FRACTION = 0.1
-"""Share of a pause: an account whose turn is closer waits for the next round."""
+"""Share of the pause: an account whose turn is due sooner gets its turn in the next round (`next_turn`)."""
 _SERVER_ERROR = 500
 _MIN_DESYNCHRONIZED_FRACTION = 0.2
 """Tokens that were obtained together are refreshed from this share of `refresh.at` on."""
 _LATE_FRACTION = 0.05
-"""A token overdue by this share of its lifetime is probably not the only one."""
+"""A token overdue by this share of its lifetime was probably delayed by an outage, as were others."""
 _JITTER_FRACTION = 0.1
-"""Share of the lifetime; a refresh is planned up to 0.05 before or after its moment."""
+"""Share of the lifetime by which jitter alone can separate two refreshes: twice the default `refresh.jitter`."""
 _MIN_RETENTION = 60.0
-"""Seconds of lifetime, at least, by which the refresh of a token that Vault deletes too early is planned."""
+"""Shortest lifetime, in seconds, assumed when the refresh of a token that Vault deletes early is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class RefreshPolicy:
         return validity.start + fraction * (validity.end - validity.start)
 
     def phase(self, name: str) -> float:
-        """Return this account's fixed place in [0, 1), another one in each replica."""
+        """Return this account's fixed phase in [0, 1), different in each replica."""
         return stable_fraction(f"{name}\0{self.replica}")
 
 
@@ -113,9 +113,9 @@ class TrackedToken:
     validity: Validity
     refresh_at: float
     planned_at: float
-    """The refresh that the token's writer planned: severity is measured from it, whatever was planned since."""
+    """The refresh planned when the token was written: severity is measured from it, even if `refresh_at` changed."""
     identity_verified: bool = True
-    """False = read without the account's secret, so that another app's token of the same account looks alike."""
+    """False = assessed without the account's secret: another app's token of the same account is not detected."""
 
     def is_deleted_early(self, token: AppJWT) -> bool:
         """Return True if Vault was to delete this token before its expiry; that may have changed since."""
@@ -157,9 +157,9 @@ def assess_stored(
     :param raw: the token's text, or the token if it was decoded before; None = there is none.
     :param server_now: Vault's clock at the steady moment `at`, or the issuer's.
     :param tracked: what is remembered; the validity of that same token is not computed again by Vault's clock.
-    :param planned: the refresh that is stored beside the token.
+    :param planned: the planned refresh time that is stored with the token.
     :param is_issuers_clock: `server_now` is the issuer's clock or agrees with it. If the remembered token expires
-        earlier by it, the clock that it was assessed by was wrong.
+        earlier by this clock, its validity is computed again.
     """
     found = raw.fingerprint if isinstance(raw, AppJWT) else raw and fingerprint(raw)
     same = tracked if tracked and tracked.fingerprint == found else None
@@ -200,15 +200,15 @@ def schedule_token(
 ) -> TrackedToken:
     """Plan a token's refresh; `server_now` is the clock of the server it came from, at the steady moment `at`.
 
-    :param planned: the refresh that is stored with the token; None = it is new.
+    :param planned: the planned refresh time that is stored with the token; None = it is new.
     """
-    validity = plan = Validity.of(token, server_now, at, deletion_time)
+    validity = planning_validity = Validity.of(token, server_now, at, deletion_time)
     if deletion_time and deletion_time < token.exp:  # no hot loop, however soon Vault deletes what it is given
-        plan = replace(validity, end=max(validity.end, validity.start + _MIN_RETENTION))
-    refresh_at = planned_at = policy.refresh_at(name, plan, desynchronize=desynchronize)
+        planning_validity = replace(validity, end=max(validity.end, validity.start + _MIN_RETENTION))
+    refresh_at = planned_at = policy.refresh_at(name, planning_validity, desynchronize=desynchronize)
     if planned is not None:
-        written = planned_refresh(token, planned, readable_until(token, deletion_time))
-        planned_at = validity.start + (written - token.iat).total_seconds()
+        planned_time = planned_refresh(token, planned, readable_until(token, deletion_time))
+        planned_at = validity.start + (planned_time - token.iat).total_seconds()
     return TrackedToken(token.fingerprint, validity, refresh_at, planned_at=planned_at)
 
 
@@ -218,7 +218,7 @@ def readable_until(token: AppJWT, deletion_time: datetime | None) -> datetime:
 
 
 def planned_refresh(token: AppJWT, text: str | None, end: datetime) -> datetime:
-    """Return the refresh stored with a token, half of its lifetime if that is missing, unreadable or outside it."""
+    """Return the stored refresh time of a token, half of its lifetime if that is missing, unreadable or outside it."""
     try:
         planned = datetime.fromisoformat(text or "")
         if token.iat < planned < end:
@@ -239,7 +239,7 @@ def exchange_timeout(limit: timedelta, remaining: float, slowest: float | None =
     """Return the deadline of one exchange: a hanging server must leave time for more tries before the token expires.
 
     :param remaining: seconds until the stored token expires; 0 = there is no live token.
-    :param slowest: seconds that exchanges with the host took at most, if others wait for it; None = none do.
+    :param slowest: seconds of the longest recent exchange with the host, if other accounts wait for it; else None.
     """
     timeout = min(limit, max(MIN_TIMEOUT, timedelta(seconds=remaining / 2))) if remaining else limit
     return timeout if slowest is None else min(timeout, max(MIN_TIMEOUT, timedelta(seconds=slowest * 2)))
@@ -251,9 +251,9 @@ def stable_fraction(text: str) -> float:
 
 
 def replaces(new: AppJWT, stored: AppJWT | None, deletion_time: datetime | None) -> bool:
-    """Return True if the new token may replace the valid stored one: a token in Vault never goes backwards.
+    """Return True if the new token may replace the valid stored one: it must not expire earlier.
 
-    :param deletion_time: when Vault deletes the stored one; before its expiry, even the same token is to be written.
+    :param deletion_time: when Vault deletes the stored one; if before its expiry, the same token is written again.
     """
     return stored is None or (new.exp >= stored.exp and new.exp > readable_until(stored, deletion_time))
 
@@ -265,7 +265,7 @@ def effective_kind(error: RefreshError, failures: int) -> Kind:
 
 
 def next_turn(now: float, pause: float, phase: float) -> float:
-    """Return an account's next moment where many take turns: its place in each round of `pause` seconds.
+    """Return the time of an account's next turn: in each round of `pause` seconds it has a fixed place.
 
     :param phase: the account's place, in [0, 1). A turn that is almost due is left to the next round.
     """
@@ -280,7 +280,7 @@ def next_retry(
 
     :param remaining: seconds until the stored token expires; 0 = there is no live token.
     :param kind: makes a difference only without a live token: an outage can look like a refusal.
-    :param jitter: in [0, 1): takes off up to a fifth of the pause, so that accounts do not come back in step.
+    :param jitter: in [0, 1): takes off up to a fifth of the pause, so that accounts do not retry together.
     """
     min_pause, max_pause, max_requested = MIN_PAUSE, _MAX_PAUSE, _MAX_PAUSE
     if remaining > 0:

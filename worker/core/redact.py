@@ -25,7 +25,7 @@ _MAX_LAYERS = 4
 
 _LOOKS_SECRET = tuple(
     re.compile(pattern, re.VERBOSE)
-    for pattern in (  # one by one, each with few first characters: one pattern of all takes six times as long
+    for pattern in (  # separate, with few possible first characters each: one combined pattern takes six times as long
         r"""eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}  # a JWT, or its head: {" in base64url""",
         r"""\b(?:hv[sbr]|[sbr])\.[A-Za-z0-9_-]{20,}  # a token of Vault or OpenBao""",
         r"""[sStT](?i:ecret|ecret_id|oken)  # and any prefix of the name; @FILE is part of a remedy of --check
@@ -39,7 +39,8 @@ _ESCAPE = re.compile(
       (?: % | %u(?=[0-9a-f]{4}) | \\x | \\u(?=[0-9a-f]{4}) ) (?P<hex> (?<=u)[0-9a-f]{4} | (?<!u)[0-9a-f]{2} )
     | \\(?P<plain>["'\\/])
     | &(?: \#\d{1,7} | \#x[0-9a-f]{1,6} | [a-z][a-z0-9]{1,30} );
-    | (?P<nothing>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff])  # as UTF-16 has it between the letters
+    # decodes to nothing: such as NULs, between ASCII letters in UTF-16
+    | (?P<nothing>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xad\u200b-\u200f\u2060\ufeff])
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -64,15 +65,15 @@ def redacted_lines(text: str, *secrets: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
-def leaks(text: str, secret: str, known: Sequence[str] = ()) -> bool:
+def leaks(text: str, secret: str, public_words: Sequence[str] = ()) -> bool:
     """Return True if the text contains more of the secret, in any encoding, than coincidence explains.
 
-    :param known: public words that may be part of the secret.
+    :param public_words: public words that may be part of the secret.
     """
     if len(secret) < _MIN_LEAK:
         return False
     forms = list(_forms(secret))
-    return any(_contains_piece(layer, form, known) for layer, _ in _layers(text) for form in forms)
+    return any(_contains_piece(layer, form, public_words) for layer, _ in _layers(text) for form in forms)
 
 
 def redact_value(value: Any) -> Any:
@@ -90,15 +91,15 @@ def redact_value(value: Any) -> Any:
             return redacted(repr(value))
 
 
-def _contains_piece(text: str, form: str, known: Sequence[str]) -> bool:
-    """Return True if the text has a substring of the form that is neither coincidence nor known."""
+def _contains_piece(text: str, form: str, public_words: Sequence[str]) -> bool:
+    """Return True if the text has a substring of the form that is neither coincidence nor public."""
     width = min(_MIN_LEAK, len(form))
     half = width // 2
-    # each piece contains a half that begins at a multiple of its length: mostly these few prove that there is none
+    # quick test: every piece contains an aligned block of half its width, so no such block means no piece
     if not any(form[at : at + half] in text for at in range(0, len(form) - half + 1, half or 1)):
         return False
     pieces = [form[at : at + width] for at in range(len(form) - width + 1)] if width else []
-    return any(piece in text and not any(piece in each for each in known) for piece in pieces)
+    return any(piece in text and not any(piece in each for each in public_words) for piece in pieces)
 
 
 def _mark_secrets(text: str, pieces: _Pieces) -> bytearray:
@@ -165,7 +166,7 @@ def _forms(secret: str) -> Iterator[str]:
     raw = secret.encode(errors="replace")
     for decoded, _ in _layers(secret):  # a part of it may look like an escape, and is decoded as one
         yield decoded
-    yield secret.replace(" ", "+")  # in a form
+    yield secret.replace(" ", "+")  # as an HTML form encodes it
     yield raw.hex()
     yield raw.hex().upper()
     for shift in range(3):  # its base64 depends on its offset

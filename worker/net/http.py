@@ -1,4 +1,4 @@
-"""The session, and the result of an exchange: a complete answer, or an error whose text gives nothing away."""
+"""The session, and the result of an exchange: a complete answer, or an error whose text contains no secret."""
 
 import functools
 import io
@@ -110,7 +110,7 @@ class _Adapter(HTTPAdapter):
         return request.path_url
 
     def build_response(self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse) -> requests.Response:
-        """Return the complete response, but for a jar of cookies: none are used, and looking for them costs."""
+        """Return the response without a cookie jar: cookies are not used, and extracting them takes time."""
         response = requests.Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason or "", resp
         response.headers = CaseInsensitiveDict(resp.headers)
@@ -121,7 +121,7 @@ class _Adapter(HTTPAdapter):
     def _exchange(self, request: requests.PreparedRequest, timeout: float) -> requests.Response:
         """Make an attempt, and a second one where the first shows that its connection was of no use.
 
-        That one is taken out of the pool, and the idle ones below it are not tried: the second attempt has a new one.
+        That connection is discarded, and the pool's other idle ones are skipped: the second attempt opens a new one.
         """
         try:
             response = self._attempt(request, timeout)
@@ -139,7 +139,7 @@ class _Adapter(HTTPAdapter):
         raw = response.raw
         try:
             if raw.status < requests.codes.ok:
-                # such as 103: the answer is still to come, and would be taken for that to the next request
+                # such as 103: the final response follows, and would be read as that of the next request
                 raise urllib3.exceptions.ProtocolError
             if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
                 # unpacking could take any time and any memory between two checks of the deadline
@@ -235,8 +235,8 @@ def session(
     :param headers: sent with each request; their values are secrets.
     :param max_idle_connections: that stay open to one host.
     :param max_body_bytes: of an answer. JSON may become thirty times as much in memory, for each exchange.
-    :param retry_on_new_connection: where the answer is that this server cannot serve, ask once more, and maybe another.
-    :param on_reload_failed: called once for each replacement of a file that cannot be used; the old one serves on.
+    :param retry_on_new_connection: if the server answers that it cannot serve, retry once, maybe at another server.
+    :param on_reload_failed: called once for each replacement of a file that cannot be used; the old one stays in use.
     :param clock: seconds that neither jump with the wall clock nor stop while the machine sleeps.
     """
     default_headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -252,9 +252,10 @@ def session(
 
 
 def parse_json(response: requests.Response) -> Any:
-    """Return the answer's JSON; None if it is none.
+    """Return the body parsed as JSON; None if it is not JSON.
 
-    Not requests' `json`: that believes any charset, some of which take for ever, and without one guesses.
+    Not requests' `json`: that trusts any declared charset, some of which decode very slowly, and guesses if there is
+    none.
     """
     try:
         return json.loads(response.content)
@@ -263,9 +264,10 @@ def parse_json(response: requests.Response) -> Any:
 
 
 def server_time(response: requests.Response) -> datetime | None:
-    """Return the server's clock at the end of the exchange, at the latest: Date counts whole seconds.
+    """Return the latest possible time on the server's clock at the end of the exchange: Date has whole seconds.
 
-    It was set on the way; taking the latest possible time makes a token look older than it is, never younger.
+    Date was set before the response arrived; taking the latest possible time makes a token look older than it is,
+    never younger.
     """
     try:
         age = timedelta(seconds=int(response.headers.get("Age", 0)))  # of a cached answer
@@ -297,7 +299,7 @@ def _body(data: Mapping[str, str] | None, value: Any) -> tuple[str | bytes | Non
     return None, {}
 
 
-@functools.lru_cache(maxsize=64)  # answers of the same second have the same
+@functools.lru_cache(maxsize=64)  # responses of the same second have the same Date
 def http_date(text: str) -> datetime:
     """Read a date in any of HTTP's forms; one without a zone is UTC (RFC 9110, 5.6.7). ValueError or OverflowError."""
     date = parsedate_to_datetime(text)

@@ -15,7 +15,7 @@ from worker.vault.kv import Kv, SecretVersion
 
 _MAX_DEPTH: Final = 8
 _MAX_ACCOUNTS: Final = 100_000
-"""Accounts. A known one stays, for absence from a LIST removes none."""
+"""A known account beyond the limit stays managed: absence from a LIST alone removes no account."""
 _TOO_DEEP: Final = RefreshError(
     Stage.CREDENTIALS,
     Kind.PERMANENT,
@@ -29,9 +29,9 @@ _TOO_MANY: Final = RefreshError(
     remedy="give the others to another installation, with a prefix of its own",
 )
 _ROTATION_OVERLAP: Final = timedelta(hours=24)
-"""How long after a client_secret was changed the one before it is tried too: a rotation may reach Vault first."""
+"""How long the previous client_secret is tried too: Vault may get a new one before LivePerson does."""
 _MAX_VERSIONS: Final = 5
-"""Versions: other fields may have been edited since."""
+"""Older versions to search: an edit of another field creates a version too."""
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class AccountStore:
         return f"{self._kv.mount}/{self._path_in_mount(name)}"
 
     def previous(self, current: Account) -> Account | None:
-        """Return the account with the client_secret before its newest if that changed within a day; KV v2 only."""
+        """Return the account with its previous client_secret if it was replaced within a day; KV v2 only."""
         newer = self._get(current.name)
         for number in range(newer.number - 1, 0, -1)[:_MAX_VERSIONS]:
             if newer.created is None or newer.now - newer.created > _ROTATION_OVERLAP:
@@ -92,7 +92,7 @@ class AccountStore:
 
     def _same_account(self, current: Account, older: Mapping[str, object]) -> Account | None:
         try:
-            previous = account.parse(current.name, {**older, "enabled": True})  # as the newest version has it
+            previous = account.parse(current.name, {**older, "enabled": True})  # the newest version is enabled
         except InvalidAccountError:
             return None
         if isinstance(previous, Absence) or previous.client_id != current.client_id:
@@ -108,7 +108,7 @@ class AccountStore:
             keys = self._kv.list(path)
         except RefreshError as error:
             if error.status == requests.codes.forbidden and depth:
-                # a known account in it stays, for absence from a LIST removes none
+                # known accounts in it stay managed: absence from a LIST alone removes no account
                 unlisted_folders[path] = error
                 return
             raise

@@ -49,16 +49,16 @@ _APPROLE_PAUSES: Final = (30.0, 901.0)
 
 
 class _File:
-    """A file with one word, replaced by others."""
+    """A file with a single word, which other programs replace."""
 
     def __init__(self, path: Path, what: str) -> None:
         self._path = path
         self._what = what
-        self._read: tuple[int, int, int] | None = None
+        self._identity_at_read: tuple[int, int, int] | None = None
 
     def read(self) -> str:
         """Return the word; RequestFailure if the file cannot be used."""
-        self._read = self._identity()
+        self._identity_at_read = self._identity()
         source = f"vault.{self._what}_file {self._path}"
         try:
             return _single_word(self._path.read_text(encoding="utf-8", errors="replace"), source, self._what)
@@ -66,10 +66,10 @@ class _File:
             raise RequestFailure(f"{source} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
     def has_changed(self) -> bool:
-        return self._identity() not in (None, self._read)
+        return self._identity() not in (None, self._identity_at_read)
 
     def _identity(self) -> tuple[int, int, int] | None:
-        """Identify the file at the path; its time alone does not after `cp -p`."""
+        """Identify the file's version; its modification time is not enough, as `cp -p` preserves it."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -162,14 +162,14 @@ class TokenFileLogin:
 
 
 _REMEDIES: dict[tuple[str, int | None], str] = {
-    ("approle", 400): "see vault.role_id and vault.secret_id_file: the secret_id may have ended or be used up",
+    ("approle", 400): "see vault.role_id and vault.secret_id_file: the secret_id may have expired or be used up",
     ("approle", 403): "see vault.auth_mount",
     ("kubernetes", 400): "see vault.role",
     ("kubernetes", 403): "see the service account, namespace and audience that vault.role is bound to, "
     "vault.auth_mount, and whether Vault reaches the Kubernetes API for a TokenReview",
-    ("jwt", 400): "see vault.role, and the subject, audience, issuer and key that it wants",
+    ("jwt", 400): "see vault.role, and the subject, audience, issuer and key that it requires",
     ("jwt", 403): "see vault.auth_mount",
-    ("token", 403): "see vault.token or vault.token_file: the token may have ended, "
+    ("token", 403): "see vault.token or vault.token_file: the token may have expired, "
     'or its policy lacks path "auth/token/lookup-self" { capabilities = ["read"] }',
 }
 
@@ -184,7 +184,7 @@ def remedy_for(method: str, failure: RequestFailure) -> str | None:
 
 
 def is_permanent_refusal(method: str, status: int | None) -> bool:
-    """Return True for a refusal that no waiting helps; most others may be an outage in disguise."""
+    """Return True if retrying cannot help after this refusal; most others can be caused by an outage."""
     return (method, status) == ("approle", requests.codes.bad_request)
 
 

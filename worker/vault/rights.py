@@ -11,7 +11,7 @@ _ROOT = "root"
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
+class AccessRight:
     path: str
     """As a policy has it."""
     capabilities: tuple[str, ...]
@@ -22,8 +22,8 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    right: Right
+class RightCheck:
+    right: AccessRight
     missing: tuple[str, ...]
     excess: tuple[str, ...]
     """More than is needed: a risk, not a fault."""
@@ -37,7 +37,7 @@ class VaultRights:
         self._accounts = accounts, accounts_prefix
         self._tokens = tokens.mount, tokens_prefix
 
-    def granted(self) -> list[Granted]:
+    def granted(self) -> list[RightCheck]:
         """Return what the login may do at each path that matters; VaultError."""
         rights = self._required_rights()
         # a policy's * stands for any name: ask for one that nobody has
@@ -45,30 +45,30 @@ class VaultRights:
         found = self._session.capabilities(*paths.values())
         return [_compare(right, found[path]) for right, path in paths.items()]
 
-    def _required_rights(self) -> list[Right]:
+    def _required_rights(self) -> list[AccessRight]:
         (kv, prefix), (tokens_mount, tokens_prefix) = self._accounts, self._tokens
         mount = kv.mount
         below, tokens_below = join_path(prefix, "*"), join_path(tokens_prefix, "*")
         accounts = (
-            [Right(f"{mount}/metadata/{below}", ("list",)), Right(f"{mount}/data/{below}", ("read",))]
+            [AccessRight(f"{mount}/metadata/{below}", ("list",)), AccessRight(f"{mount}/data/{below}", ("read",))]
             if kv.version() > 1
-            else [Right(f"{mount}/{below}", ("list", "read"))]
+            else [AccessRight(f"{mount}/{below}", ("list", "read"))]
         )
         rights = [
             *accounts,
-            Right(f"{tokens_mount}/data/{tokens_below}", ("create", "read", "update")),
-            Right(f"{tokens_mount}/metadata/{tokens_below}", ("create", "read", "patch")),
-            Right("auth/token/lookup-self", ("read",)),
+            AccessRight(f"{tokens_mount}/data/{tokens_below}", ("create", "read", "update")),
+            AccessRight(f"{tokens_mount}/metadata/{tokens_below}", ("create", "read", "patch")),
+            AccessRight("auth/token/lookup-self", ("read",)),
         ]
         if self._session.login.renewable:
-            rights.append(Right("auth/token/renew-self", ("update",)))
+            rights.append(AccessRight("auth/token/renew-self", ("update",)))
         if self._session.login.revocable:
-            rights.append(Right("auth/token/revoke-self", ("update",)))
+            rights.append(AccessRight("auth/token/revoke-self", ("update",)))
         return rights
 
 
-def _compare(right: Right, granted: Collection[str]) -> Granted:
+def _compare(right: AccessRight, granted: Collection[str]) -> RightCheck:
     if _ROOT in granted:
-        return Granted(right, (), ("do anything: it is root",))
+        return RightCheck(right, (), ("do anything: it is root",))
     excess = [each for each in granted if each not in (*right.capabilities, "deny")]
-    return Granted(right, tuple(each for each in right.capabilities if each not in granted), tuple(excess))
+    return RightCheck(right, tuple(each for each in right.capabilities if each not in granted), tuple(excess))

@@ -116,7 +116,7 @@ class TokenStore:
             f"{self.path(name)} holds a secret that is not ours",
             f"vault kv metadata patch -mount={self._kv.mount} "
             f"-custom-metadata=managed_by={MANAGED_BY} {self._path_in_mount(name)}",
-            has_our_status=is_our_status(custom_metadata),
+            has_stale_status=is_our_status(custom_metadata),
         )
 
     def _path_in_mount(self, name: str) -> str:

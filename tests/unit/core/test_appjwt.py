@@ -182,8 +182,8 @@ def test_a_token_that_tells_the_client_secret_is_refused_for_its_claims_are_logg
 )
 def test_what_is_known_anyway_is_not_the_secret_though_that_holds_it(secret: str, claims: dict[str, str]) -> None:
     expected = Expected(claims.get("aud", ACCOUNT), CLIENT_ID, "msg.consumer")
-    known = ["a-name/of-its-own", "va.sentinel.example"]
-    assert validate(make_token({}, **claims), expected, ISSUED, [SecretStr(secret)], known).azp == CLIENT_ID
+    public_words = ["a-name/of-its-own", "va.sentinel.example"]
+    assert validate(make_token({}, **claims), expected, ISSUED, [SecretStr(secret)], public_words).azp == CLIENT_ID
 
 
 @pytest.mark.parametrize("scope", ["brand-eu-105-secret", "brand-eu-105-s", "105-secret-of-it"])
