@@ -42,6 +42,7 @@ from worker import net
 from worker.core.account import Account
 from worker.core.errors import Kind, RefreshError
 from worker.liveperson.sentinel import SentinelClient
+from worker.net import bounded
 
 DEADLINE = 0.4
 TOLERANCE = 5
@@ -245,6 +246,33 @@ def test_the_deadline_holds_when_a_name_is_looked_up_for_ever_and_one_thread_ask
     while any(each.name == "dns" for each in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert failure(opened, "https://slow.invalid") == "slow.invalid: the host name cannot be resolved"
+
+
+class LateLock:
+    """A lock that the thread of a look-up gets late."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if threading.current_thread().name == "dns":
+            time.sleep(0.1)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_each_exchange_looks_a_name_up_anew_however_late_the_look_up_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old: list[tuple[object, ...]] = [("old",)]
+    new: list[tuple[object, ...]] = [("new",)]
+    answers = [old, new]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(bounded.resolve, "_lock", LateLock())
+    bounded.begin_exchange(5)
+    assert [bounded.resolve("moved.invalid", 443) for _ in range(2)] == [old, new]
 
 
 # The size

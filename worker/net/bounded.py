@@ -111,14 +111,17 @@ class _Resolver:
         return answer.result(remaining())
 
     def _look_up(self, host: str, port: int, answer: Future[_Addresses]) -> None:
+        found, failure = [], None
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except Exception as error:  # noqa: BLE001 - raised in the threads that wait
-            answer.set_exception(error)
+            failure = error
+        with self._lock:
+            del self._inflight[host, port]  # before it is answered: the next exchange looks the name up again
+        if failure:
+            answer.set_exception(failure)
         else:
             answer.set_result(found)
-        with self._lock:
-            del self._inflight[host, port]
 
 
 resolve = _Resolver()
