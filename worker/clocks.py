@@ -43,7 +43,7 @@ class SentinelClocks:
         """By host the steady moment before which its clock is not asked for again."""
         self._skews: dict[str, float] = {}
         self.on_skew: Callable[[str, float], object] = lambda *_: None
-        """Called with a host and the seconds by which its clock is ahead of Vault's, once for each change."""
+        """Called with a host and the seconds by which its clock is ahead of Vault's, at each change; 0 = they agree."""
 
     @property
     def skew(self) -> float:
@@ -80,7 +80,7 @@ class SentinelClocks:
         skew = (now - stored.now).total_seconds()
         skew = skew if abs(skew) > _MAX_SKEW else 0.0
         previous, self._skews[host] = self._skews.get(host, 0.0), skew
-        if skew and abs(skew - previous) > _MAX_SKEW:
+        if abs(skew - previous) > _MAX_SKEW:
             self.on_skew(host, skew)
         return replace(stored.with_clock(now) if skew else stored, is_issuers_clock=True)
 

@@ -141,8 +141,8 @@ class Daemon:
         self._dispatcher.queue(*(record.name for record in failing))
 
     def on_vault_skewed(self, host: str, skew: float) -> None:
-        """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's."""
-        if self._schedule_reread():
+        """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's; 0 = agrees."""
+        if self._schedule_reread() and skew:
             hint = "--check names the clock to set; until then Sentinel's clock is used, and every token is read again"
             log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
 

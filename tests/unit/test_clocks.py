@@ -105,6 +105,19 @@ def test_a_start_while_sentinels_clock_is_wrong_makes_no_refresh_late(world: Wor
         assert min(world.token(name).exp - world.clock.now() for name in NAMES) >= 24 * MINUTE
 
 
+def test_a_clock_of_sentinel_that_was_wrong_for_a_minute_makes_no_refresh_late(world: World) -> None:
+    world.start(resync_interval=HOUR)
+    world.run(8 * MINUTE)
+    world.liveperson.faults.set(Fault(skew=-5 * MINUTE))
+    world.add_account("le10")
+    world.run(2 * MINUTE)
+    world.liveperson.faults.clear()
+    world.add_account("le11")
+    for _ in range(40):
+        world.run(MINUTE)
+        assert min(world.token(name).exp - world.clock.now() for name in NAMES) >= 26 * MINUTE
+
+
 def test_the_skew_is_told_once_and_by_it_the_shown_times_are_right(world: World) -> None:
     world.vault.skew = -90 * SECOND
     with capture_logs() as logs:
