@@ -29,7 +29,7 @@ _TOO_MANY: Final = RefreshError(
     remedy="give the others to another installation, with a prefix of its own",
 )
 _ROTATION_OVERLAP: Final = timedelta(hours=24)
-"""How long the previous client_secret is tried too: Vault may get a new one before LivePerson does."""
+"""Time for which the previous client_secret is tried too: Vault may get a new one before LivePerson does."""
 _MAX_VERSIONS: Final = 5
 """Older versions to search: an edit of another field creates a version too."""
 
