@@ -77,6 +77,7 @@ class Daemon:
         self._wake_at = float("inf")
         self._ticked_at = clock()
         self._reread_from = float("-inf")  # inf = a re-read of all tokens is planned already
+        self._reread_as_new = False
         self.on_list: Callable[[RefreshError | None], object] = lambda _: None
         """Called after each LIST with its error; None = it worked."""
         self.synced_at: float | None = None
@@ -124,12 +125,12 @@ class Daemon:
             return self._dispatcher.scheduler.records()
 
     def on_clock_jump(self, jump: float, *, paused: bool) -> None:
-        """Read every stored token again: Vault's clock jumped by so many seconds.
+        """Read every stored token again as if it were new: Vault's clock jumped by so many seconds.
 
         :param paused: this machine's wall clock jumped by as much, so the process was paused.
         """
         self._refresher.clocks.forget()
-        if not self._schedule_reread():
+        if not self._schedule_reread(as_new=True):
             return
         if not paused:
             log.warning("clock.skewed", against="vault", skew=round(-jump, 3), hint="every token is read again")
@@ -142,13 +143,17 @@ class Daemon:
 
     def on_vault_skewed(self, host: str, skew: float) -> None:
         """Read every stored token again: this Sentinel host's clock is so many seconds ahead of Vault's; 0 = agrees."""
-        if self._schedule_reread() and skew:
+        if self._schedule_reread(as_new=False) and skew:
             hint = "--check names the clock to set; until then Sentinel's clock is used, and every token is read again"
             log.warning("clock.skewed", against="vault", host=host, skew=round(skew, 3), hint=hint)
 
-    def _schedule_reread(self) -> bool:
-        """Plan a re-read of every stored token, now or a minute after the last one; False = one is planned already."""
+    def _schedule_reread(self, *, as_new: bool) -> bool:
+        """Plan a re-read of every stored token, now or a minute after the last one; False = one is planned already.
+
+        :param as_new: the remaining lifetimes that are remembered may be wrong; else they can only become shorter.
+        """
         with self._dispatcher.lock:  # many requests may see one jump
+            self._reread_as_new = self._reread_as_new or as_new
             if self._reread_from == float("inf"):
                 return False
             when, self._reread_from = max(self._clock(), self._reread_from), float("inf")
@@ -241,11 +246,13 @@ class Daemon:
     def _reread_all(self) -> None:
         with self._dispatcher.lock:
             self._reread_from = self._clock() + _REREAD_INTERVAL
+            read = self._reread_as_if_new if self._reread_as_new else self._resync.check
+            self._reread_as_new = False
             names = deque(self._dispatcher.scheduler.healthy())
-        self._start_readers(names, self._reread)
+        self._start_readers(names, read)
 
-    def _reread(self, name: str) -> None:
-        """Read a known account's token as if it were new: its remaining lifetime is computed again."""
+    def _reread_as_if_new(self, name: str) -> None:
+        """Read a known account's token; its remaining lifetime is computed again."""
         with self._dispatcher.lock:
             record = self._dispatcher.scheduler.reserve(name)
         if record:

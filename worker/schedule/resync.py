@@ -27,11 +27,12 @@ class Resync:
             with self._dispatcher.lock:
                 self._pending = self._dispatcher.scheduler.healthy()
         if self._pending:
-            self._check(self._pending.pop())
+            self.check(self._pending.pop())
         pause = _PAUSE if self._pending else self.interval
         return max(self._started + pause, self._clock() + _PAUSE)
 
-    def _check(self, name: str) -> None:
+    def check(self, name: str) -> None:
+        """Compare an account's stored token with the one that is remembered, unless the account is busy."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
             record = dispatcher.scheduler.reserve(name)
