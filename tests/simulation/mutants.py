@@ -555,7 +555,7 @@ def the_same_token_is_requested_again_at_once() -> Iterator[None]:
 
 @_mutant(Kind.TOKEN_DELETED, Kind.RUBBISH)
 def drift_is_never_seen() -> Iterator[None]:
-    with _patch(Resync, "_check", lambda *_: None):
+    with _patch(Resync, "check", lambda *_: None):
         yield
 
 
