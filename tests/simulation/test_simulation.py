@@ -12,8 +12,8 @@ from tests.simulation.crowd import SMALL, Crowd, crowd
 from tests.simulation.faults import CRASH_POINTS, Kind
 from tests.simulation.worlds import Plan, Report, SimWorld
 
-_ACCOUNT_DAYS = 1000
-_TIMES_MET = 100
+_ACCOUNT_DAYS = 400
+_TIMES_MET = 40
 """At least: some seventy kinds share the account-days."""
 
 
