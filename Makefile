@@ -26,7 +26,7 @@ test: $(READY) lint ## all that CI runs; STRICT=1: what could not run is a failu
 	@$(BIN)/coverage run -m pytest tests/unit
 	@$(BIN)/coverage report --fail-under=100
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/simulation
-	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation || $(ALONE)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/unit --ignore tests/simulation || $(ALONE)
 
 fuzz: $(READY) ## hostile input and hostile servers, the long form (FUZZ_MINUTES=10); writes docs/evidence/fuzz.md
 	@$(BIN)/python -m tests.fuzz

@@ -26,7 +26,7 @@ _PARTS: dict[str, list[tuple[Any, str]]] = {
     "the log line": [(Events, "report")],
 }
 """Each is counted without those above it that it calls."""
-_REST = "plan, fence, hvac and JSON"
+_REST = "plan, check-and-set, hvac and JSON"
 
 _spent: Counter[str] = Counter()
 _inner = [0.0]
