@@ -52,9 +52,9 @@ def main(years: float = 100.0, first: int | None = None) -> int:
     first = random.SystemRandom().randrange(10**6) * 100_000 if first is None else first
     sys.stdout.write(f"from seed {first} on\n")
     with crowd(LARGE) as lived:
-        found = lived.found()  # first what takes minutes
-        rows = [row for scene in LARGE for row in lived.rows(scene)]
+        found = lived.found()  # first, as it takes minutes
         report, worlds = lived.live(first, years * 365, _tell)
+        rows = [row for scene in LARGE for row in lived.rows(scene)]
     met = {kind: report.met[kind] for kind in Kind}
     text = _TEXT.format(
         years=report.account_days / 365,
