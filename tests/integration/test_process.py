@@ -144,7 +144,7 @@ def accounts_come_and_go(folder: Path, settled: Settled) -> None:
 
 
 def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -> None:
-    with scene(folder, life=14) as world:
+    with scene(folder, life=24) as world:
         world.add_account(ACCOUNT)
         # not by the daemon: it spreads the refreshes of its first tokens, by the name of the machine
         assert world.call("--refresh", ACCOUNT).status == 0
@@ -162,7 +162,7 @@ def a_manual_refresh_is_taken_up_by_the_daemon(folder: Path, settled: Settled) -
         refreshed = daemon.wait_for("token.refreshed", reason="due")
         assert refreshed["vault_version"] == 3
         assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", refreshed["vault_request_id"])
-        assert refreshed["remaining_at_refresh"] > LEAST_SHARE * 14
+        assert refreshed["remaining_at_refresh"] > LEAST_SHARE * 24
         daemon.stop()
 
 
