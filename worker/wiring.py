@@ -99,7 +99,7 @@ def build(settings: Settings) -> Components:
     accounts_kv = VaultKv(session, settings.accounts.mount, read=Operation.READ_ACCOUNT)
     tokens_kv = VaultKv(session, settings.tokens.mount, read=Operation.READ_TOKEN, only_v2=True)
     accounts = AccountStore(accounts_kv, prefix=settings.accounts.prefix)
-    tokens = TokenStore(tokens_kv, prefix=settings.tokens.prefix)
+    tokens = TokenStore(tokens_kv, prefix=settings.tokens.prefix, clock=boottime)
     http = _http("sentinel", sentinel.ca_cert, max_body_bytes=_MAX_LIVEPERSON_BODY_BYTES)
     hosts = HostResolver(
         DomainApi(http, url=sentinel.domain_api),

@@ -229,7 +229,7 @@ class FakeVault:
         """Called with a path, what a read of it showed, and how old that is."""
         self.kv = KvEngine(self.now, self._clock.now)
         self.accounts = AccountStore(FakeKv(self, ACCOUNTS, "read_account"), prefix=ACCOUNTS.rstrip("/"))
-        self.tokens = TokenStore(FakeKv(self, TOKENS, "read_token"), prefix=TOKENS.rstrip("/"))
+        self.tokens = TokenStore(FakeKv(self, TOKENS, "read_token"), prefix=TOKENS.rstrip("/"), clock=self._clock)
 
     def now(self) -> datetime:
         return self._clock.now() + self.skew

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.integration.processes import Done, Scene, Settings
+from worker.schedule.boottime import boottime
 from worker.vault.accounts import AccountStore
 from worker.vault.kv import VaultKv
 from worker.vault.operation import Operation
@@ -75,4 +76,6 @@ def account_store(session: VaultSession, prefix: str = "liveperson/accounts", mo
 
 def token_store(session: VaultSession, prefix: str = "liveperson/tokens") -> TokenStore:
     """Return the token store likewise, at secret/."""
-    return TokenStore(VaultKv(session, "secret", read=Operation.READ_TOKEN, only_v2=True), prefix=prefix)
+    return TokenStore(
+        VaultKv(session, "secret", read=Operation.READ_TOKEN, only_v2=True), prefix=prefix, clock=boottime
+    )

@@ -227,7 +227,7 @@ def _real_vault(openbao: OpenBao, wire: _Wire, http: requests.Session) -> VaultP
     return VaultPort(
         tokens_kv,
         AccountStore(accounts_kv, prefix=accounts),
-        TokenStore(tokens_kv, prefix=tokens),
+        TokenStore(tokens_kv, prefix=tokens, clock=boottime),
         _RealKv(openbao.client),
         f"{accounts}/",
         f"{tokens}/",

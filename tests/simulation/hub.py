@@ -30,6 +30,8 @@ class Process:
     began: float
     alive: bool = True
     paused_until: float = 0.0
+    called_at: float = 0.0
+    """When it decided to make the call that takes effect now: it may have been paused since."""
     postponed: int = 0
     """Events delayed by a pause."""
     jobs: dict[greenlet, None] = field(default_factory=dict)

@@ -35,7 +35,7 @@ from worker.schedule.queues import HostQueues, Turn
 from worker.schedule.resync import Resync
 from worker.schedule.timer import SteadyScheduler
 from worker.schedule.waitlist import DependencyWaitlist
-from worker.vault import gate
+from worker.vault import gate, tokens
 from worker.vault.accounts import AccountStore
 from worker.vault.gate import Gate
 from worker.vault.kv import MetadataPatch
@@ -155,6 +155,12 @@ def mark_after_a_read() -> Iterator[None]:
         return stored
 
     with _patch(TokenStore, "read", restoring):
+        yield
+
+
+@_mutant(Kind.PAUSED, Kind.MARK_WIPED, Kind.METADATA_DELETED, replicas=2, slowest=4.0, gap=60.0)
+def a_mark_after_a_suspension() -> Iterator[None]:
+    with _patch(tokens, "_MARK_WITHIN", float("inf")):
         yield
 
 

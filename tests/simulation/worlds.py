@@ -500,7 +500,9 @@ class SimWorld(World):
             name = self.calls if operation == "sentinel" else name
         process = self.hub.process
         assert process, "a call outside of any process"
+        called_at = self.clock()
         self.hub.sleep(self._latency.uniform(_QUICKEST, self.plan.slowest))
+        process.called_at = called_at
         self._digest.update(f"{self.clock()} {process.name} {operation} {name}\n".encode())
         if self._trace:
             self.trace("calls", operation, name)

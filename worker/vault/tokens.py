@@ -4,7 +4,7 @@ The check-and-set write rules: data first, over exactly the version that was rea
 and only after a data write that was accepted, for a read may be a standby's old answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -22,6 +22,11 @@ from worker.vault.kv import Kv, MetadataPatch, SecretVersion
 
 MANAGED_BY: Final = "appjwt-worker"
 _MARK: Final = MetadataPatch({"managed_by": MANAGED_BY}, max_versions=5)
+_MARK_WITHIN: Final = 60.0
+"""Seconds from the start of the data write, which may wait half a minute for a rate limit and 10 s for Vault.
+
+Later the process was suspended: meanwhile somebody else may have written at the path, which the mark would make ours.
+"""
 
 log = structlog.get_logger()
 
@@ -38,9 +43,10 @@ class Written:
 
 
 class TokenStore:
-    def __init__(self, kv: Kv, *, prefix: str) -> None:
+    def __init__(self, kv: Kv, *, prefix: str, clock: Callable[[], float]) -> None:
         self._kv = kv
         self._prefix = prefix
+        self._clock = clock
 
     def path(self, name: str) -> str:
         """Return the token's path with its mount, for people and log lines."""
@@ -74,8 +80,9 @@ class TokenStore:
         CasMismatchError if another version is there, VaultError; after one without status the outcome is unknown.
         """
         data = {"access_token": token.raw.get_secret_value(), **fields, "managed_by": MANAGED_BY}
+        started = self._clock()
         written = self._kv.put(self._path_in_mount(name), data, replaces.version)
-        if not replaces.managed:
+        if not replaces.managed and self._clock() - started <= _MARK_WITHIN:
             self._mark(name)
         return Written(written.number, _retention(written), written.request_id)
 
