@@ -832,15 +832,19 @@ def test_a_pause_that_only_vaults_clock_shows_has_every_token_read_again_earlies
     assert {"event": "worker.paused", "duration": 100.0, "log_level": "warning"} in logs
 
 
+@pytest.mark.parametrize("skewed", [True, False])
 @pytest.mark.parametrize("pause", [40 * MINUTE, 2 * HOUR])
 def test_a_token_that_came_due_or_expired_while_the_steady_clock_stood_still_is_refreshed_at_once(
-    world: World, pause: timedelta
+    world: World, pause: timedelta, *, skewed: bool
 ) -> None:
     # its refresh went by the validity that was remembered, and adopted what was expired
     replica = world.start(sync_interval=HOUR)
     world.run(SECOND)
     world.clock.stand_still(pause)
+    world.liveperson.faults.set(Fault(refuse=True), service="clock")  # what Vault's shows has to be enough
     replica.daemon.on_clock_jump(pause.total_seconds(), paused=True)
+    if skewed:  # before the tokens are read
+        replica.daemon.on_vault_skewed("va.sentinel.liveperson.test", 60.0)
     world.run(SECOND)
     assert results(replica) == [Result.REFRESHED, Result.REFRESHED]
     assert world.token().exp > world.clock.now()
