@@ -151,18 +151,19 @@ def test_the_mark_comes_once_right_after_the_first_data_and_then_it_is_one_write
     assert writes == ["write_token", "write_metadata", "write_token", "write_token"]
 
 
-def test_a_process_that_was_suspended_after_its_first_write_does_not_mark_and_the_next_refresh_does(
-    world: World, refresher: Refresher
+@pytest.mark.parametrize(("took", "mark"), [(MINUTE, MARK), (MINUTE + SECOND, {})])
+def test_a_first_write_that_took_longer_than_a_minute_as_its_process_was_suspended_leaves_the_mark_to_the_next_refresh(
+    world: World, refresher: Refresher, took: timedelta, mark: dict[str, str]
 ) -> None:
     # somebody else may have written there since: the mark would have made that ours
     def suspend(operation: str, _: str) -> None:
         if operation == "write_token":
             world.vault.at_answer = nothing
-            world.clock.advance(2 * MINUTE)
+            world.clock.advance(took)
 
     world.vault.at_answer = suspend
     assert refresher.refresh(ACCOUNT).result is Result.REFRESHED
-    assert custom_metadata(world) == {}
+    assert custom_metadata(world) == mark
     world.clock.advance(35 * MINUTE)
     assert refresher.refresh(ACCOUNT).result is Result.REFRESHED
     assert custom_metadata(world) == MARK
